@@ -1,0 +1,103 @@
+"""bpfast: dense neural networks trained by backpropagation on the CPU, fast and to the same bits."""
+
+from __future__ import annotations
+
+from . import _built as _built
+from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
+from .callbacks import Callback, EarlyStopping
+from .diagnostics import check_gradients
+from .files import load
+from .info import __version__, info
+from .initializers import (
+    Constant,
+    HeNormal,
+    HeUniform,
+    LeCunNormal,
+    LeCunUniform,
+    Orthogonal,
+    XavierNormal,
+    XavierUniform,
+    Zeros,
+)
+from .layers import Activation, Dense
+from .losses import (
+    AbsoluteError,
+    CrossEntropy,
+    CustomLoss,
+    Exponential,
+    Hinge,
+    Huber,
+    LogLoss,
+    Poisson,
+    SquaredError,
+)
+from .network import Network
+from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
+from .penalties import L0, L1, L2, ElasticNet, Frobenius
+from .schedules import (
+    Cosine,
+    ExponentialDecay,
+    InverseTime,
+    ReduceOnPlateau,
+    StepDecay,
+    WarmUp,
+)
+from .training import History
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "L0",
+    "L1",
+    "L2",
+    "SELU",
+    "SGD",
+    "AbsoluteError",
+    "Activation",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Callback",
+    "Constant",
+    "Cosine",
+    "CrossEntropy",
+    "CustomLoss",
+    "Dense",
+    "EarlyStopping",
+    "ElasticNet",
+    "Exponential",
+    "ExponentialDecay",
+    "Frobenius",
+    "HeNormal",
+    "HeUniform",
+    "Hinge",
+    "History",
+    "Huber",
+    "Identity",
+    "InverseTime",
+    "LeCunNormal",
+    "LeCunUniform",
+    "LeakyReLU",
+    "LogLoss",
+    "Network",
+    "Orthogonal",
+    "Poisson",
+    "RMSprop",
+    "ReLU",
+    "ReduceOnPlateau",
+    "Rprop",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
+    "SquaredError",
+    "StepDecay",
+    "Tanh",
+    "WarmUp",
+    "XavierNormal",
+    "XavierUniform",
+    "Zeros",
+    "__version__",
+    "check_gradients",
+    "info",
+    "load",
+]

@@ -1,0 +1,90 @@
+"""Callbacks: what `fit` calls after every epoch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from .specs import integer, number
+
+if TYPE_CHECKING:
+    from .network import Network
+    from .training import History
+
+
+class Callback:
+    """The base: override what you need. Every method may look at the network and its history."""
+
+    def on_fit_begin(self, network: Network, history: History) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_end(self, network: Network, history: History) -> bool | None:
+        """After every epoch; return True to end the training."""
+
+    def on_fit_end(self, network: Network, history: History) -> None:
+        """After the last epoch, however the training ended."""
+
+
+class EarlyStopping(Callback):
+    """End the training when the monitored figure has stopped improving (Prechelt 1998).
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        A column of the history; a loss improves by falling, accuracy and r2 by rising.
+    patience : int, default 10
+        Epochs without improvement before the end.
+    min_delta : float, default 0.0
+        The change that counts as improvement.
+    restore_best : bool, default True
+        Leave the network with the weights of its best epoch.
+
+    Attributes
+    ----------
+    best : float
+        The best figure.
+    best_epoch : int
+        The epoch of it, from 0 within the last fit.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 10,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+    ) -> None:
+        self.monitor = monitor
+        self.patience = integer("EarlyStopping", "patience", patience, at_least=1)
+        self.min_delta = number("EarlyStopping", "min_delta", min_delta, at_least=0)
+        self.restore_best = restore_best
+        self._sign = -1.0 if monitor.removeprefix("val_") in ("accuracy", "r2") else 1.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.best = math.inf * self._sign
+        self.best_epoch = -1
+        self._weights: Any = None
+
+    def on_fit_begin(self, network: Network, history: History) -> None:
+        self._reset()
+
+    def on_epoch_end(self, network: Network, history: History) -> bool:
+        column = history.columns.get(self.monitor)
+        if not column:
+            raise ValueError(
+                f"EarlyStopping monitors {self.monitor!r}, which this fit does not record "
+                f"(recorded: {', '.join(history.columns)}); pass validation=(X, y)?"
+            )
+        epoch, value = len(column) - 1, column[-1]
+        if self._sign * value < self._sign * self.best - self.min_delta:
+            self.best, self.best_epoch = value, epoch
+            if self.restore_best:
+                self._weights = {name: array.copy() for name, array in network.parameters.items()}
+        return epoch - self.best_epoch >= self.patience
+
+    def on_fit_end(self, network: Network, history: History) -> None:
+        if self._weights is not None:
+            for name, array in network.parameters.items():
+                array[...] = self._weights[name]
+            self._weights = None

@@ -1,0 +1,218 @@
+"""The border: what a caller passes is checked here, once, for both engines.
+
+Every message names the argument, what came and what is wanted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .losses import CustomLoss, Loss
+
+Array = NDArray[Any]
+
+DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+
+
+def dtype_of(value: Any) -> np.dtype[Any]:
+    """float32 or float64, from a name or a NumPy dtype."""
+    try:
+        found = np.dtype(value)
+    except TypeError:
+        found = None
+    if found not in DTYPES.values():
+        raise ValueError(f"dtype must be 'float32' or 'float64'; got {value!r}")
+    return found
+
+
+def array(name: str, value: Any) -> Array:
+    """A real, dense, numeric array, without a copy where it is one already."""
+    if hasattr(value, "tocsr") and not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is a sparse matrix; a dense array is wanted ({name}.toarray())")
+    if np.ma.isMaskedArray(value):
+        raise TypeError(f"{name} is a masked array; fill its masked entries first")
+    try:
+        result = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    if result.dtype.kind not in "fiub" or result.dtype.itemsize > 8:
+        if result.dtype.kind == "O":
+            what = "objects (mixed or missing values)"
+        else:
+            what = "strings" if result.dtype.kind in "US" else str(result.dtype)
+        raise TypeError(f"{name} holds {what}; real numbers are wanted (float32 or float64)")
+    return result
+
+
+def common_dtype(*arrays: Array) -> np.dtype[Any]:
+    """float32 where every array is float32 or smaller, else float64."""
+    small = all(a.dtype.kind == "f" and a.dtype.itemsize <= 4 for a in arrays)
+    return DTYPES["float32" if small else "float64"]
+
+
+def matrix(
+    name: str,
+    value: Any,
+    *,
+    columns: int | None = None,
+    rows: int | None = None,
+    dtype: np.dtype[Any] | None = None,
+    taker: str = "this call",
+) -> Array:
+    """A matrix with at least one row, C-contiguous where `dtype` is given."""
+    result = array(name, value)
+    if result.ndim != 2:
+        raise ValueError(
+            f"{name} must be a matrix, one row a sample; got {result.ndim} dimension"
+            f"{'' if result.ndim == 1 else 's'}, shape {result.shape}"
+        )
+    if result.shape[0] == 0:
+        raise ValueError(f"{name} has no rows; at least 1 is wanted")
+    if result.shape[1] == 0:
+        raise ValueError(f"{name} has no columns; at least 1 is wanted")
+    if columns is not None and result.shape[1] != columns:
+        raise ValueError(f"{name} has {result.shape[1]} columns; {taker} takes {columns}")
+    if rows is not None and result.shape[0] != rows:
+        raise ValueError(f"{name} has {result.shape[0]} rows; {taker} takes {rows}")
+    return result if dtype is None else cast(name, result, dtype)
+
+
+def cast(name: str, value: Array, dtype: np.dtype[Any]) -> Array:
+    """C-contiguous, aligned and of this dtype; a copy only where it must be."""
+    with np.errstate(over="ignore"):
+        return np.require(value, dtype=dtype, requirements=["C", "A"])
+
+
+def finite(name: str, value: Array, original: Array | None = None) -> None:
+    """Refuse NaN and infinity, naming the first."""
+    # The sum of finite numbers may overflow, but a sum that is finite proves them finite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(value.sum()):
+            return
+    bad = ~np.isfinite(value)
+    if not bad.any():
+        return
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    place = f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
+    came = value[where] if original is None else original[where]
+    if np.isfinite(came):
+        raise ValueError(f"{name} holds {came!s} at {place}, too large for {value.dtype}")
+    raise ValueError(f"{name} holds {came} at {place}; finite numbers are wanted")
+
+
+def features(value: Any, columns: int, dtype: np.dtype[Any], name: str = "X") -> Array:
+    """The inputs of a network: a finite matrix of its width and dtype."""
+    original = matrix(name, value, columns=columns, taker="this network")
+    result = cast(name, original, dtype)
+    finite(name, result, original)
+    return result
+
+
+def targets(
+    loss: Loss, value: Any, rows: int, n_outputs: int, dtype: np.dtype[Any], name: str = "y"
+) -> Array:
+    """The targets of a loss: int64 classes (B,), or a matrix (B, O) of the network's dtype."""
+    original = array(name, value)
+    if original.ndim not in (1, 2):
+        raise ValueError(f"{name} must have 1 or 2 dimensions; got shape {original.shape}")
+    if original.shape[0] != rows:
+        raise ValueError(f"{name} has {original.shape[0]} rows; X has {rows}")
+    if loss.targets == "classes" and original.ndim == 1:
+        return _classes(name, original, n_outputs)
+    if original.ndim == 1 and n_outputs != 1:
+        raise ValueError(
+            f"{name} has 1 dimension; {loss.name} with {n_outputs} outputs takes shape "
+            f"({rows}, {n_outputs})"
+        )
+    shaped = original.reshape(rows, -1)
+    if shaped.shape[1] != n_outputs:
+        extra = "; integer classes go in one dimension" if loss.targets == "classes" else ""
+        raise ValueError(
+            f"{name} has {shaped.shape[1]} columns; the network has {n_outputs} outputs{extra}"
+        )
+    result = cast(name, shaped, dtype)
+    finite(name, result, shaped)
+    if not isinstance(loss, CustomLoss):
+        _range(loss, name, result)
+    return result
+
+
+def _classes(name: str, value: Array, n_outputs: int) -> Array:
+    if value.dtype.kind == "f":
+        finite(name, value)
+        if (value != np.floor(value)).any():
+            bad = value[value != np.floor(value)][0]
+            raise ValueError(
+                f"{name} holds {bad}; cross_entropy takes integer classes, or rows of "
+                f"probabilities of shape ({value.shape[0]}, {n_outputs})"
+            )
+    low, high = value.min(), value.max()
+    if low < 0 or high >= n_outputs:
+        bad = low if low < 0 else high
+        raise ValueError(f"{name} holds class {bad:g}; the network's classes are 0 to {n_outputs - 1}")
+    return np.require(value, dtype=np.int64, requirements=["C", "A"])
+
+
+def _range(loss: Loss, name: str, value: Array) -> None:
+    def refuse(wrong: Array, wanted: str) -> None:
+        if wrong.any():
+            bad = value[wrong][0]
+            raise ValueError(f"{name} holds {bad:g}; {loss.name} takes {wanted}")
+
+    if loss.targets in ("probabilities", "classes"):
+        refuse((value < 0) | (value > 1), "0, 1 or probabilities between them")
+    if loss.targets == "classes":
+        sums = value.sum(axis=1)
+        wrong = np.abs(sums - 1) > 1e-3
+        if wrong.any():
+            raise ValueError(
+                f"{name} has a row that sums to {sums[wrong][0]:g}; {loss.name} takes rows of "
+                f"probabilities that sum to 1"
+            )
+    if loss.targets == "signs":
+        refuse(np.abs(value) != 1, "-1 or +1")
+    if loss.targets == "counts":
+        refuse(value < 0, "numbers of at least 0")
+
+
+def weights(value: Any, rows: int, name: str = "sample_weight") -> Array | None:
+    """The weights of the samples: float64 (B,), at least 0 and not all 0."""
+    if value is None:
+        return None
+    original = array(name, value)
+    if original.shape != (rows,):
+        raise ValueError(f"{name} has shape {original.shape}; X has {rows} rows: ({rows},) is wanted")
+    result = np.require(original, dtype=np.float64, requirements=["C", "A"])
+    finite(name, result)
+    if (result < 0).any():
+        raise ValueError(f"{name} holds {result.min():g}; weights of at least 0 are wanted")
+    if not (result > 0).any():
+        raise ValueError(f"{name} is all 0; at least one weight above 0 is wanted")
+    return result
+
+
+def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Where a kernel shall put its result: a writable array of the right shape and dtype."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array; got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}; {shape} is wanted")
+    if out.dtype != dtype:
+        raise TypeError(f"out is {out.dtype}; {dtype} is wanted")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only; a writable array is wanted")
+    return out
+
+
+def threads(value: Any) -> int | None:
+    """A number of threads, or None for the default."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"threads must be an integer or None; got {value!r}")
+    if not 1 <= value <= 1024:
+        raise ValueError(f"threads must be from 1 to 1024; got {value}")
+    return int(value)

@@ -1,0 +1,298 @@
+"""The engines: what runs a program. Two of them, one interface: NumPy here, native in `_engine`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import reference
+from .losses import CustomLoss, Loss
+from .optimizers import Optimizer
+from .penalties import Penalty
+from .program import Op, Parameter, Program
+from .schedules import Clock
+
+Array = NDArray[Any]
+BACKENDS = ("native", "reference")
+
+
+@dataclass
+class OptimizerState:
+    """What an optimizer keeps between steps, for one network.
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+        The specification that was used last.
+    arrays : array (n_states, size)
+        The rule's state, laid out as the flat parameters.
+    steps : int
+        Steps made.
+    clock : Clock
+        The schedule's time.
+    """
+
+    optimizer: Optimizer
+    arrays: Array
+    steps: int = 0
+    clock: Clock = field(default_factory=Clock)
+
+    @classmethod
+    def initial(cls, optimizer: Optimizer, size: int, dtype: np.dtype[Any]) -> OptimizerState:
+        """The state before the first step."""
+        arrays = np.empty((len(optimizer.state), size), dtype=dtype)
+        for row, value in zip(arrays, optimizer.state.values(), strict=True):
+            row[...] = value
+        return cls(optimizer, arrays)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an epoch is to be run.
+
+    Attributes
+    ----------
+    loss : Loss
+    batch_size : int
+    learning_rates : float64 array, one a batch
+    penalty : Penalty or None
+    shuffle : (seed, epoch) or None
+        What the order of the rows is drawn from; None keeps the order.
+    """
+
+    loss: Loss
+    batch_size: int
+    learning_rates: NDArray[np.float64]
+    penalty: Penalty | None
+    shuffle: tuple[int, int] | None
+
+
+class Engine(Protocol):
+    """Runs a program on a flat vector of parameters. Arguments are checked before they get here."""
+
+    program: Program
+    dtype: np.dtype[Any]
+
+    def outputs(self, parameters: Array, X: Array) -> Array:
+        """Z, the raw outputs (B, O) of X (B, I), in blocks of rows: nothing is kept."""
+
+    def forward(self, parameters: Array, X: Array) -> Array:
+        """Z, and every value between, kept for `backward`."""
+
+    def backward(self, parameters: Array, D: Array, gradient: Array) -> Array:
+        """Fill the flat gradient from D = ∂L/∂Z (B, O) of the last `forward`; return ∂L/∂X (B, I)."""
+
+    def update(
+        self,
+        parameters: Array,
+        gradient: Array,
+        state: OptimizerState,
+        learning_rate: float,
+        penalty: Penalty | None,
+    ) -> None:
+        """One step of the optimizer with a flat gradient, in place."""
+
+    def train(
+        self,
+        parameters: Array,
+        state: OptimizerState,
+        X: Array,
+        Y: Array,
+        weights: Array | None,
+        plan: Plan,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """One epoch, in place: the loss and the weight of each batch.
+
+        Stops after a batch whose loss is not finite; the batches behind it keep a loss of NaN.
+        """
+
+
+class _Ops:
+    """The reference's ops: name → forward and backward, as the native engine's table has them."""
+
+    @staticmethod
+    def dense_forward(op: Op, X: Array, p: dict[str, Array]) -> tuple[Array, Array]:
+        assert op.W is not None
+        Z = X @ p[op.W.name]
+        if op.b is not None:
+            Z += p[op.b.name]
+        return Z, reference.activate(Z, op.activation)
+
+    @staticmethod
+    def dense_backward(
+        op: Op, X: Array, Z: Array, dA: Array, p: dict[str, Array], g: dict[str, Array]
+    ) -> Array:
+        assert op.W is not None
+        D = dA * reference.derivative(Z, op.activation)
+        g[op.W.name][...] = X.T @ D
+        if op.b is not None:
+            g[op.b.name][...] = D.sum(axis=0)
+        return D @ p[op.W.name].T
+
+    @staticmethod
+    def activation_forward(op: Op, X: Array, p: dict[str, Array]) -> tuple[Array, Array]:
+        return X, reference.activate(X, op.activation)
+
+    @staticmethod
+    def activation_backward(
+        op: Op, X: Array, Z: Array, dA: Array, p: dict[str, Array], g: dict[str, Array]
+    ) -> Array:
+        return dA * reference.derivative(Z, op.activation)
+
+
+OPS = {
+    "dense": (_Ops.dense_forward, _Ops.dense_backward),
+    "activation": (_Ops.activation_forward, _Ops.activation_backward),
+}
+
+
+class ReferenceEngine:
+    """Runs a program in NumPy, one op after the other."""
+
+    def __init__(self, program: Program, dtype: np.dtype[Any]) -> None:
+        self.program = program
+        self.dtype = dtype
+        self._values: list[tuple[Array, Array]] = []
+
+    def outputs(self, parameters: Array, X: Array) -> Array:
+        return self._forward(parameters, X)[-1][1]
+
+    def forward(self, parameters: Array, X: Array) -> Array:
+        self._values = self._forward(parameters, X)
+        return self._values[-1][1].copy()
+
+    def _forward(self, parameters: Array, X: Array) -> list[tuple[Array, Array]]:
+        p = self.program.views(parameters)
+        values = [(X, X)]
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for op in self.program.ops:
+                values.append(OPS[op.kind][0](op, values[op.source][1], p))
+        return values
+
+    def backward(self, parameters: Array, D: Array, gradient: Array) -> Array:
+        p, g = self.program.views(parameters), self.program.views(gradient)
+        delta = D
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for op in reversed(self.program.ops):
+                X, Z = self._values[op.source][1], self._values[op.target][0]
+                delta = OPS[op.kind][1](op, X, Z, delta, p, g)
+        return delta
+
+    def update(
+        self,
+        parameters: Array,
+        gradient: Array,
+        state: OptimizerState,
+        learning_rate: float,
+        penalty: Penalty | None,
+    ) -> None:
+        for p in self.program.parameters:
+            self._update(p, parameters, gradient, state, learning_rate, penalty)
+        state.steps += 1
+
+    def _update(
+        self,
+        p: Parameter,
+        parameters: Array,
+        gradient: Array,
+        state: OptimizerState,
+        learning_rate: float,
+        penalty: Penalty | None,
+    ) -> None:
+        w, g, s = parameters[p.block], gradient[p.block], state.arrays[:, p.block]
+        penalty = penalty if p.penalised else None
+        if penalty is not None:
+            g = g + reference.penalty_gradient(penalty, w)
+        rule = reference.OPTIMIZERS[state.optimizer.rule]
+        hyperparameters = state.optimizer.hyperparameters
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            rule(w, g, s, hyperparameters, learning_rate, state.steps + 1, p.penalised)
+        if penalty is not None:
+            w[...] = reference.penalty_proximal(penalty, w, learning_rate)
+
+    def train(
+        self,
+        parameters: Array,
+        state: OptimizerState,
+        X: Array,
+        Y: Array,
+        weights: Array | None,
+        plan: Plan,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return train_in_python(self, parameters, state, X, Y, weights, plan)
+
+
+def train_in_python(
+    engine: Engine,
+    parameters: Array,
+    state: OptimizerState,
+    X: Array,
+    Y: Array,
+    weights: Array | None,
+    plan: Plan,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`Engine.train`, step by step from Python: the reference's, and any engine's under a custom loss."""
+    n = len(X)
+    order = np.arange(n) if plan.shuffle is None else reference.permutation(n, *plan.shuffle)
+    losses = np.full(len(plan.learning_rates), np.nan)
+    counts = np.zeros(len(plan.learning_rates))
+    gradient = np.zeros_like(parameters)
+    for batch, learning_rate in enumerate(plan.learning_rates.tolist()):
+        rows = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
+        w = None if weights is None else weights[rows]
+        Z = engine.forward(parameters, X[rows])
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            loss, D = reference.mean_loss(*reference.row_losses(plan.loss, Y[rows], Z), w)
+        losses[batch] = loss
+        counts[batch] = len(rows) if w is None else w.sum()
+        if not np.isfinite(loss):
+            break
+        engine.backward(parameters, D, gradient)
+        engine.update(parameters, gradient, state, learning_rate, plan.penalty)
+    return losses, counts
+
+
+def resolve_backend(backend: str | None) -> str:
+    """The backend asked for, or `BPFAST_BACKEND`, or native."""
+    source = "backend"
+    if backend is None:
+        backend, source = os.environ.get("BPFAST_BACKEND") or "native", "BPFAST_BACKEND"
+    if backend not in BACKENDS:
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}; got {backend!r}")
+    return backend
+
+
+def default_threads() -> int:
+    """`BPFAST_NUM_THREADS`, or the cores that this process may use."""
+    text = os.environ.get("BPFAST_NUM_THREADS")
+    if text:
+        if not text.isdecimal() or not 1 <= int(text) <= 1024:
+            raise ValueError(f"BPFAST_NUM_THREADS must be a number from 1 to 1024; got {text!r}")
+        return int(text)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def make_engine(program: Program, dtype: np.dtype[Any], backend: str, threads: int | None) -> Engine:
+    """The engine of a network."""
+    if backend == "reference":
+        return ReferenceEngine(program, dtype)
+    from .native import NativeEngine
+
+    return NativeEngine(program, dtype, threads or default_threads())
+
+
+def evaluate(
+    loss: Loss, Y: Array, Z: Array, weights: Array | None, threads: int | None, backend: str
+) -> tuple[float, Array]:
+    """The mean loss and D = ∂L/∂Z of raw outputs, by the engine's own kernel."""
+    if backend == "reference" or isinstance(loss, CustomLoss):
+        return reference.loss_and_delta(loss, Y, Z, sample_weight=weights)
+    from . import kernels
+
+    return kernels.loss_and_delta(loss, Y, Z, sample_weight=weights, threads=threads)

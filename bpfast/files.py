@@ -1,0 +1,134 @@
+"""Model files: safetensors with the architecture as JSON in the header. Nothing loaded is executed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from .layers import layers
+from .losses import CustomLoss, Loss, losses, resolve_loss
+from .network import Network
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT = 1
+
+
+def save(network: Network, path: str | os.PathLike[str]) -> None:
+    """Write a network to a file: whole or not at all."""
+    from safetensors.numpy import save as serialize
+
+    header = {
+        "format": FORMAT,
+        "layers": [layer.config() for layer in network.layers],
+        "n_inputs": network.n_inputs,
+        "loss": network.loss_spec.config(),
+        "dtype": str(network.dtype),
+        "seed": network.seed,
+        "epochs": network.epochs,
+        "metadata": network.metadata,
+    }
+    data = serialize(dict(network.parameters), {"bpfast": json.dumps(header, allow_nan=False)})
+    write_atomically(path, data)
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write beside the target, flush to disk, then take its name."""
+    target = os.path.abspath(os.fspath(path))
+    temporary = f"{target}.{secrets.token_hex(4)}.tmp"
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def load(
+    path: str | os.PathLike[str] | Path,
+    *,
+    loss: Any = None,
+    threads: int | None = None,
+    backend: str | None = None,
+) -> Network:
+    """Read a network from a file that `Network.save` wrote.
+
+    Parameters
+    ----------
+    path : path
+    loss : Loss or callable, optional
+        In place of the loss in the file; a model with a custom loss needs it.
+    threads, backend
+        As for `Network`.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a model, is damaged, or was written by a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"there is no model file {name!r}")
+    try:
+        with safe_open(name, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            # The border of a foreign file: names and shapes are compared before a number is used.
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{name!r} is not a model file, or is damaged: {error}") from None
+    if "bpfast" not in metadata:
+        raise ValueError(f"{name!r} is a safetensors file, but no bpfast model")
+    network = _rebuild(name, metadata["bpfast"], loss, threads, backend)
+    expected = {key: array.shape for key, array in network.parameters.items()}
+    found = {key: array.shape for key, array in tensors.items()}
+    if expected != found:
+        raise ValueError(f"{name!r} is damaged: its header says {expected}, its tensors are {found}")
+    for key, array in tensors.items():
+        if array.dtype != network.dtype:
+            raise ValueError(f"{name!r} is damaged: {key} is {array.dtype}, not {network.dtype}")
+        network.parameters[key][...] = array
+    return network
+
+
+def _rebuild(
+    name: str, text: str, loss: Any, threads: int | None, backend: str | None
+) -> Network:
+    try:
+        header = json.loads(text)
+        if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+            raise ValueError("its header has no format number")
+        if header["format"] > FORMAT:
+            raise ValueError(
+                f"its format is {header['format']}, this version reads up to {FORMAT}; update bpfast"
+            )
+        network = Network(
+            [layers.from_config(config) for config in header["layers"]],
+            n_inputs=header["n_inputs"],
+            loss=_rebuild_loss(header["loss"]) if loss is None else resolve_loss(loss),
+            dtype=header["dtype"],
+            seed=header["seed"],
+            threads=threads,
+            backend=backend,
+        )
+        network._epochs = int(header["epochs"])
+        network.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{name!r} can't be read: {error}") from None
+    return network
+
+
+def _rebuild_loss(config: Any) -> Loss:
+    if isinstance(config, dict) and config.get("name") == CustomLoss.name:
+        raise ValueError("its loss is a Python function; pass loss= to load")
+    return losses.from_config(config)

@@ -1,0 +1,113 @@
+"""The native engine's face: programs and plans turned into what `_engine` takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _engine
+from .engines import OptimizerState, Plan, train_in_python
+from .losses import CustomLoss
+from .penalties import Penalty
+from .program import Op, Program
+
+Array = NDArray[Any]
+
+
+def _row(op: Op) -> tuple[Any, ...]:
+    W, b = (-1 if p is None else p.offset for p in (op.W, op.b))
+    return (op.kind, op.activation.name, op.activation.parameter, op.source, op.target, W, b)
+
+
+def _penalty(penalty: Penalty | None) -> tuple[str, float, float] | None:
+    return None if penalty is None else (penalty.name, penalty.alpha, penalty.mix)
+
+
+class NativeEngine:
+    """Runs a program with the native kernels, the GIL released."""
+
+    def __init__(self, program: Program, dtype: np.dtype[Any], threads: int) -> None:
+        self.program = program
+        self.dtype = dtype
+        ops = [_row(op) for op in program.ops]
+        self.core = _engine.Core(ops, list(program.widths), program.size, dtype.itemsize, threads)
+        self._order = np.empty(0, np.int64)
+
+    def outputs(self, parameters: Array, X: Array) -> Array:
+        Z = np.empty((len(X), self.program.n_outputs), self.dtype)
+        self.core.outputs(parameters, X, Z, len(X))
+        return Z
+
+    def forward(self, parameters: Array, X: Array) -> Array:
+        Z = np.empty((len(X), self.program.n_outputs), self.dtype)
+        self.core.forward(parameters, X, Z, len(X))
+        return Z
+
+    def backward(self, parameters: Array, D: Array, gradient: Array) -> Array:
+        dX = np.empty((len(D), self.program.n_inputs), self.dtype)
+        self.core.backward(parameters, D, gradient, dX, len(D))
+        return dX
+
+    def update(
+        self,
+        parameters: Array,
+        gradient: Array,
+        state: OptimizerState,
+        learning_rate: float,
+        penalty: Penalty | None,
+    ) -> None:
+        rule = state.optimizer
+        self.core.update(
+            parameters,
+            gradient,
+            state.arrays,
+            rule.rule,
+            rule.hyperparameters,
+            _penalty(penalty),
+            learning_rate,
+            state.steps,
+        )
+        state.steps += 1
+
+    def train(
+        self,
+        parameters: Array,
+        state: OptimizerState,
+        X: Array,
+        Y: Array,
+        weights: Array | None,
+        plan: Plan,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if isinstance(plan.loss, CustomLoss):
+            return train_in_python(self, parameters, state, X, Y, weights, plan)
+        if plan.shuffle is not None and len(self._order) != len(X):
+            self._order = np.empty(len(X), np.int64)
+        losses = np.full(len(plan.learning_rates), np.nan)
+        counts = np.zeros(len(plan.learning_rates))
+        steps, interrupt = self.core.train(
+            parameters,
+            X,
+            None if Y.ndim == 1 else Y,
+            Y if Y.ndim == 1 else None,
+            weights,
+            len(X),
+            plan.batch_size,
+            None if plan.shuffle is None else self._order,
+            plan.shuffle,
+            plan.loss.name,
+            plan.loss.parameter,
+            state.arrays,
+            state.optimizer.rule,
+            state.optimizer.hyperparameters,
+            _penalty(plan.penalty),
+            plan.learning_rates,
+            state.steps,
+            losses,
+            counts,
+        )
+        state.steps += steps
+        if interrupt is not None:
+            raise interrupt
+        return losses, counts

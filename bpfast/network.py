@@ -1,0 +1,371 @@
+"""Network: a program, its flat parameters and an engine."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import checks, engines, reference
+from .layers import Layer
+from .losses import Loss, link_of, resolve_loss
+from .optimizers import Optimizer, optimizers
+from .penalties import Penalty, penalties
+from .program import compile_program
+from .specs import integer
+
+if TYPE_CHECKING:
+    from .callbacks import Callback
+    from .training import History
+
+Array = NDArray[Any]
+
+
+class Network:
+    """A feed-forward network trained by backpropagation.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        From input to output, such as ``[bp.Dense(128, "relu"), bp.Dense(10)]``. The last layer
+        gives the raw outputs Z: the loss applies its own link (softmax, sigmoid, …).
+    n_inputs : int
+        Columns of X.
+    loss : str, Loss or callable
+        What `fit` minimises; a callable is taken as `CustomLoss`.
+    dtype : {"float32", "float64"}, default "float32"
+        Of parameters and arithmetic.
+    seed : int, default 0
+        Of the initial weights and of the order of the rows; the same seed gives the same bits.
+    threads : int, optional
+        At most this many; by default ``BPFAST_NUM_THREADS`` or the cores at hand. The result
+        does not depend on it.
+    backend : {"native", "reference"}, optional
+        By default ``BPFAST_BACKEND`` or native.
+
+    Examples
+    --------
+    >>> import bpfast as bp
+    >>> net = bp.Network([bp.Dense(32, "sigmoid"), bp.Dense(10)], n_inputs=64, loss="cross_entropy")
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        *,
+        n_inputs: int,
+        loss: Any,
+        dtype: Any = "float32",
+        seed: int = 0,
+        threads: int | None = None,
+        backend: str | None = None,
+    ) -> None:
+        if isinstance(layers, Layer) or not isinstance(layers, Sequence) or not layers:
+            raise TypeError(f"layers must be a list of at least one layer; got {layers!r}")
+        for index, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers[{index}] must be a layer, such as bp.Dense(10); got {layer!r}")
+        self.layers = tuple(layers)
+        self.loss_spec: Loss = resolve_loss(loss)
+        self.dtype = checks.dtype_of(dtype)
+        self.seed = integer("Network", "seed", seed, at_least=0)
+        if self.seed >= 2**63:
+            raise ValueError(f"Network: seed must be below 2**63; got {seed}")
+        self.threads = checks.threads(threads)
+        self.backend = engines.resolve_backend(backend)
+        self.program = compile_program(
+            self.layers, integer("Network", "n_inputs", n_inputs, at_least=1)
+        )
+        if self.loss_spec.name == "cross_entropy" and self.n_outputs < 2:
+            raise ValueError("cross_entropy needs at least 2 outputs; for one output use log_loss")
+        #: Free text kept with the model in its file, such as how its inputs were prepared.
+        self.metadata: dict[str, str] = {}
+        self._flat = self.program.initial(self.seed, self.dtype)
+        self._gradient = np.zeros_like(self._flat)
+        self._start()
+        self._state: engines.OptimizerState | None = None
+        self._epochs = 0
+
+    def _start(self) -> None:
+        """What is derived from the rest and does not travel in a pickle."""
+        self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat))
+        self.gradient: Mapping[str, Array] = MappingProxyType(self.program.views(self._gradient))
+        self._engine = engines.make_engine(self.program, self.dtype, self.backend, self.threads)
+        self._lock = threading.RLock()
+        self._fitting = False
+        self._taped = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        derived = ("parameters", "gradient", "_engine", "_lock", "_fitting", "_taped")
+        return {key: value for key, value in self.__dict__.items() if key not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def __repr__(self) -> str:
+        widths = "-".join(str(width) for width in self.program.widths)
+        return (
+            f"<bpfast.Network {widths} {self.loss_spec.name} {self.dtype} "
+            f"{self.n_parameters} parameters>"
+        )
+
+    @property
+    def n_inputs(self) -> int:
+        """Columns of X."""
+        return self.program.n_inputs
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of Z."""
+        return self.program.n_outputs
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights and biases, in all."""
+        return sum(parameter.size for parameter in self.program.parameters)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far, over all calls of `fit`."""
+        return self._epochs
+
+    def predict(self, X: Any) -> Array:
+        """What the loss's link makes of the raw outputs.
+
+        Parameters
+        ----------
+        X : array (B, I)
+
+        Returns
+        -------
+        array (B, O)
+            Probabilities for cross_entropy (softmax) and log_loss (sigmoid), expected counts for
+            poisson (exp), values otherwise.
+        """
+        X = checks.features(X, self.n_inputs, self.dtype)
+        with self._lock:
+            Z = self._engine.outputs(self._flat, X)
+        return self._link(Z)
+
+    def _link(self, Z: Array) -> Array:
+        name = link_of(self.loss_spec)
+        if self.backend == "reference":
+            return reference.link(name, Z)
+        from . import kernels
+
+        return kernels.link(name, Z, threads=self.threads)
+
+    def loss(self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None) -> float:
+        """The objective J = mean loss + α Ω(W) of these rows; without a penalty the mean loss."""
+        X, Y, w = self._data(X, y, sample_weight)
+        spec = None if penalty is None else penalties.resolve(penalty, "penalty")
+        return self._evaluate(X, Y, w)[0] + self.penalty(spec)
+
+    def _evaluate(self, X: Array, Y: Array, w: Array | None) -> tuple[float, Array]:
+        """The mean loss and the raw outputs."""
+        with self._lock:
+            Z = self._engine.outputs(self._flat, X)
+        return engines.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)[0], Z
+
+    def penalty(self, penalty: Penalty | None) -> float:
+        """α Ω(W) of the weights as they are."""
+        if penalty is None:
+            return 0.0
+        return sum(
+            reference.penalty_value(penalty, self.parameters[p.name])
+            for p in self.program.parameters
+            if p.penalised
+        )
+
+    def gradients(
+        self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None
+    ) -> dict[str, Array]:
+        """∂J/∂parameter of these rows, by the names of `parameters`.
+
+        With a penalty, the gradient of its smooth part is included.
+        """
+        X, Y, w = self._data(X, y, sample_weight)
+        spec = None if penalty is None else penalties.resolve(penalty, "penalty")
+        flat = np.zeros_like(self._flat)
+        with self._lock:
+            self._taped = 0
+            Z = self._engine.forward(self._flat, X)
+            _, D = engines.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)
+            self._engine.backward(self._flat, D, flat)
+        result = self.program.views(flat)
+        if spec is not None:
+            for p in self.program.parameters:
+                if p.penalised:
+                    result[p.name] += reference.penalty_gradient(spec, self.parameters[p.name])
+        return result
+
+    def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, Array, Array | None]:
+        X = checks.features(X, self.n_inputs, self.dtype)
+        Y = checks.targets(self.loss_spec, y, len(X), self.n_outputs, self.dtype)
+        return X, Y, checks.weights(sample_weight, len(X))
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        epochs: int = 10,
+        batch_size: int | None = 32,
+        optimizer: str | Optimizer = "adam",
+        penalty: str | Penalty | None = None,
+        validation: tuple[Any, ...] | None = None,
+        callbacks: Sequence[Callback] = (),
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        progress: bool = False,
+    ) -> History:
+        """Train.
+
+        Parameters
+        ----------
+        X : array (B, I)
+        y : array (B,) or (B, O)
+            What the loss takes: see `bpfast.losses`.
+        epochs : int, default 10
+            Passes over the data.
+        batch_size : int or None, default 32
+            Rows a step; None for all of them. Rprop takes all of them whatever this says by
+            default, and refuses another number.
+        optimizer : str or Optimizer, default "adam"
+            Its state is kept for the next call with the same kind of optimizer.
+        penalty : Penalty, optional
+            On the weights.
+        validation : (X, y) or (X, y, sample_weight), optional
+            Evaluated after every epoch.
+        callbacks : sequence of Callback
+            Called after every epoch, in order; any may end the training.
+        shuffle : bool, default True
+            A new order of the rows every epoch.
+        sample_weight : array (B,), optional
+            At least 0; a batch's loss is the weighted mean.
+        progress : bool, default False
+            A progress bar.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss becomes NaN or infinite. The weights are those of the last good epoch.
+        """
+        from .training import fit
+
+        with self._training():
+            return fit(
+                self,
+                *self._data(X, y, sample_weight),
+                epochs=integer("fit", "epochs", epochs, at_least=1),
+                batch_size=batch_size,
+                optimizer=optimizers.resolve(optimizer, "optimizer"),
+                penalty=None if penalty is None else penalties.resolve(penalty, "penalty"),
+                validation=validation,
+                callbacks=callbacks,
+                shuffle=shuffle,
+                progress=progress,
+            )
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        with self._lock:
+            if self._fitting:
+                raise RuntimeError("this network is being trained already; one fit at a time")
+            self._fitting = True
+        try:
+            yield
+        finally:
+            self._fitting = False
+
+    def _optimizer_state(self, optimizer: Optimizer) -> engines.OptimizerState:
+        """The state to go on with: moments survive a change of numbers, the clock of no schedule."""
+        state = self._state
+        if state is None or state.optimizer.rule != optimizer.rule:
+            state = engines.OptimizerState.initial(optimizer, self.program.size, self.dtype)
+        elif state.optimizer.learning_rate != optimizer.learning_rate:
+            state.clock = type(state.clock)()
+        state.optimizer = optimizer
+        self._state = state
+        return state
+
+    def reset_optimizer(self) -> None:
+        """Forget the optimizer's state: the next `fit` or `update` starts afresh."""
+        self._state = None
+
+    def forward(self, X: Any, training: bool = False) -> Array:
+        """The raw outputs Z (B, O), before the loss's link.
+
+        Parameters
+        ----------
+        X : array (B, I)
+        training : bool, default False
+            Keep what `backward` needs.
+        """
+        X = checks.features(X, self.n_inputs, self.dtype)
+        with self._lock:
+            if not training:
+                return self._engine.outputs(self._flat, X)
+            self._taped = len(X)
+            return self._engine.forward(self._flat, X)
+
+    def backward(self, dY: Any) -> Array:
+        """Backpropagate dY = ∂L/∂Z (B, O) of the last ``forward(X, training=True)``.
+
+        Fills `gradient` with ∂L/∂parameter, summed over the rows, and returns ∂L/∂X (B, I).
+        """
+        if not self._taped:
+            raise RuntimeError("backward needs forward(X, training=True) before it")
+        D = checks.matrix(
+            "dY", dY, rows=self._taped, columns=self.n_outputs, dtype=self.dtype, taker="the last forward"
+        )
+        checks.finite("dY", D)
+        with self._lock:
+            return self._engine.backward(self._flat, D, self._gradient)
+
+    def update(self, optimizer: str | Optimizer, penalty: str | Penalty | None = None) -> None:
+        """One step of an optimizer with the gradient of the last `backward`."""
+        if not self._taped:
+            raise RuntimeError("update needs forward(X, training=True) and backward before it")
+        spec = optimizers.resolve(optimizer, "optimizer")
+        punish = None if penalty is None else penalties.resolve(penalty, "penalty")
+        with self._lock:
+            state = self._optimizer_state(spec)
+            rate = spec.schedule.rate(float(state.clock.epoch))
+            self._engine.update(self._flat, self._gradient, state, rate, punish)
+
+    def summary(self) -> str:
+        """A table of the layers, as text."""
+        rows = [("layer", "output", "activation", "parameters")]
+        for index, layer in enumerate(self.layers):
+            op = self.program.ops[index]
+            owned = sum(p.size for p in (op.W, op.b) if p is not None)
+            rows.append((f"{index} {layer.name}", str(op.n_out), op.activation.name, f"{owned:,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]:>{widths[3]}}"
+            for row in rows
+        ]
+        bytes_ = self._flat.nbytes
+        total = (
+            f"{self.n_inputs} inputs, {self.n_parameters:,} parameters "
+            f"({bytes_ / 1024:,.1f} KiB {self.dtype}), loss {self.loss_spec.name}"
+        )
+        return "\n".join([*lines, total])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a safetensors file; see `bpfast.load`."""
+        from .files import save
+
+        save(self, path)

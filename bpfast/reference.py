@@ -1,0 +1,444 @@
+"""The reference: every number of bpfast in plain NumPy, and an engine that runs programs with it.
+
+The functions stand in the order in which data flows, X → Z, A → loss → D → dW, db → update, under
+the names that the native step gives them. Nothing here is fast; everything here is tested against
+finite differences, and the native kernels against this.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import checks
+from .activations import Activation, activations
+from .losses import CustomLoss, Loss, resolve_loss
+from .penalties import Penalty
+from .program import Program
+
+Array = NDArray[Any]
+Function = Callable[[Array, float], Array]
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+SELU_SCALE = 1.0507009873554804934193349852946
+SELU_ALPHA = 1.6732632423543772848170429916717
+
+
+def _sigmoid(Z: Array) -> Array:
+    e = np.exp(-np.abs(Z))
+    return np.where(Z >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def _softplus(Z: Array) -> Array:
+    return np.maximum(Z, 0) + np.log1p(np.exp(-np.abs(Z)))
+
+
+def _normal_cdf(Z: Array) -> Array:
+    return (0.5 * (1 + _erf(Z / math.sqrt(2)).astype(np.float64))).astype(Z.dtype)
+
+
+def _silu_derivative(Z: Array, _: float) -> Array:
+    S = _sigmoid(Z)
+    return S * (1 + Z * (1 - S))
+
+
+def _gelu_derivative(Z: Array, _: float) -> Array:
+    density = np.exp(-0.5 * Z * Z) / math.sqrt(2 * math.pi)
+    return _normal_cdf(Z) + Z * density
+
+
+#: name → (f(Z, parameter), f'(Z, parameter)).
+ACTIVATIONS: dict[str, tuple[Function, Function]] = {
+    "identity": (lambda Z, _: Z.copy(), lambda Z, _: np.ones_like(Z)),
+    "sigmoid": (lambda Z, _: _sigmoid(Z), lambda Z, _: _sigmoid(Z) * _sigmoid(-Z)),
+    "tanh": (lambda Z, _: np.tanh(Z), lambda Z, _: 1 - np.tanh(Z) ** 2),
+    "relu": (lambda Z, _: np.maximum(Z, 0), lambda Z, _: (Z > 0).astype(Z.dtype)),
+    "leaky_relu": (
+        lambda Z, slope: np.where(Z > 0, Z, slope * Z),
+        lambda Z, slope: np.where(Z > 0, 1, slope).astype(Z.dtype),
+    ),
+    "elu": (
+        lambda Z, alpha: np.where(Z > 0, Z, alpha * np.expm1(np.minimum(Z, 0))),
+        lambda Z, alpha: np.where(Z > 0, 1, alpha * np.exp(np.minimum(Z, 0))),
+    ),
+    "selu": (
+        lambda Z, _: SELU_SCALE * np.where(Z > 0, Z, SELU_ALPHA * np.expm1(np.minimum(Z, 0))),
+        lambda Z, _: SELU_SCALE * np.where(Z > 0, 1, SELU_ALPHA * np.exp(np.minimum(Z, 0))),
+    ),
+    "gelu": (lambda Z, _: Z * _normal_cdf(Z), _gelu_derivative),
+    "silu": (lambda Z, _: Z * _sigmoid(Z), _silu_derivative),
+    "softplus": (lambda Z, _: _softplus(Z), lambda Z, _: _sigmoid(Z)),
+}
+
+
+def activate(Z: Array, activation: Activation) -> Array:
+    """A = f(Z)."""
+    return ACTIVATIONS[activation.name][0](Z, activation.parameter)
+
+
+def derivative(Z: Array, activation: Activation) -> Array:
+    """f'(Z)."""
+    return ACTIVATIONS[activation.name][1](Z, activation.parameter)
+
+
+def dense_forward(
+    X: Any, W: Any, b: Any = None, activation: str | Activation = "identity", *, out: Any = None
+) -> Array:
+    """A = f(X W + b); see `bpfast.kernels.dense_forward`."""
+    X, W, b = checks.matrix("X", X), checks.matrix("W", W), None if b is None else checks.array("b", b)
+    f = activations.resolve(activation)
+    checks.matrix("X", X, columns=W.shape[0], taker="W")
+    if b is not None and b.shape != (W.shape[1],):
+        raise ValueError(f"b has shape {b.shape}; W has {W.shape[1]} columns")
+    dtype = checks.common_dtype(X, W, *([] if b is None else [b]))
+    Z = X.astype(dtype) @ W.astype(dtype)
+    if b is not None:
+        Z += b
+    return _deliver(activate(Z, f), out)
+
+
+def activation_derivative(Z: Any, activation: str | Activation, *, out: Any = None) -> Array:
+    """f'(Z); see `bpfast.kernels.activation_derivative`."""
+    Z = checks.array("Z", Z)
+    if Z.size == 0:
+        raise ValueError(f"Z is empty, shape {Z.shape}; at least 1 element is wanted")
+    f = activations.resolve(activation)
+    return _deliver(derivative(Z.astype(checks.common_dtype(Z)), f), out)
+
+
+def propagate_delta(
+    D: Any, W: Any, Z_prev: Any, activation: str | Activation, *, out: Any = None
+) -> Array:
+    """D_prev = (D Wᵀ) ⊙ f'(Z_prev); see `bpfast.kernels.propagate_delta`."""
+    D, W, Z_prev = checks.matrix("D", D), checks.matrix("W", W), checks.matrix("Z_prev", Z_prev)
+    f = activations.resolve(activation)
+    checks.matrix("D", D, columns=W.shape[1], taker="W")
+    checks.matrix("Z_prev", Z_prev, columns=W.shape[0], taker="W")
+    checks.matrix("Z_prev", Z_prev, rows=D.shape[0], taker="D")
+    dtype = checks.common_dtype(D, W, Z_prev)
+    D_prev = D.astype(dtype) @ W.astype(dtype).T
+    D_prev *= derivative(Z_prev.astype(dtype), f)
+    return _deliver(D_prev, out)
+
+
+def weight_gradient(A_prev: Any, D: Any) -> tuple[Array, Array]:
+    """dW = A_prevᵀ D and db = Σ D; see `bpfast.kernels.weight_gradient`."""
+    A_prev, D = checks.matrix("A_prev", A_prev), checks.matrix("D", D)
+    checks.matrix("A_prev", A_prev, rows=D.shape[0], taker="D")
+    dtype = checks.common_dtype(A_prev, D)
+    A_prev, D = A_prev.astype(dtype), D.astype(dtype)
+    return A_prev.T @ D, D.sum(axis=0)
+
+
+def _deliver(result: Array, out: Any) -> Array:
+    if out is None:
+        return result
+    checks.output(out, result.shape, result.dtype)[...] = result
+    return out  # type: ignore[no-any-return]
+
+
+#: The exponent at which exp is capped, by item size: a larger one makes the loss infinite.
+EXPONENT_CAP = {4: 80.0, 8: 700.0}
+
+
+def _capped_exp(exponent: Array) -> tuple[Array, Array]:
+    """exp with its argument capped, and the same with infinity where the cap was reached."""
+    cap = EXPONENT_CAP[exponent.dtype.itemsize]
+    capped = np.exp(np.minimum(exponent, cap))
+    return capped, np.where(exponent < cap, capped, np.where(np.isnan(exponent), np.nan, np.inf))
+
+
+def _absolute_error(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
+    return np.abs(Z - Y), np.sign(Z - Y)
+
+
+def _log_loss(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
+    return _softplus(Z) - Y * Z, _sigmoid(Z) - Y
+
+
+def _exponential(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
+    slope, value = _capped_exp(-Y * Z)
+    return value, -Y * slope
+
+
+def _hinge(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
+    margin = 1 - Y * Z
+    return np.maximum(margin, 0), np.where(margin > 0, -Y, 0)
+
+
+def _huber(Y: Array, Z: Array, threshold: float) -> tuple[Array, Array]:
+    R = Z - Y
+    inside = np.minimum(np.abs(R), threshold)
+    return inside * (np.abs(R) - 0.5 * inside), np.clip(R, -threshold, threshold)
+
+
+def _poisson(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
+    slope, value = _capped_exp(Z)
+    return value - Y * Z, slope - Y
+
+
+#: name → f(Y, Z, parameter) → (loss, ∂loss/∂Z), element by element.
+POINTWISE_LOSSES: dict[str, Callable[[Array, Array, float], tuple[Array, Array]]] = {
+    "squared_error": lambda Y, Z, _: ((Z - Y) ** 2, 2 * (Z - Y)),
+    "absolute_error": _absolute_error,
+    "log_loss": _log_loss,
+    "exponential": _exponential,
+    "hinge": _hinge,
+    "huber": _huber,
+    "poisson": _poisson,
+}
+
+
+def _softmax(Z: Array) -> Array:
+    E = np.exp(Z - Z.max(axis=1, keepdims=True))
+    return E / E.sum(axis=1, keepdims=True)
+
+
+def _cross_entropy(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
+    shifted = Z - Z.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    D = _softmax(Z)
+    if Y.ndim == 1:
+        rows = np.arange(len(Y))
+        loss = log_sum - shifted[rows, Y]
+        D[rows, Y] -= 1
+    else:
+        loss = log_sum - (Y * shifted).sum(axis=1)
+        D -= Y
+    return loss, D
+
+
+#: name → f(Y, Z, parameter) → (loss (B,), ∂loss/∂Z), row by row.
+ROWWISE_LOSSES: dict[str, Callable[[Array, Array, float], tuple[Array, Array]]] = {
+    "cross_entropy": _cross_entropy,
+}
+
+#: name → what `predict` makes of Z.
+LINKS: dict[str, Callable[[Array], Array]] = {
+    "identity": lambda Z: Z.copy(),
+    "sigmoid": _sigmoid,
+    "softmax": _softmax,
+    "exp": np.exp,
+}
+
+
+def link(name: str, Z: Array) -> Array:
+    """The prediction that a loss's link makes of raw outputs."""
+    with np.errstate(over="ignore", under="ignore"):
+        return LINKS[name](Z)
+
+
+def row_losses(loss: Loss, Y: Array, Z: Array) -> tuple[Array, Array]:
+    """The loss of each row (B,) in float64 and its derivative D (B, O), before the mean over rows."""
+    if isinstance(loss, CustomLoss):
+        return _custom_losses(loss, Y, Z)
+    if loss.name in ROWWISE_LOSSES:
+        rows, D = ROWWISE_LOSSES[loss.name](Y, Z, loss.parameter)
+        return rows.astype(np.float64), D
+    values, D = POINTWISE_LOSSES[loss.name](Y, Z, loss.parameter)
+    return values.mean(axis=1, dtype=np.float64), D / Z.shape[1]
+
+
+def _custom_losses(loss: CustomLoss, Y: Array, Z: Array) -> tuple[Array, Array]:
+    result = loss.function(Y, Z)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError("the custom loss must return (loss, D): arrays of shape (B,) and (B, O)")
+    rows, D = (checks.array(f"the custom loss's {n}", v) for n, v in zip(("loss", "D"), result, strict=True))
+    if rows.shape != (Z.shape[0],) or D.shape != Z.shape:
+        raise ValueError(
+            f"the custom loss returned shapes {rows.shape} and {D.shape}; "
+            f"{(Z.shape[0],)} and {Z.shape} are wanted"
+        )
+    return rows.astype(np.float64), D.astype(Z.dtype)
+
+
+def mean_loss(rows: Array, D: Array, weights: Array | None) -> tuple[float, Array]:
+    """The weighted mean over rows, and D scaled to be its derivative."""
+    if weights is None:
+        return float(rows.sum() / len(rows)), D / len(rows)
+    total = weights.sum()
+    if total == 0:
+        return 0.0, np.zeros_like(D)
+    counted = np.where(weights > 0, rows, 0)
+    scale = (weights / total).astype(D.dtype)
+    return float((weights * counted).sum() / total), np.where(scale[:, None] > 0, D, 0) * scale[:, None]
+
+
+def loss_and_delta(
+    loss: str | Loss, Y: Any, Z: Any, *, sample_weight: Any = None
+) -> tuple[float, Array]:
+    """The mean loss and D = ∂L/∂Z; see `bpfast.kernels.loss_and_delta`."""
+    spec = resolve_loss(loss)
+    Z = checks.matrix("Z", Z)
+    Z = Z.astype(checks.common_dtype(Z))
+    Y = checks.targets(spec, Y, Z.shape[0], Z.shape[1], Z.dtype, name="Y")
+    w = checks.weights(sample_weight, Z.shape[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, D = mean_loss(*row_losses(spec, Y, Z), w)
+    overflow(spec, value, Z)
+    return value, D
+
+
+def overflow(loss: Loss, value: float, Z: Array) -> None:
+    """Say so where a loss with an exponential in it has reached its cap."""
+    if math.isinf(value) and loss.name in ("exponential", "poisson") and np.isfinite(Z).all():
+        raise FloatingPointError(
+            f"{loss.name}: an exponent reached the cap of {EXPONENT_CAP[Z.dtype.itemsize]:g} for "
+            f"{Z.dtype} (the largest |Z| is {float(np.abs(Z).max()):g}); lower the learning rate "
+            f"or scale the targets"
+        )
+
+
+Rule = Callable[[Array, Array, Array, "tuple[float, ...]", float, int, bool], None]
+
+
+def _sgd(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+    w -= lr * g
+
+
+def _momentum(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+    s[0] = h[0] * s[0] - lr * g
+    w += s[0]
+
+
+def _nesterov(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+    s[0] = h[0] * s[0] - lr * g
+    w += h[0] * s[0] - lr * g
+
+
+def _adam(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+    beta_1, beta_2, epsilon = h[:3]
+    s[0] = beta_1 * s[0] + (1 - beta_1) * g
+    s[1] = beta_2 * s[1] + (1 - beta_2) * g * g
+    m_hat = s[0] / (1 - beta_1**t)
+    v_hat = s[1] / (1 - beta_2**t)
+    w -= lr * m_hat / (np.sqrt(v_hat) + epsilon)
+
+
+def _adamw(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+    if decay:
+        w -= lr * h[3] * w
+    _adam(w, g, s, h, lr, t, decay)
+
+
+def _rmsprop(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+    s[0] = h[0] * s[0] + (1 - h[0]) * g * g
+    w -= lr * g / (np.sqrt(s[0]) + h[1])
+
+
+def _adagrad(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+    s[0] += g * g
+    w -= lr * g / (np.sqrt(s[0]) + h[0])
+
+
+def _rprop(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+    eta_minus, eta_plus, step_min, step_max = h
+    sign = np.sign(g) * np.sign(s[0])
+    grown, shrunk = np.minimum(eta_plus * s[1], step_max), np.maximum(eta_minus * s[1], step_min)
+    s[1] = np.where(sign > 0, grown, np.where(sign < 0, shrunk, s[1]))
+    s[0] = np.where(sign < 0, 0, g)
+    w -= np.sign(s[0]) * s[1]
+
+
+#: rule → f(w, g, state, hyperparameters, learning rate, step t from 1, whether w decays), in place.
+OPTIMIZERS: dict[str, Rule] = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "nesterov": _nesterov,
+    "adam": _adam,
+    "adamw": _adamw,
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+    "rprop": _rprop,
+}
+
+
+def _soft(W: Array, threshold: float) -> Array:
+    return np.sign(W) * np.maximum(np.abs(W) - threshold, 0)
+
+
+def _nothing(W: Array, *_: float) -> Array:
+    return np.zeros_like(W)
+
+
+def _same(W: Array, *_: float) -> Array:
+    return W
+
+
+def _norm(W: Array) -> float:
+    return math.sqrt(float(np.sum(W.astype(np.float64) ** 2)))
+
+
+def _frobenius_gradient(W: Array, alpha: float, mix: float) -> Array:
+    norm = _norm(W)
+    return W * W.dtype.type(alpha / norm if norm > 0 else 0.0)
+
+
+#: name → (value(W, α, ρ), gradient of the smooth part(W, α, ρ), proximal step(W, α, ρ, η)).
+PENALTIES: dict[str, tuple[Callable[..., float], Callable[..., Array], Callable[..., Array]]] = {
+    "l2": (lambda W, a, _: 0.5 * a * _norm(W) ** 2, lambda W, a, _: a * W, _same),
+    "l1": (
+        lambda W, a, _: a * float(np.abs(W).sum(dtype=np.float64)),
+        _nothing,
+        lambda W, a, _, lr: _soft(W, lr * a),
+    ),
+    "elastic_net": (
+        lambda W, a, r: a * (r * float(np.abs(W).sum(dtype=np.float64)) + 0.5 * (1 - r) * _norm(W) ** 2),
+        lambda W, a, r: a * (1 - r) * W,
+        lambda W, a, r, lr: _soft(W, lr * a * r),
+    ),
+    "l0": (
+        lambda W, a, _: a * float(np.count_nonzero(W)),
+        _nothing,
+        lambda W, a, _, lr: np.where(np.abs(W) <= math.sqrt(2 * lr * a), 0, W),
+    ),
+    "frobenius": (lambda W, a, _: a * _norm(W), _frobenius_gradient, _same),
+}
+
+
+def penalty_value(penalty: Penalty, W: Array) -> float:
+    """α Ω(W)."""
+    return PENALTIES[penalty.name][0](W, penalty.alpha, penalty.mix)
+
+
+def penalty_gradient(penalty: Penalty, W: Array) -> Array:
+    """The gradient of the smooth part of α Ω(W)."""
+    return PENALTIES[penalty.name][1](W, penalty.alpha, penalty.mix)
+
+
+def penalty_proximal(penalty: Penalty, W: Array, learning_rate: float) -> Array:
+    """argmin over V of ½ ‖V - W‖² + η α Ω(V), for the part of Ω that has no derivative."""
+    return PENALTIES[penalty.name][2](W, penalty.alpha, penalty.mix, learning_rate)
+
+
+def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of the rows in an epoch: Fisher-Yates with draws by counter.
+
+    The draw of step i is SplitMix64 of (seed, epoch, i) (Steele et al. 2014); its upper 32 bits
+    times (i + 1), shifted down by 32, is the row to change places with.
+    """
+    mask = 2**64 - 1
+    key = _mix64((_mix64(seed & mask) + epoch) & mask)
+    order = np.arange(n, dtype=np.int64)
+    with np.errstate(over="ignore"):
+        counters = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+        draws = _mix64_array(counters) >> np.uint64(32)
+        picks = (draws * (np.arange(n, dtype=np.uint64) + np.uint64(1))) >> np.uint64(32)
+    for i in range(n - 1, 0, -1):
+        j = int(picks[i])
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+def _mix64(z: int) -> int:
+    return int(_mix64_array(np.array([z], dtype=np.uint64))[0])
+
+
+def _mix64_array(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

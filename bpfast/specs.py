@@ -1,0 +1,163 @@
+"""What every specification is: a small frozen dataclass with a name in a table.
+
+A specification holds hyperparameters and the formula in its docstring; it holds no arrays and does
+no arithmetic on them. Each family (activations, losses, optimizers, ...) is one `Family` table, so
+that a name, a configuration read from a file and an object all resolve the same way.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Generic, TypeVar
+
+S = TypeVar("S", bound="Spec")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A named set of hyperparameters."""
+
+    name: ClassVar[str] = ""
+
+    def config(self) -> dict[str, Any]:
+        """The specification as plain JSON values: its name and its fields."""
+        values: dict[str, Any] = {"name": self.name}
+        for field in fields(self):
+            values[field.name] = _plain(getattr(self, field.name))
+        return values
+
+    def _set(self, field: str, value: Any) -> None:
+        """Replace a field during ``__post_init__`` of a frozen dataclass."""
+        object.__setattr__(self, field, value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.config()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+class Family(Generic[S]):
+    """The table of one kind of specification: name → class.
+
+    Parameters
+    ----------
+    kind : str
+        What a member is called in messages, such as ``"activation"``.
+    base : type
+        The class that every member derives from.
+    """
+
+    def __init__(self, kind: str, base: type[S]) -> None:
+        self.kind = kind
+        self.base = base
+        self._members: dict[str, type[S]] = {}
+        self._aliases: dict[str, str] = {}
+
+    def register(self, name: str, *aliases: str) -> Callable[[type[S]], type[S]]:
+        """Class decorator: enter a specification under its name."""
+
+        def enter(cls: type[S]) -> type[S]:
+            cls.name = name
+            self._members[name] = cls
+            self._aliases.update(dict.fromkeys(aliases, name))
+            return cls
+
+        return enter
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __getitem__(self, name: str) -> type[S]:
+        key = self._aliases.get(name, name)
+        if key in self._members:
+            return self._members[key]
+        known = [*self._members, *self._aliases]
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(self._members)})")
+
+    def resolve(self, value: str | S | type[S], argument: str | None = None) -> S:
+        """Turn a name, a class or a specification into a specification."""
+        if isinstance(value, self.base):
+            return value
+        if isinstance(value, type) and issubclass(value, self.base):
+            return value()
+        if isinstance(value, str):
+            cls = self[value]
+            try:
+                return cls()
+            except TypeError as error:
+                raise TypeError(
+                    f"{self.kind} {value!r} has parameters without a default; "
+                    f"pass an object such as bp.{cls.__name__}(...)"
+                ) from error
+        raise TypeError(
+            f"{argument or self.kind} must be a name or a {self.base.__name__} object; "
+            f"got {type(value).__name__}"
+        )
+
+    def from_config(self, config: Any) -> S:
+        """Rebuild a specification from what `Spec.config` gave."""
+        if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
+            raise ValueError(f"a {self.kind} is described by an object with a name; got {config!r}")
+        cls = self[config["name"]]
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in config.items() if key != "name"}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"{self.kind} {cls.name!r} has no parameter {unknown[0]!r}")
+        return cls(**values)
+
+
+def number(
+    owner: str,
+    argument: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> float:
+    """Check a real number against its bounds and return it as a float."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{owner}: {argument} must be a number; got {value!r}")
+    result = float(value)
+    wanted = []
+    if above is not None:
+        wanted.append((f"greater than {above:g}", result > above))
+    if at_least is not None:
+        wanted.append((f"at least {at_least:g}", result >= at_least))
+    if below is not None:
+        wanted.append((f"less than {below:g}", result < below))
+    if at_most is not None:
+        wanted.append((f"at most {at_most:g}", result <= at_most))
+    if not math.isfinite(result):
+        wanted.append(("finite", False))
+    if not all(holds for _, holds in wanted):
+        bounds = " and ".join(text for text, _ in wanted)
+        raise ValueError(f"{owner}: {argument} must be {bounds}; got {value!r}")
+    return result
+
+
+def integer(owner: str, argument: str, value: Any, *, at_least: int) -> int:
+    """Check an integer against its lower bound and return it as an int."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{owner}: {argument} must be an integer; got {value!r}")
+    if value < at_least:
+        raise ValueError(f"{owner}: {argument} must be at least {at_least}; got {value!r}")
+    return int(value)
+
+
+def flag(owner: str, argument: str, value: Any) -> bool:
+    """Check a true-or-false value."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{owner}: {argument} must be True or False; got {value!r}")
+    return value

@@ -1,0 +1,241 @@
+"""fit: epochs, history, validation, stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import checks
+from .callbacks import Callback
+from .engines import Plan
+from .optimizers import Optimizer
+from .penalties import Penalty
+from .specs import flag, integer
+
+if TYPE_CHECKING:
+    from .network import Network
+
+Array = NDArray[Any]
+
+
+class History:
+    """What `fit` saw, one entry an epoch.
+
+    Attributes
+    ----------
+    columns : dict of str to list of float
+        ``loss`` (the mean over the epoch's batches, each before its update), ``learning_rate``
+        (of the epoch's last batch), ``seconds`` (of training alone); with a penalty ``penalty``
+        (α Ω(W) after the epoch); with validation ``val_loss`` and ``val_accuracy`` or ``val_r2``.
+        Also as attributes and by ``history["loss"]``.
+    """
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[float]] = {"loss": [], "learning_rate": [], "seconds": []}
+
+    def add(self, **figures: float) -> None:
+        """Append an epoch."""
+        for name, value in figures.items():
+            self.columns.setdefault(name, []).append(float(value))
+
+    def __getattr__(self, name: str) -> list[float]:
+        try:
+            return self.__dict__["columns"][name]  # type: ignore[no-any-return]
+        except KeyError:
+            raise AttributeError(f"this history has no {name!r}") from None
+
+    def __getitem__(self, name: str) -> list[float]:
+        if name not in self.columns:
+            raise KeyError(f"this history has no {name!r}; it has {', '.join(self.columns)}")
+        return self.columns[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def __len__(self) -> int:
+        return len(self.columns["loss"])
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "<bpfast.History of 0 epochs>"
+        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.columns.items())
+        return f"<bpfast.History of {len(self)} epochs; last: {last}>"
+
+    def plot(self, path: Any = None) -> Any:
+        """Draw the curves with matplotlib; write them to `path` if given. Returns the figure."""
+        from .plotting import plot_history
+
+        return plot_history(self, path)
+
+
+def fit(
+    network: Network,
+    X: Array,
+    Y: Array,
+    weights: Array | None,
+    *,
+    epochs: int,
+    batch_size: int | None,
+    optimizer: Optimizer,
+    penalty: Penalty | None,
+    validation: tuple[Any, ...] | None,
+    callbacks: Sequence[Callback],
+    shuffle: bool,
+    progress: bool,
+) -> History:
+    """Train a network on checked data; see `Network.fit`."""
+    rows = _batch_rows(batch_size, len(X), optimizer)
+    held_out = _validation(network, validation)
+    callbacks = _callbacks(callbacks)
+    shuffle, progress = flag("fit", "shuffle", shuffle), flag("fit", "progress", progress)
+    n_batches = -(-len(X) // rows)
+    network._taped = 0
+    state = network._optimizer_state(optimizer)
+    history = History()
+    for callback in callbacks:
+        callback.on_fit_begin(network, history)
+    bar = _bar(progress, epochs)
+    good = network._flat.copy()
+    try:
+        for _ in range(epochs):
+            rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
+            order = (network.seed, network._epochs) if shuffle else None
+            plan = Plan(network.loss_spec, rows, rates, penalty, order)
+            start = time.perf_counter()
+            with network._lock:
+                losses, counts = network._engine.train(network._flat, state, X, Y, weights, plan)
+            seconds = time.perf_counter() - start
+            _require_finite(network, losses, good, len(history))
+            np.copyto(good, network._flat)
+            network._epochs += 1
+            figures = _figures(network, losses, counts, penalty, held_out)
+            history.add(learning_rate=rates[-1], seconds=seconds, **figures)
+            state.clock.tick(optimizer.schedule, figures.get("val_loss", figures["loss"]))
+            if bar is not None:
+                bar.update()
+                shown = {k: f"{v:.4g}" for k, v in figures.items() if k != "penalty"}
+                bar.set_postfix(shown, refresh=False)
+            # Every callback sees every epoch, also when an earlier one ends the training.
+            if any([callback.on_epoch_end(network, history) for callback in callbacks]):
+                break
+    finally:
+        if bar is not None:
+            bar.close()
+        for callback in callbacks:
+            callback.on_fit_end(network, history)
+    return history
+
+
+def _batch_rows(batch_size: int | None, n: int, optimizer: Optimizer) -> int:
+    rows = n if batch_size is None else min(n, integer("fit", "batch_size", batch_size, at_least=1))
+    if optimizer.full_batch and rows < n:
+        raise ValueError(
+            f"fit: {type(optimizer).__name__} needs the full batch; pass batch_size=None "
+            f"(got {batch_size} for {n} rows)"
+        )
+    return rows
+
+
+def _validation(
+    network: Network, validation: Any
+) -> tuple[Array, Array, Array | None] | None:
+    if validation is None:
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise TypeError("fit: validation must be (X, y) or (X, y, sample_weight)")
+    Xv = checks.features(validation[0], network.n_inputs, network.dtype, "validation X")
+    Yv = checks.targets(
+        network.loss_spec, validation[1], len(Xv), network.n_outputs, network.dtype, "validation y"
+    )
+    weights = validation[2] if len(validation) == 3 else None
+    return Xv, Yv, checks.weights(weights, len(Xv), "validation sample_weight")
+
+
+def _callbacks(callbacks: Any) -> list[Callback]:
+    if isinstance(callbacks, Callback):
+        return [callbacks]
+    result = list(callbacks)
+    for callback in result:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"fit: callbacks must be Callback objects; got {callback!r}")
+    return result
+
+
+def _bar(progress: bool, epochs: int) -> Any:
+    if not progress:
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=epochs, unit="epoch", dynamic_ncols=True)
+
+
+def _require_finite(network: Network, losses: Array, good: Array, epoch: int) -> None:
+    """Refuse an epoch that ended in NaN or infinity: put the weights back, forget the state."""
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if not len(bad) and np.isfinite(network._flat).all():
+        return
+    network._flat[...] = good
+    network.reset_optimizer()
+    if not len(bad):
+        what = f"the weights overflowed at the end of epoch {epoch}"
+    else:
+        batch = int(bad[0])
+        what = f"the loss became {_spell(losses[batch])} in epoch {epoch}, batch {batch}"
+        if math.isinf(losses[batch]) and network.loss_spec.name in ("exponential", "poisson"):
+            what += f" (the exponent of the {network.loss_spec.name} loss reached its cap)"
+    raise FloatingPointError(
+        f"{what}; the network keeps the weights of the last good epoch. "
+        f"A lower learning rate or scaled data often helps"
+    )
+
+
+def _spell(value: float) -> str:
+    return "NaN" if math.isnan(value) else "infinite"
+
+
+def _figures(
+    network: Network,
+    losses: Array,
+    counts: Array,
+    penalty: Penalty | None,
+    held_out: tuple[Array, Array, Array | None] | None,
+) -> dict[str, float]:
+    figures = {"loss": float((losses * counts).sum() / counts.sum())}
+    if penalty is not None:
+        figures["penalty"] = network.penalty(penalty)
+    if held_out is not None:
+        Xv, Yv, wv = held_out
+        figures["val_loss"], Z = network._evaluate(Xv, Yv, wv)
+        metric = network.loss_spec.metric
+        if metric:
+            figures[f"val_{metric}"] = METRICS[metric](network, Yv, Z, wv)
+    return figures
+
+
+def accuracy(network: Network, Y: Array, Z: Array, weights: Array | None) -> float:
+    """The weighted share of rows whose class is right; of labels, where a row has several."""
+    if Y.ndim == 1:
+        right = Z.argmax(axis=1) == Y
+    elif network.loss_spec.targets == "classes":
+        right = Z.argmax(axis=1) == Y.argmax(axis=1)
+    else:
+        threshold = 0.5 if network.loss_spec.targets == "probabilities" else 0.0
+        right = ((Z > 0) == (threshold < Y)).mean(axis=1)
+    return float(np.average(right, weights=weights))
+
+
+def r2(network: Network, Y: Array, Z: Array, weights: Array | None) -> float:
+    """R² = 1 - Σ (y - prediction)² / Σ (y - mean)², the mean over outputs; 0 for a constant y."""
+    predicted, Y = network._link(Z).astype(np.float64), Y.astype(np.float64)
+    mean = np.average(Y, axis=0, weights=weights)
+    residual = np.average((Y - predicted) ** 2, axis=0, weights=weights)
+    spread = np.average((Y - mean) ** 2, axis=0, weights=weights)
+    return float(np.mean(1 - residual / np.where(spread > 0, spread, np.maximum(residual, 1e-300))))
+
+
+METRICS = {"accuracy": accuracy, "r2": r2}

@@ -1,0 +1,185 @@
+# What the step works on: structures of pointers that `_engine` fills and owns.
+
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from "tiles/tiles.h" nogil:
+    enum: FROM_ZERO, FROM_BIAS, FROM_C
+    ctypedef struct tile_update:
+        double c[8]
+        double decay
+        double threshold
+        int proximal
+        int weight
+    ctypedef struct tile_activation:
+        const char* name
+        int saves_z
+        void (*forward)(Py_ssize_t n, double parameter, const void* Z, void* A) noexcept nogil
+        void (*derivative)(Py_ssize_t n, double parameter, const void* Z, void* D) noexcept nogil
+        void (*backward)(Py_ssize_t n, double parameter, const void* S, void* D) noexcept nogil
+    ctypedef struct tile_loss:
+        const char* name
+        void (*loss)(Py_ssize_t m, Py_ssize_t n, double parameter, const void* Y,
+                     const int64_t* classes, const void* Z, const double* row_scale, void* D,
+                     double* row_loss) noexcept nogil
+    ctypedef struct tile_link:
+        const char* name
+        void (*link)(Py_ssize_t m, Py_ssize_t n, const void* Z, void* A) noexcept nogil
+    ctypedef struct tile_optimizer:
+        const char* name
+        int n_hyperparameters
+        int n_states
+        void (*prepare)(const double* h, double learning_rate, double t, double* c) noexcept nogil
+        void (*update)(const tile_update* u, Py_ssize_t m, Py_ssize_t n, void* W, Py_ssize_t ldw,
+                       const void* G, Py_ssize_t ldg, void* S0, void* S1) noexcept nogil
+    ctypedef struct tile_penalty:
+        const char* name
+        int needs_norm
+        void (*prepare)(double alpha, double mix, double learning_rate, double norm,
+                        tile_update* u) noexcept nogil
+    ctypedef struct tile_table:
+        const char* isa
+        int item_size
+        int rows
+        int columns
+        void (*pack)(Py_ssize_t depth, Py_ssize_t n, const void* B, Py_ssize_t b_rs,
+                     Py_ssize_t b_cs, void* panel) noexcept nogil
+        void (*gemm)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const void* A, Py_ssize_t a_rs,
+                     Py_ssize_t a_cs, const void* B, Py_ssize_t ldb, int start, const void* bias,
+                     void* C, Py_ssize_t ldc) noexcept nogil
+        void (*column_sums)(Py_ssize_t m, Py_ssize_t n, const void* D, Py_ssize_t ldd,
+                            void* out) noexcept nogil
+        double (*sum_of_squares)(Py_ssize_t n, const void* w) noexcept nogil
+        const tile_activation* activations
+        const tile_loss* losses
+        const tile_link* links
+        const tile_optimizer* optimizers
+        const tile_penalty* penalties
+
+cdef extern from "team.h" nogil:
+    enum: BP_OPENMP
+    ctypedef struct team_barrier:
+        pass
+    int team_size()
+    double team_clock()
+
+# The rows of dW that one task holds, and how deep a packed panel is.
+cdef enum:
+    BLOCK_ROWS = 96
+    PANEL_DEPTH = 256
+    # Rows that flow through all ops together, and between two looks at the clock.
+    ROW_BLOCK = 256
+
+cdef struct Op:
+    int kind                # place in the table of ops
+    const tile_activation* activation
+    double parameter        # of the activation
+    Py_ssize_t source       # value that is read
+    Py_ssize_t target       # value that is made
+    Py_ssize_t n_in
+    Py_ssize_t n_out
+    Py_ssize_t W            # offsets in the flat parameters, in elements; -1: none
+    Py_ssize_t b
+
+# A share of the update that one thread makes: rows [i, i + m) and columns [j, j + n) of a dW;
+# with i = 0 also columns [j, j + n) of db.
+cdef struct Task:
+    Py_ssize_t op
+    Py_ssize_t i
+    Py_ssize_t m
+    Py_ssize_t j
+    Py_ssize_t n
+
+# One matrix a value; A what the op made, Z its pre-activation where saved, D = dL/dA.
+cdef struct Tape:
+    char** A
+    char** Z
+    char** D
+
+cdef struct Run:
+    # the program
+    const tile_table* tiles
+    Op* ops
+    Py_ssize_t n_ops
+    Py_ssize_t* widths
+    Task* tasks
+    Py_ssize_t n_tasks
+    char* parameters
+    # the data
+    const char* X           # (n, I)
+    const char* Y           # (n, O), or NULL where classes are given
+    const int64_t* classes  # (n,)
+    const double* weights   # (n,), or NULL
+    const int64_t* order    # (n,): the order of the rows, or NULL for their own
+    Py_ssize_t n
+    Py_ssize_t batch_size
+    # the tape of the batch under way, and of each thread where rows need none in common
+    Tape tape
+    char* batch_Y
+    int64_t* batch_classes
+    double* row_scale       # (batch,): what a row counts in the mean
+    double* row_loss        # (batch,)
+    double* row_squares     # (rows of the largest W,): for norms
+    # the loss
+    const tile_loss* loss
+    double loss_parameter
+    # the update; gradient: where to put it instead of updating
+    char* gradient
+    char* state0
+    char* state1
+    const tile_optimizer* optimizer
+    double hyperparameters[8]
+    const tile_penalty* penalty
+    double alpha
+    double mix
+    double* norms           # (n_ops,)
+    const double* learning_rates   # one a step
+    Py_ssize_t t            # steps made before this call
+    # what comes out
+    double* batch_loss
+    double* batch_weight
+    Py_ssize_t steps        # steps made by this call
+    # the team
+    int n_threads
+    char* scratch           # scratch_size bytes a thread
+    Py_ssize_t scratch_size
+    team_barrier barrier
+    int want_input_delta
+    int stop
+    int (*poll)(void* context) noexcept nogil
+    void* context
+    double polled
+
+cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil
+cdef void permutation(int64_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoch) noexcept nogil
+
+# The engine's calls.
+cdef void run_train(Run* r) noexcept nogil
+cdef void run_forward(Run* r) noexcept nogil
+cdef void run_backward(Run* r) noexcept nogil
+cdef void run_update(Run* r) noexcept nogil
+cdef void run_outputs(Run* r, Tape* tapes, char* Z, Py_ssize_t block) noexcept nogil
+cdef int op_kind(const char* name) noexcept
+cdef const char* op_name(int kind) noexcept
+
+# The kernels: whole matrices, `n_threads` at most.
+cdef void kernel_dense_forward(
+    const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* X, const char* W,
+    const char* b, const tile_activation* f, double parameter, char* A, char* scratch,
+    int n_threads) noexcept nogil
+cdef void kernel_activation_derivative(
+    const tile_table* t, Py_ssize_t n, const char* Z, const tile_activation* f, double parameter,
+    char* F, int n_threads) noexcept nogil
+cdef void kernel_propagate_delta(
+    const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* D, const char* W,
+    const char* Z_prev, const tile_activation* f, double parameter, char* D_prev, char* scratch,
+    int n_threads) noexcept nogil
+cdef void kernel_weight_gradient(
+    const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
+    const char* D, char* dW, char* db, char* scratch, int n_threads) noexcept nogil
+cdef void kernel_loss_and_delta(
+    const tile_table* t, Py_ssize_t B, Py_ssize_t O, const tile_loss* loss, double parameter,
+    const char* Y, const int64_t* classes, const char* Z, const double* row_scale, char* D,
+    double* row_loss, int n_threads) noexcept nogil
+cdef void kernel_link(
+    const tile_table* t, Py_ssize_t B, Py_ssize_t O, const tile_link* f, const char* Z, char* A,
+    int n_threads) noexcept nogil

@@ -1,0 +1,226 @@
+/* The losses with their links merged: from raw outputs Z to the loss of each row and D = dL/dZ.
+
+   A pointwise loss is one function of vectors, (y, z, parameter) -> loss and slope, and a line in
+   POINTWISE_LOSSES; it is averaged over the outputs. cross_entropy works on whole rows. */
+#ifndef TILES_LOSSES_H
+#define TILES_LOSSES_H
+
+#include <math.h>
+
+#include "activations.h"
+#include "gemm.h"
+#include "simd.h"
+#include "tiles.h"
+#include "vmath.h"
+
+#if REAL_IS_DOUBLE
+#define EXPONENT_CAP 700.0
+#else
+#define EXPONENT_CAP 80.0f
+#endif
+#define INFINITE v_set((real)INFINITY)
+
+/* exp with a capped argument in *slope; the value is infinite where the cap was reached. */
+ALWAYS_INLINE V capped_exp(V x, V *slope) {
+    const V cap = v_set(EXPONENT_CAP), e = v_exp(v_min(cap, x));
+    *slope = e;
+    return v_select(x >= cap, INFINITE, e);
+}
+
+ALWAYS_INLINE V squared_error_l(V y, V z, V p, V *slope) {
+    (void)p;
+    const V r = z - y;
+    *slope = r + r;
+    return r * r;
+}
+
+ALWAYS_INLINE V absolute_error_l(V y, V z, V p, V *slope) {
+    (void)p;
+    const V r = z - y;
+    *slope = v_select(r == ZERO, ZERO, v_copysign(ONE, r));
+    return v_abs(r);
+}
+
+ALWAYS_INLINE V log_loss_l(V y, V z, V p, V *slope) {
+    (void)p;
+    *slope = v_sigmoid(z) - y;
+    return v_fnma(y, z, v_softplus(z));
+}
+
+ALWAYS_INLINE V exponential_l(V y, V z, V p, V *slope) {
+    (void)p;
+    V e;
+    const V value = capped_exp(-(y * z), &e);
+    *slope = -(y * e);
+    return value;
+}
+
+ALWAYS_INLINE V hinge_l(V y, V z, V p, V *slope) {
+    (void)p;
+    const V margin = v_fnma(y, z, ONE);
+    *slope = v_select(margin > ZERO, -y, ZERO);
+    return v_max(ZERO, margin);
+}
+
+ALWAYS_INLINE V huber_l(V y, V z, V threshold, V *slope) {
+    const V r = z - y, inside = v_min(threshold, v_abs(r));
+    *slope = v_copysign(inside, r);
+    return inside * v_fnma(v_set((real)0.5), inside, v_abs(r));
+}
+
+ALWAYS_INLINE V poisson_l(V y, V z, V p, V *slope) {
+    (void)p;
+    V e;
+    const V value = capped_exp(z, &e);
+    *slope = e - y;
+    return v_fnma(y, z, value);
+}
+
+#define POINTWISE_LOSSES(ROW)                                                                   \
+    ROW(squared_error) ROW(absolute_error) ROW(log_loss) ROW(exponential) ROW(hinge)            \
+    ROW(huber) ROW(poisson)
+
+/* Elements whose losses wait on the stack to be summed. */
+#define LOSS_CHUNK 512
+
+/* Scales rows of D and sums their losses: what a pointwise loss does after its vectors. `at` and
+   `count` are elements; r and c, where they start, advance with them. */
+static void finish_pointwise(ptrdiff_t at, ptrdiff_t count, ptrdiff_t n, const double *row_scale,
+                             const real *value, real *D, double *row_loss) {
+    ptrdiff_t r = at / n, c = at % n, i = 0;
+    while (i < count) {
+        const ptrdiff_t stop = n - c < count - i ? i + n - c : count;
+        const real scale = (real)(row_scale[r] / (double)n);
+        double sum = c ? row_loss[r] : 0;
+        /* A row that does not count gives no NaN either. */
+        if (scale == 0)
+            for (ptrdiff_t k = i; k < stop; k++) D[at + k] = 0;
+        else
+            for (ptrdiff_t k = i; k < stop; k++) D[at + k] *= scale;
+        for (ptrdiff_t k = i; k < stop; k++) sum += (double)value[k];
+        row_loss[r] = sum;
+        c += stop - i;
+        i = stop;
+        if (c == n) {
+            row_loss[r] /= (double)n;
+            r++;
+            c = 0;
+        }
+    }
+}
+
+#define POINTWISE_LOOP(name)                                                                    \
+    static void name##_loss(ptrdiff_t m, ptrdiff_t n, double parameter, const void *Y_,         \
+                            const int64_t *classes, const void *Z_, const double *row_scale,    \
+                            void *D_, double *row_loss) {                                       \
+        const real *Y = Y_, *Z = Z_;                                                            \
+        real *D = D_, value[LOSS_CHUNK];                                                        \
+        const V p = v_set((real)parameter);                                                     \
+        V slope;                                                                                \
+        (void)classes;                                                                          \
+        for (ptrdiff_t at = 0; at < m * n; at += LOSS_CHUNK) {                                  \
+            const ptrdiff_t count = m * n - at < LOSS_CHUNK ? m * n - at : LOSS_CHUNK;          \
+            for (ptrdiff_t i = 0; i < count; i += LANES) {                                      \
+                const ptrdiff_t lanes = count - i < LANES ? count - i : LANES;                  \
+                const V y = load_lanes(Y + at + i, lanes), z = load_lanes(Z + at + i, lanes);   \
+                store_lanes(value + i, name##_l(y, z, p, &slope), lanes);                       \
+                store_lanes(D + at + i, slope, lanes);                                          \
+            }                                                                                   \
+            finish_pointwise(at, count, n, row_scale, value, D, row_loss);                      \
+        }                                                                                       \
+    }
+
+POINTWISE_LOSSES(POINTWISE_LOOP)
+
+/* E (n,) <- exp(z - max z) of a row, whose maximum is returned; NaN spreads. */
+static real row_exp(ptrdiff_t n, const real *z, real *E) {
+    real top = z[0];
+    for (ptrdiff_t j = 1; j < n; j++) top = z[j] > top || z[j] != z[j] ? z[j] : top;
+    const V shift = v_set(top);
+    ptrdiff_t j = 0;
+    for (; j + LANES <= n; j += LANES) v_store(E + j, v_exp(v_load(z + j) - shift));
+    if (j < n) v_store_partial(E + j, v_exp(v_load_partial(z + j, n - j) - shift), n - j);
+    return top;
+}
+
+/* The sum of a row (n,) in double: four interleaved sums, which n alone decides. */
+static double row_sum(ptrdiff_t n, const real *e) {
+    double s[4] = {0};
+    ptrdiff_t j = 0;
+    for (; j + 4 <= n; j += 4)
+        for (int l = 0; l < 4; l++) s[l] += (double)e[j + l];
+    for (int l = 0; j < n; j++, l++) s[l] += (double)e[j];
+    return (s[0] + s[1]) + (s[2] + s[3]);
+}
+
+/* loss = log sum exp(z) - y z, slope = softmax(z) - y; Y (m, n), or classes (m,). */
+static void cross_entropy_loss(ptrdiff_t m, ptrdiff_t n, double parameter, const void *Y_,
+                               const int64_t *classes, const void *Z_, const double *row_scale,
+                               void *D_, double *row_loss) {
+    (void)parameter;
+    for (ptrdiff_t r = 0; r < m; r++) {
+        const real *z = (const real *)Z_ + r * n, *y = classes ? NULL : (const real *)Y_ + r * n;
+        real *d = (real *)D_ + r * n;
+        const real top = row_exp(n, z, d), scale = (real)row_scale[r];
+        const double sum = row_sum(n, d);
+        const real share = (real)(1.0 / sum);
+        double loss = log(sum);
+        if (classes) {
+            loss -= (double)z[classes[r]] - (double)top;
+            for (ptrdiff_t j = 0; j < n; j++) d[j] *= share;
+            d[classes[r]] -= 1;
+            for (ptrdiff_t j = 0; j < n; j++) d[j] *= scale;
+        } else {
+            for (ptrdiff_t j = 0; j < n; j++) {
+                loss -= (double)y[j] * ((double)z[j] - (double)top);
+                d[j] = (d[j] * share - y[j]) * scale;
+            }
+        }
+        if (scale == 0)
+            for (ptrdiff_t j = 0; j < n; j++) d[j] = 0;
+        row_loss[r] = loss;
+    }
+}
+
+#define LOSS_ROW(name) {#name, name##_loss},
+
+static const tile_loss loss_table[] = {
+    POINTWISE_LOSSES(LOSS_ROW){"cross_entropy", cross_entropy_loss}, {NULL, NULL}};
+
+/* A <- Z. */
+static void identity_link(ptrdiff_t m, ptrdiff_t n, const void *Z, void *A) {
+    identity_forward(m * n, 0, Z, A);
+}
+
+/* A <- 1 / (1 + exp(-Z)). */
+static void sigmoid_link(ptrdiff_t m, ptrdiff_t n, const void *Z, void *A) {
+    sigmoid_forward(m * n, 0, Z, A);
+}
+
+/* A <- softmax of each row of Z. */
+static void softmax_link(ptrdiff_t m, ptrdiff_t n, const void *Z_, void *A_) {
+    for (ptrdiff_t r = 0; r < m; r++) {
+        const real *z = (const real *)Z_ + r * n;
+        real *a = (real *)A_ + r * n;
+        row_exp(n, z, a);
+        const double sum = row_sum(n, a);
+        for (ptrdiff_t j = 0; j < n; j++) a[j] = (real)((double)a[j] / sum);
+    }
+}
+
+/* A <- exp(Z). */
+static void exp_link(ptrdiff_t m, ptrdiff_t n, const void *Z_, void *A_) {
+    const real *Z = Z_;
+    real *A = A_;
+    ptrdiff_t i = 0;
+    for (; i + LANES <= m * n; i += LANES) v_store(A + i, v_exp(v_load(Z + i)));
+    if (i < m * n) v_store_partial(A + i, v_exp(v_load_partial(Z + i, m * n - i)), m * n - i);
+}
+
+static const tile_link link_table[] = {{"identity", identity_link},
+                                       {"sigmoid", sigmoid_link},
+                                       {"softmax", softmax_link},
+                                       {"exp", exp_link},
+                                       {NULL, NULL}};
+
+#endif

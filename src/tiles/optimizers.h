@@ -1,0 +1,200 @@
+/* The optimizers' rules and the penalties' parts of an update.
+
+   A rule is `prepare`, which turns hyperparameters, learning rate and step into constants c, and a
+   function of vectors, (w, g, s0, s1, c) -> w, which may change the state s0, s1; and a line in
+   OPTIMIZERS. A penalty is a line in penalty_table. */
+#ifndef TILES_OPTIMIZERS_H
+#define TILES_OPTIMIZERS_H
+
+#include <math.h>
+
+#include "activations.h"
+#include "gemm.h"
+#include "simd.h"
+#include "tiles.h"
+
+#define C(i) v_set((real)u->c[i])
+
+static void sgd_prepare(const double *h, double learning_rate, double t, double *c) {
+    (void)h;
+    (void)t;
+    c[0] = learning_rate;
+}
+ALWAYS_INLINE V sgd_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+    (void)s0;
+    (void)s1;
+    return v_fnma(C(0), g, w);
+}
+
+static void momentum_prepare(const double *h, double learning_rate, double t, double *c) {
+    (void)t;
+    c[0] = learning_rate;
+    c[1] = h[0];
+}
+ALWAYS_INLINE V momentum_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+    (void)s1;
+    *s0 = v_fnma(C(0), g, C(1) * *s0);
+    return w + *s0;
+}
+
+#define nesterov_prepare momentum_prepare
+ALWAYS_INLINE V nesterov_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+    (void)s1;
+    *s0 = v_fnma(C(0), g, C(1) * *s0);
+    return w + v_fnma(C(0), g, C(1) * *s0);
+}
+
+/* h: beta_1, beta_2, epsilon. */
+static void adam_prepare(const double *h, double learning_rate, double t, double *c) {
+    c[0] = learning_rate / (1 - pow(h[0], t));
+    c[1] = h[0];
+    c[2] = 1 - h[0];
+    c[3] = h[1];
+    c[4] = 1 - h[1];
+    c[5] = 1 / sqrt(1 - pow(h[1], t));
+    c[6] = h[2];
+}
+ALWAYS_INLINE V adam_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+    *s0 = v_fma(C(2), g, C(1) * *s0);
+    *s1 = v_fma(C(4) * g, g, C(3) * *s1);
+    return v_fnma(C(0), *s0 / v_fma(v_sqrt(*s1), C(5), C(6)), w);
+}
+
+/* h: beta_1, beta_2, epsilon, weight_decay. */
+static void adamw_prepare(const double *h, double learning_rate, double t, double *c) {
+    adam_prepare(h, learning_rate, t, c);
+    c[7] = learning_rate * h[3];
+}
+ALWAYS_INLINE V adamw_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+    return adam_u(u, u->weight ? v_fnma(C(7), w, w) : w, g, s0, s1);
+}
+
+/* h: rho, epsilon. */
+static void rmsprop_prepare(const double *h, double learning_rate, double t, double *c) {
+    (void)t;
+    c[0] = learning_rate;
+    c[1] = h[0];
+    c[2] = 1 - h[0];
+    c[3] = h[1];
+}
+ALWAYS_INLINE V rmsprop_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+    (void)s1;
+    *s0 = v_fma(C(2) * g, g, C(1) * *s0);
+    return v_fnma(C(0), g / (v_sqrt(*s0) + C(3)), w);
+}
+
+/* h: epsilon. */
+static void adagrad_prepare(const double *h, double learning_rate, double t, double *c) {
+    (void)t;
+    c[0] = learning_rate;
+    c[1] = h[0];
+}
+ALWAYS_INLINE V adagrad_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+    (void)s1;
+    *s0 = v_fma(g, g, *s0);
+    return v_fnma(C(0), g / (v_sqrt(*s0) + C(1)), w);
+}
+
+/* h: eta_minus, eta_plus, step_min, step_max; s0 the previous gradient, s1 the step sizes. */
+static void rprop_prepare(const double *h, double learning_rate, double t, double *c) {
+    (void)learning_rate;
+    (void)t;
+    for (int i = 0; i < 4; i++) c[i] = h[i];
+}
+ALWAYS_INLINE V rprop_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+    const VI moved = (g != ZERO) & (*s0 != ZERO), same = (g > ZERO) == (*s0 > ZERO);
+    const V grown = v_min(C(1) * *s1, C(3)), shrunk = v_max(C(0) * *s1, C(2));
+    *s1 = v_select(moved & same, grown, v_select(moved & ~same, shrunk, *s1));
+    *s0 = v_select(moved & ~same, ZERO, g);
+    return w - v_select(*s0 == ZERO, ZERO, v_copysign(*s1, *s0));
+}
+
+/* name, hyperparameters, states. */
+#define OPTIMIZERS(ROW)                                                                         \
+    ROW(sgd, 0, 0) ROW(momentum, 1, 1) ROW(nesterov, 1, 1) ROW(adam, 3, 2) ROW(adamw, 4, 2)     \
+    ROW(rmsprop, 2, 1) ROW(adagrad, 1, 1) ROW(rprop, 4, 2)
+
+/* The proximal step: soft or hard threshold. */
+ALWAYS_INLINE V proximal(const tile_update *u, V w) {
+    const V threshold = v_set((real)u->threshold), size = v_abs(w);
+    if (u->proximal == PROXIMAL_SOFT)
+        return v_select(size > threshold, v_copysign(size - threshold, w), v_select(w == w, ZERO, w));
+    if (u->proximal == PROXIMAL_HARD) return v_select(size <= threshold, ZERO, w);
+    return w;
+}
+
+#define OPTIMIZER_LOOP(name, n_hyperparameters, n_states)                                       \
+    static void name##_update(const tile_update *u, ptrdiff_t m, ptrdiff_t n, void *W_,         \
+                              ptrdiff_t ldw, const void *G_, ptrdiff_t ldg, void *S0_,          \
+                              void *S1_) {                                                      \
+        const V decay = v_set((real)u->decay);                                                  \
+        for (ptrdiff_t r = 0; r < m; r++) {                                                     \
+            const real *G = (const real *)G_ + r * ldg;                                         \
+            real *W = (real *)W_ + r * ldw;                                                     \
+            real *S0 = n_states > 0 ? (real *)S0_ + r * ldw : NULL;                             \
+            real *S1 = n_states > 1 ? (real *)S1_ + r * ldw : NULL;                             \
+            for (ptrdiff_t j = 0; j < n; j += LANES) {                                          \
+                const ptrdiff_t lanes = n - j < LANES ? n - j : LANES;                          \
+                const V w = load_lanes(W + j, lanes);                                           \
+                const V g = v_fma(decay, w, load_lanes(G + j, lanes));                          \
+                V s0 = n_states > 0 ? load_lanes(S0 + j, lanes) : ZERO;                         \
+                V s1 = n_states > 1 ? load_lanes(S1 + j, lanes) : ZERO;                         \
+                store_lanes(W + j, proximal(u, name##_u(u, w, g, &s0, &s1)), lanes);            \
+                if (n_states > 0) store_lanes(S0 + j, s0, lanes);                               \
+                if (n_states > 1) store_lanes(S1 + j, s1, lanes);                               \
+            }                                                                                   \
+        }                                                                                       \
+    }
+
+OPTIMIZERS(OPTIMIZER_LOOP)
+
+#define OPTIMIZER_ROW(name, n_hyperparameters, n_states)                                        \
+    {#name, n_hyperparameters, n_states, name##_prepare, name##_update},
+
+static const tile_optimizer optimizer_table[] = {
+    OPTIMIZERS(OPTIMIZER_ROW){NULL, 0, 0, NULL, NULL}};
+
+static void l2_prepare(double alpha, double mix, double learning_rate, double norm, tile_update *u) {
+    (void)mix;
+    (void)learning_rate;
+    (void)norm;
+    u->decay = alpha;
+}
+
+static void elastic_net_prepare(double alpha, double mix, double learning_rate, double norm,
+                                tile_update *u) {
+    (void)norm;
+    u->decay = alpha * (1 - mix);
+    u->proximal = PROXIMAL_SOFT;
+    u->threshold = learning_rate * alpha * mix;
+}
+
+static void l1_prepare(double alpha, double mix, double learning_rate, double norm, tile_update *u) {
+    (void)mix;
+    elastic_net_prepare(alpha, 1, learning_rate, norm, u);
+}
+
+static void l0_prepare(double alpha, double mix, double learning_rate, double norm, tile_update *u) {
+    (void)mix;
+    (void)norm;
+    u->proximal = PROXIMAL_HARD;
+    u->threshold = sqrt(2 * learning_rate * alpha);
+}
+
+static void frobenius_prepare(double alpha, double mix, double learning_rate, double norm,
+                              tile_update *u) {
+    (void)mix;
+    (void)learning_rate;
+    u->decay = norm > 0 ? alpha / norm : 0;
+}
+
+static const tile_penalty penalty_table[] = {{"l2", 0, l2_prepare},
+                                             {"l1", 0, l1_prepare},
+                                             {"elastic_net", 0, elastic_net_prepare},
+                                             {"l0", 0, l0_prepare},
+                                             {"frobenius", 1, frobenius_prepare},
+                                             {NULL, 0, NULL}};
+
+#undef C
+
+#endif

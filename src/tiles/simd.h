@@ -1,0 +1,210 @@
+/* One vector type per build. The including file is compiled once per dtype (REAL_IS_DOUBLE) and
+   instruction set; arithmetic and comparisons are the compiler's vector operators, and only what
+   those cannot say is written with intrinsics. */
+#ifndef TILES_SIMD_H
+#define TILES_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if REAL_IS_DOUBLE
+typedef double real;
+typedef int64_t ireal;
+#define REAL_MANTISSA_BITS 52
+#define REAL_MAX_EXPONENT 1023
+#else
+typedef float real;
+typedef int32_t ireal;
+#define REAL_MANTISSA_BITS 23
+#define REAL_MAX_EXPONENT 127
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#define VECTOR_BYTES 64
+#define SIMD_PREFIX _mm512_
+#elif defined(__AVX2__)
+#define VECTOR_BYTES 32
+#define SIMD_PREFIX _mm256_
+#else
+#define VECTOR_BYTES 16
+#define SIMD_PREFIX _mm_
+#endif
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#define SIMD_X86 1
+#if REAL_IS_DOUBLE
+#define SIMD_SUFFIX _pd
+#else
+#define SIMD_SUFFIX _ps
+#endif
+#define SIMD_PASTE(prefix, name, suffix) prefix##name##suffix
+#define SIMD_EXPAND(prefix, name, suffix) SIMD_PASTE(prefix, name, suffix)
+/* The intrinsic called `name` for this build's width and dtype. */
+#define SIMD(name) SIMD_EXPAND(SIMD_PREFIX, name, SIMD_SUFFIX)
+#else
+#define SIMD_X86 0
+#endif
+
+#define LANES (VECTOR_BYTES / (REAL_IS_DOUBLE ? 8 : 4))
+
+typedef real V __attribute__((vector_size(VECTOR_BYTES)));
+typedef ireal VI __attribute__((vector_size(VECTOR_BYTES)));
+typedef real VUnaligned
+    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+
+/* Every lane holds x. */
+static inline V v_set(real x) {
+#if SIMD_X86
+    return SIMD(set1)(x);
+#else
+    V v;
+    for (int i = 0; i < LANES; i++) v[i] = x;
+    return v;
+#endif
+}
+
+/* Every lane holds the integer x. */
+static inline VI v_set_int(ireal x) { return (VI){0} + x; }
+
+/* The LANES elements at p, which needs only the alignment of one element. */
+static inline V v_load(const real *p) { return *(const VUnaligned *)p; }
+
+/* Writes the LANES elements at p, which needs only the alignment of one element. */
+static inline void v_store(real *p, V v) { *(VUnaligned *)p = v; }
+
+#if VECTOR_BYTES == 32
+/* Lanes below n are all ones. */
+static inline VI v_first_lanes(ptrdiff_t n) {
+#if REAL_IS_DOUBLE
+    const VI lane = {0, 1, 2, 3};
+#else
+    const VI lane = {0, 1, 2, 3, 4, 5, 6, 7};
+#endif
+    return lane < v_set_int((ireal)n);
+}
+#endif
+
+/* The n elements at p (0 < n <= LANES), zero in the other lanes; reads nothing beyond them. */
+static inline V v_load_partial(const real *p, ptrdiff_t n) {
+#if VECTOR_BYTES == 64
+    return SIMD(maskz_loadu)((1u << n) - 1, p);
+#elif VECTOR_BYTES == 32
+    return SIMD(maskload)(p, (__m256i)v_first_lanes(n));
+#else
+    real lanes[LANES] = {0};
+    __builtin_memcpy(lanes, p, (size_t)n * sizeof(real));
+    return v_load(lanes);
+#endif
+}
+
+/* Writes the first n lanes (0 < n <= LANES) to p, and nothing beyond them. */
+static inline void v_store_partial(real *p, V v, ptrdiff_t n) {
+#if VECTOR_BYTES == 64
+    SIMD(mask_storeu)(p, (1u << n) - 1, v);
+#elif VECTOR_BYTES == 32
+    SIMD(maskstore)(p, (__m256i)v_first_lanes(n), v);
+#else
+    real lanes[LANES];
+    v_store(lanes, v);
+    __builtin_memcpy(p, lanes, (size_t)n * sizeof(real));
+#endif
+}
+
+/* a * b + c: rounded once where the instruction set has FMA, otherwise twice. */
+static inline V v_fma(V a, V b, V c) {
+#ifdef __FMA__
+    return SIMD(fmadd)(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* c - a * b: rounded once where the instruction set has FMA, otherwise twice. */
+static inline V v_fnma(V a, V b, V c) {
+#ifdef __FMA__
+    return SIMD(fnmadd)(a, b, c);
+#else
+    return c - a * b;
+#endif
+}
+
+/* The bits of a as integers. */
+static inline VI v_bits(V a) { return (VI)a; }
+
+/* The floating-point lanes whose bits are a. */
+static inline V v_from_bits(VI a) { return (V)a; }
+
+/* mask ? a : b in each lane; a mask lane is all ones or all zeros, as comparisons give. */
+static inline V v_select(VI mask, V a, V b) {
+#if VECTOR_BYTES == 64
+    return (V)_mm512_ternarylogic_epi64((__m512i)mask, (__m512i)a, (__m512i)b, 0xca);
+#elif VECTOR_BYTES == 32
+    return SIMD(blendv)(b, a, (V)mask);
+#else
+    return (V)((mask & (VI)a) | (~mask & (VI)b));
+#endif
+}
+
+/* Whether any lane of a comparison's mask is set. */
+static inline int v_any(VI mask) {
+#if VECTOR_BYTES == 64 && REAL_IS_DOUBLE
+    return _mm512_movepi64_mask((__m512i)mask) != 0;
+#elif VECTOR_BYTES == 64
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif SIMD_X86
+    return SIMD(movemask)((V)mask) != 0;
+#else
+    ireal any = 0;
+    for (int i = 0; i < LANES; i++) any |= mask[i];
+    return any != 0;
+#endif
+}
+
+/* a > b ? a : b, so b where they compare equal or either is NaN: pass the operand whose NaN must
+   come out second, as in v_max(v_set(0), x). */
+static inline V v_max(V a, V b) {
+#if SIMD_X86
+    return SIMD(max)(a, b);
+#else
+    return v_select(a > b, a, b);
+#endif
+}
+
+/* a < b ? a : b, so b where they compare equal or either is NaN, as for v_max. */
+static inline V v_min(V a, V b) {
+#if SIMD_X86
+    return SIMD(min)(a, b);
+#else
+    return v_select(a < b, a, b);
+#endif
+}
+
+/* The lane's sign bit alone. */
+static inline VI v_sign_bit(V a) {
+    return (VI)a & v_set_int((ireal)((uint64_t)1 << (sizeof(real) * 8 - 1)));
+}
+
+/* |a|, NaN included. */
+static inline V v_abs(V a) { return (V)((VI)a ^ v_sign_bit(a)); }
+
+/* The magnitude of a with the sign of b. */
+static inline V v_copysign(V a, V b) { return (V)((VI)v_abs(a) | v_sign_bit(b)); }
+
+/* The square root, correctly rounded. */
+static inline V v_sqrt(V a) {
+#if SIMD_X86
+    return SIMD(sqrt)(a);
+#elif REAL_IS_DOUBLE
+    for (int i = 0; i < LANES; i++) a[i] = __builtin_sqrt(a[i]);
+    return a;
+#else
+    for (int i = 0; i < LANES; i++) a[i] = __builtin_sqrtf(a[i]);
+    return a;
+#endif
+}
+
+/* Each lane's value truncated to an integer that must fit; slow for double below AVX-512. */
+static inline VI v_to_int(V a) { return __builtin_convertvector(a, VI); }
+
+#endif

@@ -1,0 +1,99 @@
+/* What the tiles offer to the frame: one table for each instruction set and dtype.
+
+   A tile is serial work on memory that the caller owns: no allocation, no threads, no state.
+   `void *` points to float or double, as the table's item_size says; strides and counts are in
+   elements. Nothing here may be reached but through the tables: a function compiled for one
+   instruction set must never be merged with its twin. */
+#ifndef TILES_TILES_H
+#define TILES_TILES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* What a product starts from. */
+enum { FROM_ZERO = 0, FROM_BIAS = 1, FROM_C = 2 };
+
+/* How the penalty's proximal step ends an update. */
+enum { PROXIMAL_NONE = 0, PROXIMAL_SOFT = 1, PROXIMAL_HARD = 2 };
+
+/* The numbers of one update: the rule's constants c for this step, and the penalty's part. */
+typedef struct {
+    double c[8];
+    double decay;     /* g + decay * w is the gradient of the rule */
+    double threshold; /* of the proximal step */
+    int proximal;
+    int weight; /* 1: w is a weight, 0: a bias */
+} tile_update;
+
+/* f: A = f(Z); derivative: D *= f'(Z); backward: D *= f' from what the forward pass saved, which
+   is A, or Z where saves_z. All (n,) arrays; A may be Z. */
+typedef struct {
+    const char *name;
+    int saves_z;
+    void (*forward)(ptrdiff_t n, double parameter, const void *Z, void *A);
+    void (*derivative)(ptrdiff_t n, double parameter, const void *Z, void *D);
+    void (*backward)(ptrdiff_t n, double parameter, const void *saved, void *D);
+} tile_activation;
+
+/* loss: Y, Z, D (m, n); classes (m,) in place of Y where given; row_scale (m,) is what each row
+   counts in the mean, row_loss (m,) comes out unscaled. */
+typedef struct {
+    const char *name;
+    void (*loss)(ptrdiff_t m, ptrdiff_t n, double parameter, const void *Y, const int64_t *classes,
+                 const void *Z, const double *row_scale, void *D, double *row_loss);
+} tile_loss;
+
+/* link: A = link(Z), both (m, n). */
+typedef struct {
+    const char *name;
+    void (*link)(ptrdiff_t m, ptrdiff_t n, const void *Z, void *A);
+} tile_link;
+
+/* prepare: from hyperparameters h, learning rate and step t (from 1) to the constants c.
+   update: W, S0, S1 (m, n) of row stride ldw, in place; G (m, n) of row stride ldg. */
+typedef struct {
+    const char *name;
+    int n_hyperparameters;
+    int n_states;
+    void (*prepare)(const double *h, double learning_rate, double t, double *c);
+    void (*update)(const tile_update *u, ptrdiff_t m, ptrdiff_t n, void *W, ptrdiff_t ldw,
+                   const void *G, ptrdiff_t ldg, void *S0, void *S1);
+} tile_optimizer;
+
+/* prepare: the penalty's part of an update, from its strength and mix, the learning rate and,
+   where needs_norm, the norm of the whole matrix. */
+typedef struct {
+    const char *name;
+    int needs_norm;
+    void (*prepare)(double alpha, double mix, double learning_rate, double norm, tile_update *u);
+} tile_penalty;
+
+typedef struct {
+    const char *isa;
+    int item_size;
+    int rows;    /* of a register tile */
+    int columns; /* of a register tile, and of a packed panel */
+
+    /* panel (depth, columns) <- B (depth, n), zero beyond n. */
+    void (*pack)(ptrdiff_t depth, ptrdiff_t n, const void *B, ptrdiff_t b_rs, ptrdiff_t b_cs,
+                 void *panel);
+    /* C (m, n) <- start + A (m, depth) B (depth, n), each element summed over depth in order.
+       n is at most `columns`; B's rows have `columns` readable elements. */
+    void (*gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
+                 ptrdiff_t a_cs, const void *B, ptrdiff_t ldb, int from, const void *bias, void *C,
+                 ptrdiff_t ldc);
+    /* out (n,) <- the sum of D's rows (m, n) in order. */
+    void (*column_sums)(ptrdiff_t m, ptrdiff_t n, const void *D, ptrdiff_t ldd, void *out);
+    /* The sum of the squares of w (n,), in double, in an order that n alone decides. */
+    double (*sum_of_squares)(ptrdiff_t n, const void *w);
+
+    const tile_activation *activations;
+    const tile_loss *losses;
+    const tile_link *links;
+    const tile_optimizer *optimizers;
+    const tile_penalty *penalties;
+} tile_table;
+
+/* Each list of a table ends with a row whose name is NULL. */
+
+#endif
