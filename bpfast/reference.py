@@ -232,15 +232,15 @@ def link(name: str, Z: Array) -> Array:
         return LINKS[name](Z)
 
 
-def row_losses(loss: Loss, Y: Array, Z: Array) -> tuple[Array, Array]:
-    """The loss of each row (B,) in float64 and its derivative D (B, O), before the mean over rows."""
+def row_losses(loss: Loss, Y: Array, Z: Array) -> tuple[Array, Array, int]:
+    """The loss of each row (B,) in float64, its slope (B, O), and what to divide the slope by."""
     if isinstance(loss, CustomLoss):
-        return _custom_losses(loss, Y, Z)
+        return (*_custom_losses(loss, Y, Z), 1)
     if loss.name in ROWWISE_LOSSES:
         rows, D = ROWWISE_LOSSES[loss.name](Y, Z, loss.parameter)
-        return rows.astype(np.float64), D
+        return rows.astype(np.float64), D, 1
     values, D = POINTWISE_LOSSES[loss.name](Y, Z, loss.parameter)
-    return values.mean(axis=1, dtype=np.float64), D / Z.shape[1]
+    return values.mean(axis=1, dtype=np.float64), D, Z.shape[1]
 
 
 def _custom_losses(loss: CustomLoss, Y: Array, Z: Array) -> tuple[Array, Array]:
@@ -256,16 +256,16 @@ def _custom_losses(loss: CustomLoss, Y: Array, Z: Array) -> tuple[Array, Array]:
     return rows.astype(np.float64), D.astype(Z.dtype)
 
 
-def mean_loss(rows: Array, D: Array, weights: Array | None) -> tuple[float, Array]:
-    """The weighted mean over rows, and D scaled to be its derivative."""
+def mean_loss(rows: Array, D: Array, n: int, weights: Array | None) -> tuple[float, Array]:
+    """The weighted mean over rows, and the slopes scaled to be its derivative."""
     if weights is None:
-        return float(rows.sum() / len(rows)), D / len(rows)
+        return float(rows.sum() / len(rows)), D * D.dtype.type(1.0 / len(rows) / n)
     total = weights.sum()
     if total == 0:
         return 0.0, np.zeros_like(D)
+    scale = (weights / total / n).astype(D.dtype)[:, None]
     counted = np.where(weights > 0, rows, 0)
-    scale = (weights / total).astype(D.dtype)
-    return float((weights * counted).sum() / total), np.where(scale[:, None] > 0, D, 0) * scale[:, None]
+    return float((weights * counted).sum() / total), np.where(scale > 0, D, 0) * scale
 
 
 def loss_and_delta(

@@ -55,7 +55,7 @@ cdef extern from "Python.h":
 
 # Multiply-adds of a step, or of a call, that are worth a thread of their own: about 20 µs of one
 # core against about 2 µs for two barriers.
-cdef double WORK_PER_THREAD = 500e3
+cdef double worth_a_thread = 500e3
 
 cdef bint forked = False
 
@@ -68,6 +68,18 @@ def _after_fork():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def work_per_thread(value=None):
+    """How many multiply-adds a thread must have to do; with a value, set it and return the old.
+
+    For tests and benchmarks: results do not depend on it.
+    """
+    global worth_a_thread
+    old = worth_a_thread
+    if value is not None:
+        worth_a_thread = value
+    return old
 
 
 # ---- instruction sets
@@ -248,7 +260,6 @@ cdef class Core:
     cdef Tape* output_tapes
     cdef Py_ssize_t n_values, size, tape_rows, output_block, multiply_adds
     cdef int item_size, threads
-    cdef public double work_per_thread
     cdef object interrupt
 
     def __cinit__(self, list ops, list widths, Py_ssize_t size, int item_size, int threads):
@@ -258,7 +269,6 @@ cdef class Core:
         memset(&self.run, 0, sizeof(Run))
         self.item_size, self.size, self.n_values = item_size, size, len(widths)
         self.threads = threads
-        self.work_per_thread = WORK_PER_THREAD
         self.run.tiles = table(item_size)
         self.run.n_ops = len(ops)
         self.run.ops = <Op*>self.program.take(len(ops), sizeof(Op))
@@ -367,8 +377,7 @@ cdef class Core:
 
     cdef int start(self, double rows, double passes) except -1:
         """How many threads this much work deserves, and a clean slate."""
-        self.run.n_threads = team_for(rows * self.multiply_adds * passes, self.threads,
-                                      self.work_per_thread)
+        self.run.n_threads = team_for(rows * self.multiply_adds * passes, self.threads)
         self.run.stop = 0
         self.run.steps = 0
         self.run.poll = poll
@@ -525,11 +534,11 @@ cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
     return (a + b - 1) // b
 
 
-cdef int team_for(double work, int threads, double work_per_thread) noexcept:
+cdef int team_for(double work, int threads) noexcept:
     """How many threads this many multiply-adds deserve."""
-    if forked or not BP_OPENMP or work <= work_per_thread:
+    if forked or not BP_OPENMP or work <= worth_a_thread:
         return 1
-    return <int>min(<double>threads, work / work_per_thread)
+    return <int>min(<double>threads, work / worth_a_thread)
 
 
 # ---- the kernels as functions; shapes have been checked by `kernels`
@@ -537,7 +546,7 @@ cdef int team_for(double work, int threads, double work_per_thread) noexcept:
 def dense_forward(X, W, b, str activation, double parameter, A, int threads):
     """A (B, O) = f(X (B, I) W (I, O) + b (O,))."""
     cdef Py_ssize_t B = X.shape[0], I = W.shape[0], O = W.shape[1]
-    cdef int size = X.dtype.itemsize, n = team_for(<double>B * I * O, threads, WORK_PER_THREAD)
+    cdef int size = X.dtype.itemsize, n = team_for(<double>B * I * O, threads)
     cdef const tile_table* t = table(size)
     cdef View x = View(X, B * I, size), w = View(W, I * O, size), bias = View(b, O, size)
     cdef View a = View(A, B * O, size, True)
@@ -551,7 +560,7 @@ def dense_forward(X, W, b, str activation, double parameter, A, int threads):
 def activation_derivative(Z, str activation, double parameter, F, int threads):
     """F = f'(Z)."""
     cdef Py_ssize_t n = Z.size
-    cdef int size = Z.dtype.itemsize, team = team_for(4.0 * n, threads, WORK_PER_THREAD)
+    cdef int size = Z.dtype.itemsize, team = team_for(4.0 * n, threads)
     cdef const tile_table* t = table(size)
     cdef const tile_activation* f = find(t.activations, activation)
     F.fill(1)
@@ -563,7 +572,7 @@ def activation_derivative(Z, str activation, double parameter, F, int threads):
 def propagate_delta(D, W, Z_prev, str activation, double parameter, D_prev, int threads):
     """D_prev (B, I) = (D (B, O) W (I, O)ᵀ) ⊙ f'(Z_prev (B, I))."""
     cdef Py_ssize_t B = D.shape[0], I = W.shape[0], O = W.shape[1]
-    cdef int size = D.dtype.itemsize, n = team_for(<double>B * I * O, threads, WORK_PER_THREAD)
+    cdef int size = D.dtype.itemsize, n = team_for(<double>B * I * O, threads)
     cdef const tile_table* t = table(size)
     cdef View d = View(D, B * O, size), w = View(W, I * O, size), z = View(Z_prev, B * I, size)
     cdef View out = View(D_prev, B * I, size, True)
@@ -577,7 +586,7 @@ def propagate_delta(D, W, Z_prev, str activation, double parameter, D_prev, int 
 def weight_gradient(A_prev, D, dW, db, int threads):
     """dW (I, O) = A_prev (B, I)ᵀ D (B, O), db (O,) = Σ D."""
     cdef Py_ssize_t B = D.shape[0], I = A_prev.shape[1], O = D.shape[1]
-    cdef int size = D.dtype.itemsize, n = team_for(<double>B * I * O, threads, WORK_PER_THREAD)
+    cdef int size = D.dtype.itemsize, n = team_for(<double>B * I * O, threads)
     cdef const tile_table* t = table(size)
     cdef View a = View(A_prev, B * I, size), d = View(D, B * O, size)
     cdef View w = View(dW, I * O, size, True), b = View(db, O, size, True)
@@ -590,7 +599,7 @@ def weight_gradient(A_prev, D, dW, db, int threads):
 def loss_and_delta(str loss, double parameter, Y, Z, weights, D, int threads):
     """The mean loss; D (B, O) = ∂L/∂Z. Y is (B, O) of Z's dtype, or int64 classes (B,)."""
     cdef Py_ssize_t B = Z.shape[0], O = Z.shape[1], i
-    cdef int size = Z.dtype.itemsize, n = team_for(16.0 * B * O, threads, WORK_PER_THREAD)
+    cdef int size = Z.dtype.itemsize, n = team_for(16.0 * B * O, threads)
     cdef const tile_table* t = table(size)
     cdef bint by_class = Y.ndim == 1
     cdef View y = View(None if by_class else Y, B * O, size)
@@ -620,7 +629,7 @@ def loss_and_delta(str loss, double parameter, Y, Z, weights, D, int threads):
 def link(str name, Z, A, int threads):
     """A = link(Z), both (B, O)."""
     cdef Py_ssize_t B = Z.shape[0], O = Z.shape[1]
-    cdef int size = Z.dtype.itemsize, n = team_for(16.0 * B * O, threads, WORK_PER_THREAD)
+    cdef int size = Z.dtype.itemsize, n = team_for(16.0 * B * O, threads)
     cdef const tile_table* t = table(size)
     cdef View z = View(Z, B * O, size), a = View(A, B * O, size, True)
     cdef const tile_link* f = find(t.links, name)

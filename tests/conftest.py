@@ -1,0 +1,102 @@
+"""What the tests share: the two backends, networks and valid targets for every loss."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+import bpfast as bp
+from bpfast.losses import resolve_loss
+
+BACKENDS = ("native", "reference")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """Every test that asks for it runs once with each engine."""
+    return request.param
+
+
+@pytest.fixture
+def kernels(backend):
+    """The plain functions of the backend: dense_forward, loss_and_delta, ..."""
+    return importlib.import_module("bpfast.kernels" if backend == "native" else "bpfast.reference")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture
+def build(backend):
+    """build((3, 4, 2), "tanh", ...): a dense network of these widths with biases that are not 0."""
+
+    def build(
+        widths=(3, 4, 2), activation="tanh", loss="squared_error", *, output="identity", bias=True, **options
+    ):
+        options = {"dtype": "float64", "seed": 1, "backend": backend, **options}
+        last = len(widths) - 2
+        layers = [
+            bp.Dense(
+                width,
+                output if index == last else activation,
+                bias_initializer=bp.XavierUniform(),
+                bias=bias,
+            )
+            for index, width in enumerate(widths[1:])
+        ]
+        return bp.Network(layers, n_inputs=widths[0], loss=loss, **options)
+
+    return build
+
+
+def _targets(loss, n_rows, n_outputs, rng):
+    kind = resolve_loss(loss).targets
+    if kind == "classes":
+        return rng.integers(0, n_outputs, n_rows)
+    shape = (n_rows, n_outputs)
+    if kind == "probabilities":
+        return rng.integers(0, 2, shape).astype(float)
+    if kind == "signs":
+        return rng.choice([-1.0, 1.0], shape)
+    if kind == "counts":
+        return rng.poisson(2.0, shape).astype(float)
+    assert kind == "values", f"no targets for a loss of {kind}: add them here"
+    return rng.normal(size=shape)
+
+
+@pytest.fixture
+def make_targets():
+    """make_targets(loss, n_rows, n_outputs, rng): targets that the loss takes."""
+    return _targets
+
+
+def _error(array, expected):
+    array, expected = np.asarray(array, dtype=float), np.asarray(expected, dtype=float)
+    assert array.shape == expected.shape, f"shapes {array.shape} and {expected.shape}"
+    scale = np.abs(expected).max()
+    return float(np.abs(array - expected).max() / (scale if scale > 0 else 1.0))
+
+
+@pytest.fixture
+def error():
+    """error(a, r) = max |a - r| / max |r|, with equal shapes."""
+    return _error
+
+
+@pytest.fixture
+def bytes_of():
+    """The bytes of all parameters of a network."""
+    return lambda net: {name: array.tobytes() for name, array in net.parameters.items()}
+
+
+@pytest.fixture
+def copy_parameters():
+    """copy_parameters(source, target)."""
+
+    def copy(source, target):
+        for name, array in source.parameters.items():
+            target.parameters[name][...] = array
+
+    return copy
