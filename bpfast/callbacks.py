@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .specs import integer, number
+from .specs import flag, integer, number
 
 if TYPE_CHECKING:
     from .network import Network
@@ -54,10 +54,12 @@ class EarlyStopping(Callback):
         min_delta: float = 0.0,
         restore_best: bool = True,
     ) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"EarlyStopping: monitor must be a column's name; got {monitor!r}")
         self.monitor = monitor
         self.patience = integer("EarlyStopping", "patience", patience, at_least=1)
         self.min_delta = number("EarlyStopping", "min_delta", min_delta, at_least=0)
-        self.restore_best = restore_best
+        self.restore_best = flag("EarlyStopping", "restore_best", restore_best)
         self._sign = -1.0 if monitor.removeprefix("val_") in ("accuracy", "r2") else 1.0
         self._reset()
 
@@ -67,15 +69,16 @@ class EarlyStopping(Callback):
         self._weights: Any = None
 
     def on_fit_begin(self, network: Network, history: History) -> None:
+        if self.monitor not in history:
+            hint = "; pass validation=(X, y)" if self.monitor.startswith("val_") else ""
+            raise ValueError(
+                f"EarlyStopping monitors {self.monitor!r}, which this fit does not record "
+                f"(recorded: {', '.join(history.columns)}){hint}"
+            )
         self._reset()
 
     def on_epoch_end(self, network: Network, history: History) -> bool:
-        column = history.columns.get(self.monitor)
-        if not column:
-            raise ValueError(
-                f"EarlyStopping monitors {self.monitor!r}, which this fit does not record "
-                f"(recorded: {', '.join(history.columns)}); pass validation=(X, y)?"
-            )
+        column = history[self.monitor]
         epoch, value = len(column) - 1, column[-1]
         if self._sign * value < self._sign * self.best - self.min_delta:
             self.best, self.best_epoch = value, epoch

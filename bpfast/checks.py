@@ -19,13 +19,10 @@ DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 def dtype_of(value: Any) -> np.dtype[Any]:
     """float32 or float64, from a name or a NumPy dtype."""
-    try:
-        found = np.dtype(value)
-    except TypeError:
-        found = None
-    if found not in DTYPES.values():
-        raise ValueError(f"dtype must be 'float32' or 'float64'; got {value!r}")
-    return found
+    for name, dtype in DTYPES.items():
+        if isinstance(value, (str, type, np.dtype)) and value in (name, dtype, dtype.type):
+            return dtype
+    raise ValueError(f"dtype must be 'float32' or 'float64'; got {value!r}")
 
 
 def array(name: str, value: Any) -> Array:
@@ -191,6 +188,9 @@ def weights(value: Any, rows: int, name: str = "sample_weight") -> Array | None:
         raise ValueError(f"{name} holds {result.min():g}; weights of at least 0 are wanted")
     if not (result > 0).any():
         raise ValueError(f"{name} is all 0; at least one weight above 0 is wanted")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(result.sum()):
+            raise ValueError(f"{name} is too large to sum; smaller weights are wanted")
     return result
 
 

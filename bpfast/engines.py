@@ -210,9 +210,9 @@ class ReferenceEngine:
         rule = reference.OPTIMIZERS[state.optimizer.rule]
         hyperparameters = state.optimizer.hyperparameters
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            rule(w, g, s, hyperparameters, learning_rate, state.steps + 1, p.penalised)
+            rate = rule(w, g, s, hyperparameters, learning_rate, state.steps + 1, p.penalised)
         if penalty is not None:
-            w[...] = reference.penalty_proximal(penalty, w, learning_rate)
+            w[...] = reference.penalty_proximal(penalty, w, rate)
 
     def train(
         self,

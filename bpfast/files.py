@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .layers import layers
 from .losses import CustomLoss, Loss, losses, resolve_loss
 from .network import Network
+from .program import compile_program
+from .specs import integer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,17 +85,18 @@ def load(
     try:
         with safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
-            # The border of a foreign file: names and shapes are compared before a number is used.
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if "bpfast" not in metadata:
+                raise _Foreign(f"{name!r} is a safetensors file, but no bpfast model")
+            # What the header promises is held against the file before any memory is made for it.
+            header = _header(name, metadata["bpfast"])
+            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            _compare(name, header, found)
+            tensors = {key: file.get_tensor(key) for key in found}
+    except _Foreign as error:
+        raise ValueError(str(error)) from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{name!r} is not a model file, or is damaged: {error}") from None
-    if "bpfast" not in metadata:
-        raise ValueError(f"{name!r} is a safetensors file, but no bpfast model")
-    network = _rebuild(name, metadata["bpfast"], loss, threads, backend)
-    expected = {key: array.shape for key, array in network.parameters.items()}
-    found = {key: array.shape for key, array in tensors.items()}
-    if expected != found:
-        raise ValueError(f"{name!r} is damaged: its header says {expected}, its tensors are {found}")
+    network = _rebuild(name, header, loss, threads, backend)
     for key, array in tensors.items():
         if array.dtype != network.dtype:
             raise ValueError(f"{name!r} is damaged: {key} is {array.dtype}, not {network.dtype}")
@@ -101,17 +104,49 @@ def load(
     return network
 
 
-def _rebuild(
-    name: str, text: str, loss: Any, threads: int | None, backend: str | None
-) -> Network:
+class _Foreign(Exception):
+    """A file whose header says that it can't be loaded, and why."""
+
+
+def _header(name: str, text: str) -> dict[str, Any]:
     try:
         header = json.loads(text)
-        if not isinstance(header, dict) or not isinstance(header.get("format"), int):
-            raise ValueError("its header has no format number")
-        if header["format"] > FORMAT:
-            raise ValueError(
-                f"its format is {header['format']}, this version reads up to {FORMAT}; update bpfast"
-            )
+    except (ValueError, RecursionError):
+        raise _Foreign(f"{name!r} can't be read: its header is not JSON") from None
+    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+        raise _Foreign(f"{name!r} can't be read: its header has no format number")
+    if header["format"] > FORMAT:
+        raise _Foreign(
+            f"{name!r} can't be read: its format is {header['format']}, this version reads up to "
+            f"{FORMAT}; update bpfast"
+        )
+    return header
+
+
+def _compare(name: str, header: dict[str, Any], found: dict[str, tuple[int, ...]]) -> None:
+    try:
+        n_inputs = integer("its header", "n_inputs", header["n_inputs"], at_least=1)
+        if not header["layers"]:
+            raise ValueError("layers must be a list of at least one layer")
+        program = compile_program([layers.from_config(config) for config in header["layers"]], n_inputs)
+    except UNREADABLE as error:
+        raise _Foreign(f"{name!r} can't be read: {_spell(error)}") from None
+    expected = {p.name: p.shape for p in program.parameters}
+    if expected != found:
+        raise _Foreign(f"{name!r} is damaged: its header says {expected}, its tensors are {found}")
+
+
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, IndexError)
+
+
+def _spell(error: BaseException) -> str:
+    return f"its header has no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _rebuild(
+    name: str, header: dict[str, Any], loss: Any, threads: int | None, backend: str | None
+) -> Network:
+    try:
         network = Network(
             [layers.from_config(config) for config in header["layers"]],
             n_inputs=header["n_inputs"],
@@ -121,10 +156,10 @@ def _rebuild(
             threads=threads,
             backend=backend,
         )
-        network._epochs = int(header["epochs"])
+        network._epochs = integer("its header", "epochs", header["epochs"], at_least=0)
         network.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{name!r} can't be read: {error}") from None
+    except UNREADABLE as error:
+        raise ValueError(f"{name!r} can't be read: {_spell(error)}") from None
     return network
 
 

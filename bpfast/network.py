@@ -100,9 +100,10 @@ class Network:
         self._lock = threading.RLock()
         self._fitting = False
         self._taped = 0
+        self._backed = False
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("parameters", "gradient", "_engine", "_lock", "_fitting", "_taped")
+        derived = ("parameters", "gradient", "_engine", "_lock", "_fitting", "_taped", "_backed")
         return {key: value for key, value in self.__dict__.items() if key not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -195,7 +196,7 @@ class Network:
         spec = None if penalty is None else penalties.resolve(penalty, "penalty")
         flat = np.zeros_like(self._flat)
         with self._lock:
-            self._taped = 0
+            self._taped, self._backed = 0, False
             Z = self._engine.forward(self._flat, X)
             _, D = engines.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)
             self._engine.backward(self._flat, D, flat)
@@ -217,7 +218,7 @@ class Network:
         y: Any,
         *,
         epochs: int = 10,
-        batch_size: int | None = 32,
+        batch_size: int | str | None = "auto",
         optimizer: str | Optimizer = "adam",
         penalty: str | Penalty | None = None,
         validation: tuple[Any, ...] | None = None,
@@ -235,9 +236,8 @@ class Network:
             What the loss takes: see `bpfast.losses`.
         epochs : int, default 10
             Passes over the data.
-        batch_size : int or None, default 32
-            Rows a step; None for all of them. Rprop takes all of them whatever this says by
-            default, and refuses another number.
+        batch_size : int, None or "auto", default "auto"
+            Rows a step; None for all of them. By default 32, for Rprop all of them.
         optimizer : str or Optimizer, default "adam"
             Its state is kept for the next call with the same kind of optimizer.
         penalty : Penalty, optional
@@ -317,7 +317,7 @@ class Network:
         with self._lock:
             if not training:
                 return self._engine.outputs(self._flat, X)
-            self._taped = len(X)
+            self._taped, self._backed = len(X), False
             return self._engine.forward(self._flat, X)
 
     def backward(self, dY: Any) -> Array:
@@ -332,11 +332,12 @@ class Network:
         )
         checks.finite("dY", D)
         with self._lock:
+            self._backed = True
             return self._engine.backward(self._flat, D, self._gradient)
 
     def update(self, optimizer: str | Optimizer, penalty: str | Penalty | None = None) -> None:
         """One step of an optimizer with the gradient of the last `backward`."""
-        if not self._taped:
+        if not self._backed:
             raise RuntimeError("update needs forward(X, training=True) and backward before it")
         spec = optimizers.resolve(optimizer, "optimizer")
         punish = None if penalty is None else penalties.resolve(penalty, "penalty")

@@ -1,8 +1,11 @@
 """Penalties Ω on the weights: J = mean loss + α Ω(W). Biases are never penalised.
 
 A smooth part joins the gradient, g = dW + α Ω'(W), before the optimizer's rule. A part without a
-derivative is applied after the rule as a proximal step with the learning rate η of that step
-(Parikh & Boyd 2014), which is what makes weights exactly 0.
+derivative is applied after the rule as a proximal step (Parikh & Boyd 2014), which is what makes
+weights exactly 0. Its η is the learning rate; with momentum μ it is η / (1 - μ), which is how far a
+steady gradient moves a weight, so that the minimum of J stays where it is. Rules that scale each
+weight's gradient (Adam, RMSprop, ...) take the same step with the plain η: weights become exactly
+0 there too, but α then counts against the scaled gradient, not against that of J.
 """
 
 from __future__ import annotations

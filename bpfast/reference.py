@@ -23,7 +23,7 @@ from .program import Program
 Array = NDArray[Any]
 Function = Callable[[Array, float], Array]
 
-_erf = np.frompyfunc(math.erf, 1, 1)
+_erfc = np.frompyfunc(math.erfc, 1, 1)
 SELU_SCALE = 1.0507009873554804934193349852946
 SELU_ALPHA = 1.6732632423543772848170429916717
 
@@ -38,12 +38,11 @@ def _softplus(Z: Array) -> Array:
 
 
 def _normal_cdf(Z: Array) -> Array:
-    return (0.5 * (1 + _erf(Z / math.sqrt(2)).astype(np.float64))).astype(Z.dtype)
+    return (0.5 * _erfc(Z.astype(np.float64) * -math.sqrt(0.5)).astype(np.float64)).astype(Z.dtype)
 
 
 def _silu_derivative(Z: Array, _: float) -> Array:
-    S = _sigmoid(Z)
-    return S * (1 + Z * (1 - S))
+    return _sigmoid(Z) * (1 + Z * _sigmoid(-Z))
 
 
 def _gelu_derivative(Z: Array, _: float) -> Array:
@@ -157,7 +156,8 @@ def _absolute_error(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
 
 
 def _log_loss(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
-    return _softplus(Z) - Y * Z, _sigmoid(Z) - Y
+    # max(z, 0) - y z first: it cancels exactly where the prediction is confident and right.
+    return np.maximum(Z, 0) - Y * Z + np.log1p(np.exp(-np.abs(Z))), _sigmoid(Z) - Y
 
 
 def _exponential(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
@@ -293,58 +293,67 @@ def overflow(loss: Loss, value: float, Z: Array) -> None:
         )
 
 
-Rule = Callable[[Array, Array, Array, "tuple[float, ...]", float, int, bool], None]
+Hyper = tuple[float, ...]
+Rule = Callable[[Array, Array, Array, Hyper, float, int, bool], float]
 
 
-def _sgd(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+def _sgd(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
     w -= lr * g
+    return lr
 
 
-def _momentum(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+def _momentum(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
     s[0] = h[0] * s[0] - lr * g
     w += s[0]
+    return lr / (1 - h[0])
 
 
-def _nesterov(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+def _nesterov(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
     s[0] = h[0] * s[0] - lr * g
     w += h[0] * s[0] - lr * g
+    return lr / (1 - h[0])
 
 
-def _adam(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+def _adam(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
     beta_1, beta_2, epsilon = h[:3]
     s[0] = beta_1 * s[0] + (1 - beta_1) * g
     s[1] = beta_2 * s[1] + (1 - beta_2) * g * g
     m_hat = s[0] / (1 - beta_1**t)
     v_hat = s[1] / (1 - beta_2**t)
     w -= lr * m_hat / (np.sqrt(v_hat) + epsilon)
+    return lr
 
 
-def _adamw(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+def _adamw(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
     if decay:
         w -= lr * h[3] * w
-    _adam(w, g, s, h, lr, t, decay)
+    return _adam(w, g, s, h, lr, t, decay)
 
 
-def _rmsprop(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+def _rmsprop(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
     s[0] = h[0] * s[0] + (1 - h[0]) * g * g
     w -= lr * g / (np.sqrt(s[0]) + h[1])
+    return lr
 
 
-def _adagrad(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+def _adagrad(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
     s[0] += g * g
     w -= lr * g / (np.sqrt(s[0]) + h[0])
+    return lr
 
 
-def _rprop(w: Array, g: Array, s: Array, h: tuple[float, ...], lr: float, t: int, decay: bool) -> None:
+def _rprop(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
     eta_minus, eta_plus, step_min, step_max = h
     sign = np.sign(g) * np.sign(s[0])
     grown, shrunk = np.minimum(eta_plus * s[1], step_max), np.maximum(eta_minus * s[1], step_min)
     s[1] = np.where(sign > 0, grown, np.where(sign < 0, shrunk, s[1]))
     s[0] = np.where(sign < 0, 0, g)
     w -= np.sign(s[0]) * s[1]
+    return lr
 
 
-#: rule → f(w, g, state, hyperparameters, learning rate, step t from 1, whether w decays), in place.
+#: rule → f(w, g, state, hyperparameters, learning rate, step t from 1, whether w decays), which
+#: changes w and state in place and returns the rate that the penalty's proximal step takes.
 OPTIMIZERS: dict[str, Rule] = {
     "sgd": _sgd,
     "momentum": _momentum,
@@ -410,9 +419,9 @@ def penalty_gradient(penalty: Penalty, W: Array) -> Array:
     return PENALTIES[penalty.name][1](W, penalty.alpha, penalty.mix)
 
 
-def penalty_proximal(penalty: Penalty, W: Array, learning_rate: float) -> Array:
-    """argmin over V of ½ ‖V - W‖² + η α Ω(V), for the part of Ω that has no derivative."""
-    return PENALTIES[penalty.name][2](W, penalty.alpha, penalty.mix, learning_rate)
+def penalty_proximal(penalty: Penalty, W: Array, rate: float) -> Array:
+    """argmin over V of ½ ‖V - W‖² + η α Ω(V), η the rate, for the part of Ω without derivative."""
+    return PENALTIES[penalty.name][2](W, penalty.alpha, penalty.mix, rate)
 
 
 def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:

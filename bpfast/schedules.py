@@ -220,6 +220,8 @@ class ReduceOnPlateau(Schedule):
 
     def __post_init__(self) -> None:
         self._set("learning_rate", resolve_rate("ReduceOnPlateau", self.learning_rate))
+        if isinstance(self.learning_rate, ReduceOnPlateau):
+            raise TypeError("ReduceOnPlateau: learning_rate can't be another ReduceOnPlateau")
         self._set("factor", number("ReduceOnPlateau", "factor", self.factor, above=0, below=1))
         self._set("patience", integer("ReduceOnPlateau", "patience", self.patience, at_least=1))
         self._set("min_delta", number("ReduceOnPlateau", "min_delta", self.min_delta, at_least=0))

@@ -11,7 +11,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar
 
 S = TypeVar("S", bound="Spec")
@@ -87,21 +87,23 @@ class Family(Generic[S]):
         """Turn a name, a class or a specification into a specification."""
         if isinstance(value, self.base):
             return value
-        if isinstance(value, type) and issubclass(value, self.base):
-            return value()
         if isinstance(value, str):
-            cls = self[value]
-            try:
-                return cls()
-            except TypeError as error:
-                raise TypeError(
-                    f"{self.kind} {value!r} has parameters without a default; "
-                    f"pass an object such as bp.{cls.__name__}(...)"
-                ) from error
+            return self._default(self[value])
+        if isinstance(value, type) and issubclass(value, self.base):
+            return self._default(value)
         raise TypeError(
             f"{argument or self.kind} must be a name or a {self.base.__name__} object; "
             f"got {type(value).__name__}"
         )
+
+    def _default(self, cls: type[S]) -> S:
+        needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        if needed:
+            raise TypeError(
+                f"{self.kind} {cls.name!r} has parameters without a default; "
+                f"pass an object such as bp.{cls.__name__}({needed[0]}=...)"
+            )
+        return cls()
 
     def from_config(self, config: Any) -> S:
         """Rebuild a specification from what `Spec.config` gave."""
@@ -129,7 +131,10 @@ def number(
     """Check a real number against its bounds and return it as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: {argument} must be a number; got {value!r}")
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
     wanted = []
     if above is not None:
         wanted.append((f"greater than {above:g}", result > above))

@@ -35,8 +35,9 @@ class History:
         Also as attributes and by ``history["loss"]``.
     """
 
-    def __init__(self) -> None:
-        self.columns: dict[str, list[float]] = {"loss": [], "learning_rate": [], "seconds": []}
+    def __init__(self, *more: str) -> None:
+        names = ("loss", "learning_rate", "seconds", *more)
+        self.columns: dict[str, list[float]] = {name: [] for name in names}
 
     def add(self, **figures: float) -> None:
         """Append an epoch."""
@@ -80,7 +81,7 @@ def fit(
     weights: Array | None,
     *,
     epochs: int,
-    batch_size: int | None,
+    batch_size: int | str | None,
     optimizer: Optimizer,
     penalty: Penalty | None,
     validation: tuple[Any, ...] | None,
@@ -94,11 +95,11 @@ def fit(
     callbacks = _callbacks(callbacks)
     shuffle, progress = flag("fit", "shuffle", shuffle), flag("fit", "progress", progress)
     n_batches = -(-len(X) // rows)
-    network._taped = 0
-    state = network._optimizer_state(optimizer)
-    history = History()
+    network._taped, network._backed = 0, False
+    history = History(*_columns(network, penalty, held_out))
     for callback in callbacks:
         callback.on_fit_begin(network, history)
+    state = network._optimizer_state(optimizer)
     bar = _bar(progress, epochs)
     good = network._flat.copy()
     try:
@@ -107,8 +108,14 @@ def fit(
             order = (network.seed, network._epochs) if shuffle else None
             plan = Plan(network.loss_spec, rows, rates, penalty, order)
             start = time.perf_counter()
-            with network._lock:
-                losses, counts = network._engine.train(network._flat, state, X, Y, weights, plan)
+            try:
+                with network._lock:
+                    losses, counts = network._engine.train(network._flat, state, X, Y, weights, plan)
+            except Exception:
+                # A custom loss has failed; after an interrupt, on the other hand, what was
+                # learned is kept.
+                _roll_back(network, good)
+                raise
             seconds = time.perf_counter() - start
             _require_finite(network, losses, good, len(history))
             np.copyto(good, network._flat)
@@ -131,7 +138,9 @@ def fit(
     return history
 
 
-def _batch_rows(batch_size: int | None, n: int, optimizer: Optimizer) -> int:
+def _batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer) -> int:
+    if batch_size == "auto":
+        batch_size = None if optimizer.full_batch else 32
     rows = n if batch_size is None else min(n, integer("fit", "batch_size", batch_size, at_least=1))
     if optimizer.full_batch and rows < n:
         raise ValueError(
@@ -159,11 +168,12 @@ def _validation(
 def _callbacks(callbacks: Any) -> list[Callback]:
     if isinstance(callbacks, Callback):
         return [callbacks]
-    result = list(callbacks)
-    for callback in result:
+    if not isinstance(callbacks, Sequence):
+        raise TypeError(f"fit: callbacks must be a list of Callback objects; got {callbacks!r}")
+    for callback in callbacks:
         if not isinstance(callback, Callback):
             raise TypeError(f"fit: callbacks must be Callback objects; got {callback!r}")
-    return result
+    return list(callbacks)
 
 
 def _bar(progress: bool, epochs: int) -> Any:
@@ -174,13 +184,18 @@ def _bar(progress: bool, epochs: int) -> Any:
     return tqdm(total=epochs, unit="epoch", dynamic_ncols=True)
 
 
+def _roll_back(network: Network, good: Array) -> None:
+    """To the weights of the last good epoch; the optimizer's state has gone on, so it is dropped."""
+    network._flat[...] = good
+    network.reset_optimizer()
+
+
 def _require_finite(network: Network, losses: Array, good: Array, epoch: int) -> None:
     """Refuse an epoch that ended in NaN or infinity: put the weights back, forget the state."""
     bad = np.flatnonzero(~np.isfinite(losses))
     if not len(bad) and np.isfinite(network._flat).all():
         return
-    network._flat[...] = good
-    network.reset_optimizer()
+    _roll_back(network, good)
     if not len(bad):
         what = f"the weights overflowed at the end of epoch {epoch}"
     else:
@@ -196,6 +211,15 @@ def _require_finite(network: Network, losses: Array, good: Array, epoch: int) ->
 
 def _spell(value: float) -> str:
     return "NaN" if math.isnan(value) else "infinite"
+
+
+def _columns(network: Network, penalty: Penalty | None, held_out: Any) -> list[str]:
+    """What `_figures` will give beside the loss."""
+    columns = [] if penalty is None else ["penalty"]
+    if held_out is not None:
+        metric = network.loss_spec.metric
+        columns += ["val_loss", f"val_{metric}"] if metric else ["val_loss"]
+    return columns
 
 
 def _figures(

@@ -6,6 +6,7 @@ cdef extern from "tiles/tiles.h" nogil:
     enum: FROM_ZERO, FROM_BIAS, FROM_C
     ctypedef struct tile_update:
         double c[8]
+        double rate
         double decay
         double threshold
         int proximal
@@ -28,14 +29,14 @@ cdef extern from "tiles/tiles.h" nogil:
         const char* name
         int n_hyperparameters
         int n_states
-        void (*prepare)(const double* h, double learning_rate, double t, double* c) noexcept nogil
+        void (*prepare)(const double* h, double learning_rate, double t,
+                        tile_update* u) noexcept nogil
         void (*update)(const tile_update* u, Py_ssize_t m, Py_ssize_t n, void* W, Py_ssize_t ldw,
                        const void* G, Py_ssize_t ldg, void* S0, void* S1) noexcept nogil
     ctypedef struct tile_penalty:
         const char* name
         int needs_norm
-        void (*prepare)(double alpha, double mix, double learning_rate, double norm,
-                        tile_update* u) noexcept nogil
+        void (*prepare)(double alpha, double mix, double norm, tile_update* u) noexcept nogil
     ctypedef struct tile_table:
         const char* isa
         int item_size

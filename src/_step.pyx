@@ -305,9 +305,9 @@ cdef void prepare_update(Run* r, Py_ssize_t step, Py_ssize_t op, int weight,
     """The constants of one step, for an op's weights or its biases."""
     memset(u, 0, sizeof(tile_update))
     u.weight = weight
-    r.optimizer.prepare(r.hyperparameters, r.learning_rates[step], r.t + step + 1, u.c)
+    r.optimizer.prepare(r.hyperparameters, r.learning_rates[step], r.t + step + 1, u)
     if weight and r.penalty != NULL:
-        r.penalty.prepare(r.alpha, r.mix, r.learning_rates[step], r.norms[op], u)
+        r.penalty.prepare(r.alpha, r.mix, r.norms[op], u)
 
 
 cdef inline void update(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n,

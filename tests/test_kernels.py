@@ -31,6 +31,10 @@ def draw(rng, dtype, *shape):
     return rng.normal(size=shape).astype(dtype)
 
 
+def dtype_root(dtype, n):
+    return np.sqrt(n).astype(dtype)
+
+
 def same_bits(results):
     first, *others = [[a.tobytes() for a in result] for result in results]
     return all(other == first for other in others)
@@ -40,7 +44,8 @@ def same_bits(results):
 @pytest.mark.parametrize("activation", list(activations))
 def test_dense_forward(activation, dtype, rng, error):
     for B, I, O in SHAPES:
-        X, W, b = draw(rng, dtype, B, I), draw(rng, dtype, I, O), draw(rng, dtype, O)
+        # Z near 1: in the tail of GELU a rounding of Z counts Z² times.
+        X, W, b = draw(rng, dtype, B, I), draw(rng, dtype, I, O) / dtype_root(dtype, I), draw(rng, dtype, O)
         for bias in (b, None):
             results = [kernels.dense_forward(X, W, bias, activation, threads=n) for n in THREADS]
             assert results[0].dtype == dtype

@@ -28,9 +28,11 @@ RULES = {
     "nesterov": bp.SGD(0.02, momentum=0.9, nesterov=True),
     "adam": bp.Adam(),
     "adamw": bp.AdamW(weight_decay=0.1),
-    "rmsprop": bp.RMSprop(),
+    # At a stationary point the small ε makes it chaotic: there one ulp, also between two references,
+    # is 1e-6 after 20 steps. So small a rate does not get there in 50.
+    "rmsprop": bp.RMSprop(1e-5),
     "adagrad": bp.Adagrad(),
-    "rprop": bp.Rprop(1e-3),
+    "rprop": bp.Rprop(1e-4, eta_plus=1.1),
 }
 PENALTIES = {
     None: None,
@@ -94,7 +96,7 @@ def shapes_of(index):
 @pytest.mark.parametrize("activation", list(activations))
 def test_one_step(activation, loss, dtype, rng, error, make_targets):
     """Outputs, loss, gradients and one step at every size of B, I and O, with 1, 2, 3, 5 threads."""
-    index = list(activations).index(activation) * len(losses) + list(losses).index(loss)
+    index = 8 * list(activations).index(activation) + list(losses).index(loss)
     for B, I, O in shapes_of(index):
         O = max(O, 2) if loss == "cross_entropy" else O
         X, y = rng.normal(size=(B, I)).astype(dtype), make_targets(loss, B, O, rng)
@@ -120,7 +122,8 @@ def test_one_step(activation, loss, dtype, rng, error, make_targets):
 @pytest.mark.parametrize("rule", list(RULES))
 def test_fifty_steps(rule, penalty, rng, error, make_targets):
     """float64, every activation and loss under every rule and penalty: 1e-12 after 1, 1e-9 after 50."""
-    X = rng.normal(size=(9, 4))
+    # With weights no sum of a hinge's ±1 cancels: at 0 or 1e-18, a sign is anybody's guess.
+    X, w = rng.normal(size=(9, 4)), 0.5 + rng.random(9)
     for activation, loss in itertools.product(activations, losses):
         y = make_targets(loss, 9, 3, rng)
         native, expected = twins((4, 5, 3), activation, loss, "float64", threads=1)
@@ -128,7 +131,7 @@ def test_fifty_steps(rule, penalty, rng, error, make_targets):
             for net in (native, expected):
                 net.fit(
                     X, y, epochs=steps, batch_size=9, optimizer=RULES[rule], penalty=PENALTIES[penalty],
-                    shuffle=False,
+                    shuffle=False, sample_weight=w,
                 )
             assert worst(native, expected, error) <= tolerance, (activation, loss, steps)
 

@@ -665,9 +665,9 @@ def test_no_fit_inside_a_fit(build, problem):
     ],
 )
 def test_early_stopping_by_figures(build, monitor, values, options, stops_at, best_epoch):
-    stopping, history, net = bp.EarlyStopping(monitor, **options), bp.History(), build()
+    stopping, net = bp.EarlyStopping(monitor, **options), build()
     for again in range(2):  # a second fit starts afresh
-        history.columns.clear()
+        history = bp.History(monitor)
         stopping.on_fit_begin(net, history)
         stopped = None
         for epoch, value in enumerate(values):

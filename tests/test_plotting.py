@@ -101,4 +101,4 @@ def test_no_global_state() -> None:
         "h.add(loss=1.0, learning_rate=0.1, seconds=1.0); "
         "assert 'matplotlib' not in sys.modules; h.plot(); assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

@@ -48,24 +48,18 @@ ALWAYS_INLINE V selu_s(V a, V p) {
     return v_select(a > ZERO, v_set(SELU_SCALE), a + v_set(SELU_SCALE * SELU_ALPHA));
 }
 
-/* The normal distribution function. */
-ALWAYS_INLINE V normal_cdf(V z) {
-    const V half = v_set((real)0.5);
-    return v_fma(half, v_erf(z * v_set((real)0.70710678118654752440)), half);
-}
-ALWAYS_INLINE V gelu_f(V z, V p) { (void)p; return z * normal_cdf(z); }
+ALWAYS_INLINE V gelu_f(V z, V p) { (void)p; return z * v_normal_cdf(z); }
 ALWAYS_INLINE V gelu_d(V z, V p) {
     (void)p;
     const V density = v_exp(v_set((real)-0.5) * z * z) * v_set((real)0.39894228040143267794);
-    return v_fma(z, density, normal_cdf(z));
+    return v_fma(z, density, v_normal_cdf(z));
 }
 ALWAYS_INLINE V gelu_s(V z, V p) { return gelu_d(z, p); }
 
 ALWAYS_INLINE V silu_f(V z, V p) { (void)p; return z * v_sigmoid(z); }
 ALWAYS_INLINE V silu_d(V z, V p) {
     (void)p;
-    const V s = v_sigmoid(z);
-    return s * v_fma(z, ONE - s, ONE);
+    return v_sigmoid(z) * v_fma(z, v_sigmoid(-z), ONE);
 }
 ALWAYS_INLINE V silu_s(V z, V p) { return silu_d(z, p); }
 

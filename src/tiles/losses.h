@@ -44,7 +44,8 @@ ALWAYS_INLINE V absolute_error_l(V y, V z, V p, V *slope) {
 ALWAYS_INLINE V log_loss_l(V y, V z, V p, V *slope) {
     (void)p;
     *slope = v_sigmoid(z) - y;
-    return v_fnma(y, z, v_softplus(z));
+    /* max(z, 0) - y z first: it cancels exactly where the prediction is confident and right. */
+    return v_fnma(y, z, v_max(ZERO, z)) + v_softplus(-v_abs(z));
 }
 
 ALWAYS_INLINE V exponential_l(V y, V z, V p, V *slope) {

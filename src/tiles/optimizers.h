@@ -15,10 +15,10 @@
 
 #define C(i) v_set((real)u->c[i])
 
-static void sgd_prepare(const double *h, double learning_rate, double t, double *c) {
+static void sgd_prepare(const double *h, double learning_rate, double t, tile_update *u) {
     (void)h;
     (void)t;
-    c[0] = learning_rate;
+    u->c[0] = u->rate = learning_rate;
 }
 ALWAYS_INLINE V sgd_u(const tile_update *u, V w, V g, V *s0, V *s1) {
     (void)s0;
@@ -26,10 +26,12 @@ ALWAYS_INLINE V sgd_u(const tile_update *u, V w, V g, V *s0, V *s1) {
     return v_fnma(C(0), g, w);
 }
 
-static void momentum_prepare(const double *h, double learning_rate, double t, double *c) {
+/* h: momentum. */
+static void momentum_prepare(const double *h, double learning_rate, double t, tile_update *u) {
     (void)t;
-    c[0] = learning_rate;
-    c[1] = h[0];
+    u->c[0] = learning_rate;
+    u->c[1] = h[0];
+    u->rate = learning_rate / (1 - h[0]);
 }
 ALWAYS_INLINE V momentum_u(const tile_update *u, V w, V g, V *s0, V *s1) {
     (void)s1;
@@ -45,14 +47,15 @@ ALWAYS_INLINE V nesterov_u(const tile_update *u, V w, V g, V *s0, V *s1) {
 }
 
 /* h: beta_1, beta_2, epsilon. */
-static void adam_prepare(const double *h, double learning_rate, double t, double *c) {
-    c[0] = learning_rate / (1 - pow(h[0], t));
-    c[1] = h[0];
-    c[2] = 1 - h[0];
-    c[3] = h[1];
-    c[4] = 1 - h[1];
-    c[5] = 1 / sqrt(1 - pow(h[1], t));
-    c[6] = h[2];
+static void adam_prepare(const double *h, double learning_rate, double t, tile_update *u) {
+    u->c[0] = learning_rate / (1 - pow(h[0], t));
+    u->c[1] = h[0];
+    u->c[2] = 1 - h[0];
+    u->c[3] = h[1];
+    u->c[4] = 1 - h[1];
+    u->c[5] = 1 / sqrt(1 - pow(h[1], t));
+    u->c[6] = h[2];
+    u->rate = learning_rate;
 }
 ALWAYS_INLINE V adam_u(const tile_update *u, V w, V g, V *s0, V *s1) {
     *s0 = v_fma(C(2), g, C(1) * *s0);
@@ -61,21 +64,21 @@ ALWAYS_INLINE V adam_u(const tile_update *u, V w, V g, V *s0, V *s1) {
 }
 
 /* h: beta_1, beta_2, epsilon, weight_decay. */
-static void adamw_prepare(const double *h, double learning_rate, double t, double *c) {
-    adam_prepare(h, learning_rate, t, c);
-    c[7] = learning_rate * h[3];
+static void adamw_prepare(const double *h, double learning_rate, double t, tile_update *u) {
+    adam_prepare(h, learning_rate, t, u);
+    u->c[7] = learning_rate * h[3];
 }
 ALWAYS_INLINE V adamw_u(const tile_update *u, V w, V g, V *s0, V *s1) {
     return adam_u(u, u->weight ? v_fnma(C(7), w, w) : w, g, s0, s1);
 }
 
 /* h: rho, epsilon. */
-static void rmsprop_prepare(const double *h, double learning_rate, double t, double *c) {
+static void rmsprop_prepare(const double *h, double learning_rate, double t, tile_update *u) {
     (void)t;
-    c[0] = learning_rate;
-    c[1] = h[0];
-    c[2] = 1 - h[0];
-    c[3] = h[1];
+    u->c[0] = u->rate = learning_rate;
+    u->c[1] = h[0];
+    u->c[2] = 1 - h[0];
+    u->c[3] = h[1];
 }
 ALWAYS_INLINE V rmsprop_u(const tile_update *u, V w, V g, V *s0, V *s1) {
     (void)s1;
@@ -84,10 +87,10 @@ ALWAYS_INLINE V rmsprop_u(const tile_update *u, V w, V g, V *s0, V *s1) {
 }
 
 /* h: epsilon. */
-static void adagrad_prepare(const double *h, double learning_rate, double t, double *c) {
+static void adagrad_prepare(const double *h, double learning_rate, double t, tile_update *u) {
     (void)t;
-    c[0] = learning_rate;
-    c[1] = h[0];
+    u->c[0] = u->rate = learning_rate;
+    u->c[1] = h[0];
 }
 ALWAYS_INLINE V adagrad_u(const tile_update *u, V w, V g, V *s0, V *s1) {
     (void)s1;
@@ -96,10 +99,10 @@ ALWAYS_INLINE V adagrad_u(const tile_update *u, V w, V g, V *s0, V *s1) {
 }
 
 /* h: eta_minus, eta_plus, step_min, step_max; s0 the previous gradient, s1 the step sizes. */
-static void rprop_prepare(const double *h, double learning_rate, double t, double *c) {
-    (void)learning_rate;
+static void rprop_prepare(const double *h, double learning_rate, double t, tile_update *u) {
     (void)t;
-    for (int i = 0; i < 4; i++) c[i] = h[i];
+    for (int i = 0; i < 4; i++) u->c[i] = h[i];
+    u->rate = learning_rate;
 }
 ALWAYS_INLINE V rprop_u(const tile_update *u, V w, V g, V *s0, V *s1) {
     const VI moved = (g != ZERO) & (*s0 != ZERO), same = (g > ZERO) == (*s0 > ZERO);
@@ -154,37 +157,33 @@ OPTIMIZERS(OPTIMIZER_LOOP)
 static const tile_optimizer optimizer_table[] = {
     OPTIMIZERS(OPTIMIZER_ROW){NULL, 0, 0, NULL, NULL}};
 
-static void l2_prepare(double alpha, double mix, double learning_rate, double norm, tile_update *u) {
+static void l2_prepare(double alpha, double mix, double norm, tile_update *u) {
     (void)mix;
-    (void)learning_rate;
     (void)norm;
     u->decay = alpha;
 }
 
-static void elastic_net_prepare(double alpha, double mix, double learning_rate, double norm,
-                                tile_update *u) {
+static void elastic_net_prepare(double alpha, double mix, double norm, tile_update *u) {
     (void)norm;
     u->decay = alpha * (1 - mix);
     u->proximal = PROXIMAL_SOFT;
-    u->threshold = learning_rate * alpha * mix;
+    u->threshold = u->rate * alpha * mix;
 }
 
-static void l1_prepare(double alpha, double mix, double learning_rate, double norm, tile_update *u) {
+static void l1_prepare(double alpha, double mix, double norm, tile_update *u) {
     (void)mix;
-    elastic_net_prepare(alpha, 1, learning_rate, norm, u);
+    elastic_net_prepare(alpha, 1, norm, u);
 }
 
-static void l0_prepare(double alpha, double mix, double learning_rate, double norm, tile_update *u) {
+static void l0_prepare(double alpha, double mix, double norm, tile_update *u) {
     (void)mix;
     (void)norm;
     u->proximal = PROXIMAL_HARD;
-    u->threshold = sqrt(2 * learning_rate * alpha);
+    u->threshold = sqrt(2 * u->rate * alpha);
 }
 
-static void frobenius_prepare(double alpha, double mix, double learning_rate, double norm,
-                              tile_update *u) {
+static void frobenius_prepare(double alpha, double mix, double norm, tile_update *u) {
     (void)mix;
-    (void)learning_rate;
     u->decay = norm > 0 ? alpha / norm : 0;
 }
 

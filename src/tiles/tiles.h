@@ -19,6 +19,7 @@ enum { PROXIMAL_NONE = 0, PROXIMAL_SOFT = 1, PROXIMAL_HARD = 2 };
 /* The numbers of one update: the rule's constants c for this step, and the penalty's part. */
 typedef struct {
     double c[8];
+    double rate;      /* what the proximal step takes for the learning rate */
     double decay;     /* g + decay * w is the gradient of the rule */
     double threshold; /* of the proximal step */
     int proximal;
@@ -49,23 +50,23 @@ typedef struct {
     void (*link)(ptrdiff_t m, ptrdiff_t n, const void *Z, void *A);
 } tile_link;
 
-/* prepare: from hyperparameters h, learning rate and step t (from 1) to the constants c.
+/* prepare: from hyperparameters h, learning rate and step t (from 1) to the constants c and rate.
    update: W, S0, S1 (m, n) of row stride ldw, in place; G (m, n) of row stride ldg. */
 typedef struct {
     const char *name;
     int n_hyperparameters;
     int n_states;
-    void (*prepare)(const double *h, double learning_rate, double t, double *c);
+    void (*prepare)(const double *h, double learning_rate, double t, tile_update *u);
     void (*update)(const tile_update *u, ptrdiff_t m, ptrdiff_t n, void *W, ptrdiff_t ldw,
                    const void *G, ptrdiff_t ldg, void *S0, void *S1);
 } tile_optimizer;
 
-/* prepare: the penalty's part of an update, from its strength and mix, the learning rate and,
-   where needs_norm, the norm of the whole matrix. */
+/* prepare: the penalty's part of an update whose rate is set, from its strength and mix and, where
+   needs_norm, the norm of the whole matrix. */
 typedef struct {
     const char *name;
     int needs_norm;
-    void (*prepare)(double alpha, double mix, double learning_rate, double norm, tile_update *u);
+    void (*prepare)(double alpha, double mix, double norm, tile_update *u);
 } tile_penalty;
 
 typedef struct {

@@ -46,6 +46,9 @@ static inline __attribute__((always_inline)) V v_poly(V x, const real *c, int n)
 #define EXPM1_MIN (-38.0)
 #define TANH_MAX 20.0
 #define ERF_MAX 6.0
+#define CDF_MAX 38.6
+#define CDF_CENTER 4.0
+#define CDF_SLOPE 2.88
 static const real LOG2_E = 1.4426950408889634, LN2_HI = 0x1.62e42fee00000p-1,
                   LN2_LO = 0x1.a39ef35793c76p-33;
 /* (e^r - 1 - r) / r^2 for |r| <= ln(2)/2. */
@@ -74,6 +77,15 @@ static const real LOG_ERFC_C[] = {1.7960245233378245e-08, -1.1283794092269155,
     8.2961144805936279e-06, -1.9001936903293218e-06, 3.4644806433388758e-07,
     -4.9924786616029007e-08, 5.5743202142382288e-09, -4.6549732276641338e-10,
     2.736242568591424e-11, -1.009328743816233e-12, 1.7564690884171977e-14};
+/* (a + CDF_CENTER) e^(a^2 / 2) (the normal distribution function at -a) in
+   (a - CDF_CENTER) / (a + CDF_CENTER), for 0 <= a <= CDF_MAX. */
+static const real CDF_C[] = {0.7552851304157515, -0.6078966419718921, 0.3871374007422144,
+    -0.186521857959662, 0.06039657489083586, -0.007540188966515402, -0.003479692364099198,
+    0.0016308184539892648, 0.00013334426833524625, -0.00023109490586869139,
+    -1.9079381671133106e-06, 3.5144564434622096e-05, 7.152560253632097e-07, -5.919952876676549e-06,
+    -6.25755723456946e-07, 1.0216727572813014e-06, 2.647597955820229e-07, -1.5629924297872579e-07,
+    -7.759207564566233e-08, 1.583165446706975e-08, 1.4712247003770828e-08, -2.605759598652324e-10,
+    -1.1889377845510186e-09};
 #else
 #define MIN_NORMAL 0x1p-126f
 #define SQRT_HALF_BITS 0x3f3504f3u
@@ -82,6 +94,9 @@ static const real LOG_ERFC_C[] = {1.7960245233378245e-08, -1.1283794092269155,
 #define EXPM1_MIN (-18.0f)
 #define TANH_MAX 10.0f
 #define ERF_MAX 4.0f
+#define CDF_MAX 14.3f
+#define CDF_CENTER 2.5f
+#define CDF_SLOPE 1.85f
 static const real LOG2_E = 1.44269504f, LN2_HI = 0x1.63p-1f, LN2_LO = -0x1.bd0106p-13f;
 static const real EXP_C[] = {0.5f, 0.166665458f, 0.0416671250f, 0.00836631626f,
     0.00138868940f};
@@ -92,6 +107,8 @@ static const real ERF_C[] = {0.128379166f, -0.376126271f, 0.112836002f, -0.02685
     0.00518953545f, -0.000802083676f, 7.88908956e-05f};
 static const real LOG_ERFC_C[] = {-0.000341524818f, -1.12708918f, -0.638144848f, -0.103106740f,
     0.0218380561f, -0.00294765614f, 0.000186378954f};
+static const real CDF_C[] = {0.70665663f, -0.43369213f, 0.13198775f, 0.009237318f, -0.016391473f,
+    -0.0016073117f, 0.0025367287f, 0.0006974429f, -0.00032180944f, -0.00016752035f};
 #endif
 
 /* r and n with x = n ln(2) + r and |r| <= ln(2)/2; n + bias is left in the low bits of *biased and
@@ -220,6 +237,38 @@ static inline V v_erf(V x) {
     V power = v_power_of_two(n);
     V outer = v_fnma(e, power, v_set(1) - power);
     return v_copysign(v_select(a < v_set(1), inner, outer), x);
+}
+
+/* What a * a lost when it was rounded to `square`. */
+static inline V v_square_error(V a, V square) {
+#ifdef __FMA__
+    return v_fma(a, a, -square);
+#else
+    /* The high half of the mantissa has an exact square, and an exact product with the rest. */
+    V high = v_from_bits(v_bits(a) & v_set_int(-((ireal)1 << (REAL_MANTISSA_BITS / 2 + 1))));
+    V rest = a - high;
+    return rest * rest - ((square - high * high) - (high + high) * rest);
+#endif
+}
+
+/* The normal distribution function, for z < 0 to a small relative error and falling to subnormals;
+   max error measured: 3.63 ulp (float), 4.26 ulp (double); 4.75 and 5.30 without FMA. */
+static inline V v_normal_cdf(V z) {
+    const V one = v_set(1), half = v_set((real)0.5), center = v_set(CDF_CENTER);
+    V a = v_min(v_set(CDF_MAX), v_abs(z)), square = a * a;
+    VU n;
+    V low, r = v_exp_reduce(-half * square, 2 * REAL_MAX_EXPONENT, &n, &low);
+    V sum = a + center, inverse = one / sum;
+    V g = inverse * POLY(v_fnma(center + center, inverse, one), CDF_C);
+    /* e^r also makes up for the relative error of `inverse`: for small a, where it matters most,
+       it is in g about CDF_SLOPE times over. */
+    V lost = v_fnma(inverse, a - (sum - center), v_fnma(inverse, sum, one));
+    low = v_fnma(half, v_square_error(a, square), low);
+    r = r + v_fma(v_set(CDF_SLOPE), lost, low);
+    V m = v_fma(v_fma(r * r, POLY(r, EXP_C), r), g, g);
+    VU half_n = n >> 1;
+    V tail = m * v_power_of_two(half_n) * v_power_of_two(n - half_n);
+    return v_select(z < v_set(0), tail, one - tail);
 }
 
 /* 1 / (1 + e^-x), falling to subnormals as e^x does; max error measured: 2.26 ulp (float),
