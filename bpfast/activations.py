@@ -100,7 +100,7 @@ class ELU(Activation):
 @activations.register("selu")
 @dataclass(frozen=True)
 class SELU(Activation):
-    """f(z) = λ z where z > 0, else λ α (exp(z) - 1), with λ = 1.0507…, α = 1.6733… (Klambauer et al. 2017)."""
+    """f(z) = λ z where z > 0, else λ α (exp(z) - 1); λ = 1.0507…, α = 1.6733… (Klambauer et al. 2017)."""
 
     initializer: ClassVar[str] = "lecun_normal"
     smooth: ClassVar[bool] = False

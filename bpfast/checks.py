@@ -14,7 +14,7 @@ from .losses import CustomLoss, Loss
 
 Array = NDArray[Any]
 
-DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
 def dtype_of(value: Any) -> np.dtype[Any]:
@@ -121,15 +121,12 @@ def targets(
         return _classes(name, original, n_outputs)
     if original.ndim == 1 and n_outputs != 1:
         raise ValueError(
-            f"{name} has 1 dimension; {loss.name} with {n_outputs} outputs takes shape "
-            f"({rows}, {n_outputs})"
+            f"{name} has 1 dimension; {loss.name} with {n_outputs} outputs takes shape ({rows}, {n_outputs})"
         )
     shaped = original.reshape(rows, -1)
     if shaped.shape[1] != n_outputs:
         extra = "; integer classes go in one dimension" if loss.targets == "classes" else ""
-        raise ValueError(
-            f"{name} has {shaped.shape[1]} columns; the network has {n_outputs} outputs{extra}"
-        )
+        raise ValueError(f"{name} has {shaped.shape[1]} columns; the network has {n_outputs} outputs{extra}")
     result = cast(name, shaped, dtype)
     finite(name, result, shaped)
     if not isinstance(loss, CustomLoss):

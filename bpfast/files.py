@@ -86,13 +86,13 @@ def load(
         with safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
             if "bpfast" not in metadata:
-                raise _Foreign(f"{name!r} is a safetensors file, but no bpfast model")
+                raise _UnfitError(f"{name!r} is a safetensors file, but no bpfast model")
             # What the header promises is held against the file before any memory is made for it.
             header = _header(name, metadata["bpfast"])
             found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
             _compare(name, header, found)
             tensors = {key: file.get_tensor(key) for key in found}
-    except _Foreign as error:
+    except _UnfitError as error:
         raise ValueError(str(error)) from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{name!r} is not a model file, or is damaged: {error}") from None
@@ -104,7 +104,7 @@ def load(
     return network
 
 
-class _Foreign(Exception):
+class _UnfitError(Exception):
     """A file whose header says that it can't be loaded, and why."""
 
 
@@ -112,11 +112,11 @@ def _header(name: str, text: str) -> dict[str, Any]:
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
-        raise _Foreign(f"{name!r} can't be read: its header is not JSON") from None
+        raise _UnfitError(f"{name!r} can't be read: its header is not JSON") from None
     if not isinstance(header, dict) or not isinstance(header.get("format"), int):
-        raise _Foreign(f"{name!r} can't be read: its header has no format number")
+        raise _UnfitError(f"{name!r} can't be read: its header has no format number")
     if header["format"] > FORMAT:
-        raise _Foreign(
+        raise _UnfitError(
             f"{name!r} can't be read: its format is {header['format']}, this version reads up to "
             f"{FORMAT}; update bpfast"
         )
@@ -130,10 +130,10 @@ def _compare(name: str, header: dict[str, Any], found: dict[str, tuple[int, ...]
             raise ValueError("layers must be a list of at least one layer")
         program = compile_program([layers.from_config(config) for config in header["layers"]], n_inputs)
     except UNREADABLE as error:
-        raise _Foreign(f"{name!r} can't be read: {_spell(error)}") from None
+        raise _UnfitError(f"{name!r} can't be read: {_spell(error)}") from None
     expected = {p.name: p.shape for p in program.parameters}
     if expected != found:
-        raise _Foreign(f"{name!r} is damaged: its header says {expected}, its tensors are {found}")
+        raise _UnfitError(f"{name!r} is damaged: its header says {expected}, its tensors are {found}")
 
 
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, IndexError)

@@ -32,9 +32,7 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[0], shape[-1])
 
 
-def _uniform(
-    limit: float, shape: tuple[int, ...], rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _uniform(limit: float, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
     return limit * (2.0 * rng.random(shape) - 1.0)
 
 

@@ -167,8 +167,7 @@ class CustomLoss(Loss):
             raise TypeError(f"CustomLoss: function must be callable; got {self.function!r}")
         if self.output_link not in LINKS:
             raise ValueError(
-                f"CustomLoss: output_link must be one of {', '.join(LINKS)}; "
-                f"got {self.output_link!r}"
+                f"CustomLoss: output_link must be one of {', '.join(LINKS)}; got {self.output_link!r}"
             )
 
     def config(self) -> dict[str, Any]:

@@ -79,9 +79,7 @@ class Network:
             raise ValueError(f"Network: seed must be below 2**63; got {seed}")
         self.threads = checks.threads(threads)
         self.backend = engines.resolve_backend(backend)
-        self.program = compile_program(
-            self.layers, integer("Network", "n_inputs", n_inputs, at_least=1)
-        )
+        self.program = compile_program(self.layers, integer("Network", "n_inputs", n_inputs, at_least=1))
         if self.loss_spec.name == "cross_entropy" and self.n_outputs < 2:
             raise ValueError("cross_entropy needs at least 2 outputs; for one output use log_loss")
         #: Free text kept with the model in its file, such as how its inputs were prepared.
@@ -112,10 +110,7 @@ class Network:
 
     def __repr__(self) -> str:
         widths = "-".join(str(width) for width in self.program.widths)
-        return (
-            f"<bpfast.Network {widths} {self.loss_spec.name} {self.dtype} "
-            f"{self.n_parameters} parameters>"
-        )
+        return f"<bpfast.Network {widths} {self.loss_spec.name} {self.dtype} {self.n_parameters} parameters>"
 
     @property
     def n_inputs(self) -> int:

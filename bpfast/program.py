@@ -152,6 +152,4 @@ def compile_program(layers: Sequence[Layer], n_inputs: int) -> Program:
     for index, layer in enumerate(layers):
         builder.prefix = f"{index}."
         value = layer.build(builder, value)
-    return Program(
-        tuple(builder.ops), tuple(builder.widths), tuple(builder.parameters), builder.size
-    )
+    return Program(tuple(builder.ops), tuple(builder.widths), tuple(builder.parameters), builder.size)

@@ -18,12 +18,11 @@ from . import checks
 from .activations import Activation, activations
 from .losses import CustomLoss, Loss, resolve_loss
 from .penalties import Penalty
-from .program import Program
 
 Array = NDArray[Any]
 Function = Callable[[Array, float], Array]
 
-_erfc = np.frompyfunc(math.erfc, 1, 1)
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
 SELU_SCALE = 1.0507009873554804934193349852946
 SELU_ALPHA = 1.6732632423543772848170429916717
 
@@ -38,11 +37,13 @@ def _softplus(Z: Array) -> Array:
 
 
 def _normal_cdf(Z: Array) -> Array:
-    return (0.5 * _erfc(Z.astype(np.float64) * -math.sqrt(0.5)).astype(np.float64)).astype(Z.dtype)
+    cdf: Array = 0.5 * _erfc(Z.astype(np.float64) * -math.sqrt(0.5))
+    return cdf.astype(Z.dtype)
 
 
 def _silu_derivative(Z: Array, _: float) -> Array:
-    return _sigmoid(Z) * (1 + Z * _sigmoid(-Z))
+    slope: Array = _sigmoid(Z) * (1 + Z * _sigmoid(-Z))
+    return slope
 
 
 def _gelu_derivative(Z: Array, _: float) -> Array:
@@ -109,9 +110,7 @@ def activation_derivative(Z: Any, activation: str | Activation, *, out: Any = No
     return _deliver(derivative(Z.astype(checks.common_dtype(Z)), f), out)
 
 
-def propagate_delta(
-    D: Any, W: Any, Z_prev: Any, activation: str | Activation, *, out: Any = None
-) -> Array:
+def propagate_delta(D: Any, W: Any, Z_prev: Any, activation: str | Activation, *, out: Any = None) -> Array:
     """D_prev = (D Wᵀ) ⊙ f'(Z_prev); see `bpfast.kernels.propagate_delta`."""
     D, W, Z_prev = checks.matrix("D", D), checks.matrix("W", W), checks.matrix("Z_prev", Z_prev)
     f = activations.resolve(activation)
@@ -194,8 +193,9 @@ POINTWISE_LOSSES: dict[str, Callable[[Array, Array, float], tuple[Array, Array]]
 
 
 def _softmax(Z: Array) -> Array:
-    E = np.exp(Z - Z.max(axis=1, keepdims=True))
-    return E / E.sum(axis=1, keepdims=True)
+    E: Array = np.exp(Z - Z.max(axis=1, keepdims=True))
+    E /= E.sum(axis=1, keepdims=True)
+    return E
 
 
 def _cross_entropy(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
@@ -268,9 +268,7 @@ def mean_loss(rows: Array, D: Array, n: int, weights: Array | None) -> tuple[flo
     return float((weights * counted).sum() / total), np.where(scale > 0, D, 0) * scale
 
 
-def loss_and_delta(
-    loss: str | Loss, Y: Any, Z: Any, *, sample_weight: Any = None
-) -> tuple[float, Array]:
+def loss_and_delta(loss: str | Loss, Y: Any, Z: Any, *, sample_weight: Any = None) -> tuple[float, Array]:
     """The mean loss and D = ∂L/∂Z; see `bpfast.kernels.loss_and_delta`."""
     spec = resolve_loss(loss)
     Z = checks.matrix("Z", Z)
@@ -384,7 +382,8 @@ def _norm(W: Array) -> float:
 
 def _frobenius_gradient(W: Array, alpha: float, mix: float) -> Array:
     norm = _norm(W)
-    return W * W.dtype.type(alpha / norm if norm > 0 else 0.0)
+    gradient: Array = W * W.dtype.type(alpha / norm if norm > 0 else 0.0)
+    return gradient
 
 
 #: name → (value(W, α, ρ), gradient of the smooth part(W, α, ρ), proximal step(W, α, ρ, η)).

@@ -128,7 +128,8 @@ def fit(
                 shown = {k: f"{v:.4g}" for k, v in figures.items() if k != "penalty"}
                 bar.set_postfix(shown, refresh=False)
             # Every callback sees every epoch, also when an earlier one ends the training.
-            if any([callback.on_epoch_end(network, history) for callback in callbacks]):
+            answers = [callback.on_epoch_end(network, history) for callback in callbacks]
+            if any(answers):
                 break
     finally:
         if bar is not None:
@@ -150,9 +151,7 @@ def _batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer) -> i
     return rows
 
 
-def _validation(
-    network: Network, validation: Any
-) -> tuple[Array, Array, Array | None] | None:
+def _validation(network: Network, validation: Any) -> tuple[Array, Array, Array | None] | None:
     if validation is None:
         return None
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):

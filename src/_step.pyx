@@ -310,7 +310,7 @@ cdef void prepare_update(Run* r, Py_ssize_t step, Py_ssize_t op, int weight,
         r.penalty.prepare(r.alpha, r.mix, r.norms[op], u)
 
 
-cdef inline void update(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n,
+cdef void update(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n,
                         Py_ssize_t ldw, const char* G, Py_ssize_t ldg) noexcept nogil:
     """Parameters (m, n) from `offset` on, and their state, by a gradient tile."""
     cdef const tile_table* t = r.tiles

@@ -130,8 +130,14 @@ def test_fifty_steps(rule, penalty, rng, error, make_targets):
         for steps, tolerance in ((1, 1e-12), (49, 1e-9)):
             for net in (native, expected):
                 net.fit(
-                    X, y, epochs=steps, batch_size=9, optimizer=RULES[rule], penalty=PENALTIES[penalty],
-                    shuffle=False, sample_weight=w,
+                    X,
+                    y,
+                    epochs=steps,
+                    batch_size=9,
+                    optimizer=RULES[rule],
+                    penalty=PENALTIES[penalty],
+                    shuffle=False,
+                    sample_weight=w,
                 )
             assert worst(native, expected, error) <= tolerance, (activation, loss, steps)
 
@@ -161,8 +167,14 @@ def test_the_same_bits_with_any_number_of_threads(rule, penalty, rng):
             threads=threads,
         )
         history = net.fit(
-            X, y, epochs=3, batch_size=batch, optimizer=RULES[rule], penalty=PENALTIES[penalty],
-            sample_weight=w, validation=(X[:40], y[:40]),
+            X,
+            y,
+            epochs=3,
+            batch_size=batch,
+            optimizer=RULES[rule],
+            penalty=PENALTIES[penalty],
+            sample_weight=w,
+            validation=(X[:40], y[:40]),
         )
         gradients = b"".join(g.tobytes() for g in net.gradients(X, y).values())
         results.add((net._flat.tobytes(), tuple(history.loss), tuple(history.val_loss), gradients))
@@ -185,7 +197,9 @@ def test_threads_are_really_used(rng):
     if not os.path.exists("/proc/self/status"):
         return
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, env=env, check=True
+    )
     assert int(done.stdout) == 3
 
 
@@ -197,8 +211,17 @@ def test_an_epoch_of_many_batches_agrees(shuffle, weighted, rng, error):
     w = rng.random(103) if weighted else None
     native, expected = twins((6, 11, 2), "tanh", "huber", "float64")
     histories = [
-        net.fit(X, y, epochs=4, batch_size=10, optimizer="adam", shuffle=shuffle, sample_weight=w,
-                penalty=bp.L2(1e-2), validation=(X, y))
+        net.fit(
+            X,
+            y,
+            epochs=4,
+            batch_size=10,
+            optimizer="adam",
+            shuffle=shuffle,
+            sample_weight=w,
+            penalty=bp.L2(1e-2),
+            validation=(X, y),
+        )
         for net in (native, expected)
     ]
     assert worst(native, expected, error) <= 1e-10
@@ -302,7 +325,11 @@ def test_a_forked_child_trains_and_does_not_hang(rng):
         "print('same')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-P", "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert done.stdout == "same\n"
 

@@ -1,0 +1,1 @@
+"""The native step: C functions for `_engine` alone, nothing for Python."""
