@@ -25,7 +25,7 @@ def peer(row: Row):
     kind = MLPClassifier if row.loss == "cross_entropy" else MLPRegressor
     adam = isinstance(row.optimizer, bp.Adam)
     return kind(
-        row.widths[1:-1],
+        hidden_layer_sizes=row.widths[1:-1],
         activation={"relu": "relu", "sigmoid": "logistic"}[row.activation],
         solver="adam" if adam else "sgd",
         momentum=0.0 if adam else row.optimizer.momentum,

@@ -1,0 +1,56 @@
+"""What the README says is run: its Python, and its two commands by `.ci/run`."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+import bpfast as bp
+from bpfast import kernels
+from bpfast.activations import activations
+from bpfast.losses import losses
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def python_block(first):
+    (code,) = [code for language, code in BLOCKS if language == "python" and code.startswith(first)]
+    return code
+
+
+def test_the_twenty_lines(tmp_path, monkeypatch, capsys):
+    code = python_block("import bpfast")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert float(re.search(r"accuracy (\S+)", said)[1]) >= 0.95
+    assert isinstance(bp.load(tmp_path / "digits.safetensors"), bp.Network)
+
+
+def test_the_kernels(rng):
+    scope = {
+        "X": rng.normal(size=(5, 4)),
+        "W": rng.normal(size=(4, 4)),
+        "b": np.zeros(4),
+        "y": np.arange(5) % 4,
+        "Z": rng.normal(size=(5, 4)),
+        "Z_prev": rng.normal(size=(5, 4)),
+    }
+    exec(compile(python_block("from bpfast import kernels"), "README.md", "exec"), scope)
+    assert (scope["A"] == kernels.dense_forward(scope["X"], scope["W"], scope["b"], "sigmoid")).all()
+    assert scope["dW"].shape == (4, 4)
+
+
+def test_two_commands_stand_first():
+    language, code = BLOCKS[0]
+    assert language == "sh"
+    assert len(code.strip().splitlines()) == 2
+
+
+def test_the_table_names_what_there_is():
+    text = README.read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", text, re.MULTILINE))
+    assert re.findall(r"\w+", rows["activations"]) == list(activations)
+    for name in losses:
+        assert re.search(rf"\b{name}\b", rows["losses"]), name
