@@ -147,7 +147,8 @@ def _classes(name: str, value: Array, n_outputs: int) -> Array:
     if low < 0 or high >= n_outputs:
         bad = low if low < 0 else high
         raise ValueError(f"{name} holds class {bad:g}; the network's classes are 0 to {n_outputs - 1}")
-    return np.require(value, dtype=np.int64, requirements=["C", "A"])
+    # A copy: these numbers become addresses, and what is the caller's may change under way.
+    return value.astype(np.int64, order="C", copy=True)
 
 
 def _range(loss: Loss, name: str, value: Array) -> None:

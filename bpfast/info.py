@@ -27,16 +27,16 @@ def info() -> dict[str, Any]:
         has it; without it everything runs on one thread); ``threads`` (the default number);
         ``compiler``; ``python``; ``numpy``; ``machine``.
     """
-    from . import _engine
+    from . import _border
 
     return {
         "version": __version__,
         "backend": engines.resolve_backend(None),
-        "isa": _engine.isa(),
-        "isas": _engine.isas(),
-        "openmp": _engine.openmp(),
-        "threads": engines.default_threads() if _engine.openmp() else 1,
-        "compiler": _engine.compiler(),
+        "isa": _border.isa(),
+        "isas": _border.isas(),
+        "openmp": _border.openmp(),
+        "threads": engines.default_threads() if _border.openmp() else 1,
+        "compiler": _border.compiler(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),

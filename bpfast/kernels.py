@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _engine, checks, reference
+from . import _kernels, checks, reference
 from .activations import Activation, activations
 from .engines import default_threads
 from .losses import CustomLoss, Loss, resolve_loss
@@ -78,7 +78,7 @@ def dense_forward(
     X, W = checks.cast("X", X, dtype), checks.cast("W", W, dtype)
     b = None if b is None else checks.cast("b", b, dtype)
     A, given = _result(out, (X.shape[0], W.shape[1]), dtype, X, W, b)
-    _engine.dense_forward(X, W, b, f.name, f.parameter, A, _threads(threads))
+    _kernels.dense_forward(X, W, b, f.name, f.parameter, A, _threads(threads))
     return _finish(A, given)
 
 
@@ -109,7 +109,7 @@ def activation_derivative(
     shape, dtype = Z.shape, checks.common_dtype(Z)
     Z = checks.cast("Z", Z, dtype)
     F, given = _result(out, shape, dtype, Z)
-    _engine.activation_derivative(Z, f.name, f.parameter, F, _threads(threads))
+    _kernels.activation_derivative(Z, f.name, f.parameter, F, _threads(threads))
     return _finish(F, given)
 
 
@@ -150,7 +150,7 @@ def propagate_delta(
     D, W = checks.cast("D", D, dtype), checks.cast("W", W, dtype)
     Z_prev = checks.cast("Z_prev", Z_prev, dtype)
     D_prev, given = _result(out, Z_prev.shape, dtype, D, W, Z_prev)
-    _engine.propagate_delta(D, W, Z_prev, f.name, f.parameter, D_prev, _threads(threads))
+    _kernels.propagate_delta(D, W, Z_prev, f.name, f.parameter, D_prev, _threads(threads))
     return _finish(D_prev, given)
 
 
@@ -175,7 +175,7 @@ def weight_gradient(A_prev: Any, D: Any, *, threads: int | None = None) -> tuple
     dtype = checks.common_dtype(A_prev, D)
     A_prev, D = checks.cast("A_prev", A_prev, dtype), checks.cast("D", D, dtype)
     dW, db = np.empty((A_prev.shape[1], D.shape[1]), dtype), np.empty(D.shape[1], dtype)
-    _engine.weight_gradient(A_prev, D, dW, db, _threads(threads))
+    _kernels.weight_gradient(A_prev, D, dW, db, _threads(threads))
     return dW, db
 
 
@@ -218,7 +218,7 @@ def loss_and_delta(
     Y = checks.targets(spec, Y, Z.shape[0], Z.shape[1], Z.dtype, name="Y")
     w = checks.weights(sample_weight, Z.shape[0])
     D = np.empty_like(Z)
-    value = _engine.loss_and_delta(spec.name, spec.parameter, Y, Z, w, D, _threads(threads))
+    value = _kernels.loss_and_delta(spec.name, spec.parameter, Y, Z, w, D, _threads(threads))
     reference.overflow(spec, value, Z)
     return value, D
 
@@ -226,5 +226,5 @@ def loss_and_delta(
 def link(name: str, Z: Array, *, threads: int | None = None) -> Array:
     """What `predict` makes of raw outputs: identity, sigmoid, softmax (over a row) or exp."""
     A = np.empty_like(Z)
-    _engine.link(name, Z, A, _threads(threads))
+    _kernels.link(name, Z, A, _threads(threads))
     return A

@@ -1,35 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: freethreading_compatible=True
-"""The border: arrays checked and turned into pointers, memory held. No mathematics.
+"""The native engine of a program: holds its memory and hands the step its pointers. No mathematics."""
 
-Callers have checked values and shapes with words (`checks`); here sizes are checked once more,
-because a pointer forgives nothing.
-"""
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memset
 
-import os
-
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release
-from cpython.buffer cimport PyObject_GetBuffer
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
-from libc.string cimport memcpy, memset, strcmp
-
+from bpfast._border cimport Arena, View, find, table, team_for
 from bpfast._step cimport (
     BLOCK_ROWS,
-    BP_OPENMP,
     ROW_BLOCK,
     Op,
     Run,
     Tape,
     Task,
-    kernel_activation_derivative,
-    kernel_dense_forward,
-    kernel_link,
-    kernel_loss_and_delta,
-    kernel_propagate_delta,
-    kernel_weight_gradient,
     op_kind,
-    op_name,
     permutation,
     run_backward,
     run_forward,
@@ -37,194 +21,10 @@ from bpfast._step cimport (
     run_train,
     run_update,
     scratch_bytes,
-    tile_activation,
-    tile_link,
-    tile_loss,
-    tile_optimizer,
-    tile_penalty,
-    tile_table,
 )
-
-cdef extern from "dispatch.h":
-    const char* bp_isa_name(int i)
-    const tile_table* bp_tiles(const char* isa, int item_size)
-    const char* bp_compiler()
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
-
-# Multiply-adds of a step, or of a call, that are worth a thread of their own: about 20 µs of one
-# core against about 2 µs for two barriers.
-cdef double worth_a_thread = 500e3
-
-cdef bint forked = False
-
-
-def _after_fork():
-    """A forked child has none of OpenMP's threads, and would wait for them: it runs on one."""
-    global forked
-    forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def work_per_thread(value=None):
-    """How many multiply-adds a thread must have to do; with a value, set it and return the old.
-
-    For tests and benchmarks: results do not depend on it.
-    """
-    global worth_a_thread
-    old = worth_a_thread
-    if value is not None:
-        worth_a_thread = value
-    return old
-
-
-# ---- instruction sets
-
-def isas():
-    """The instruction sets of this build that this CPU runs, best first."""
-    names, i = [], 0
-    while bp_isa_name(i) != NULL:
-        names.append(bp_isa_name(i).decode())
-        i += 1
-    return names
-
-
-def isa():
-    """The instruction set in use: `BPFAST_ISA`, or the best."""
-    wanted = os.environ.get("BPFAST_ISA") or isas()[0]
-    if wanted not in isas():
-        raise ValueError(
-            f"BPFAST_ISA is {wanted!r}; this build and CPU have {', '.join(isas())}")
-    return wanted
-
-
-def openmp():
-    """Whether this build has OpenMP."""
-    return bool(BP_OPENMP)
-
-
-def compiler():
-    """What compiled this build."""
-    return bp_compiler().decode()
-
-
-cdef const tile_table* table(int item_size) except NULL:
-    return bp_tiles(isa().encode(), item_size)
-
-
-def tables():
-    """The names in the native tables, by family; what a test holds against the reference."""
-    cdef const tile_table* t = table(8)
-    cdef int i
-    found = {"activation": [], "loss": [], "link": [], "optimizer": [], "penalty": [], "op": []}
-    i = 0
-    while t.activations[i].name != NULL:
-        found["activation"].append(t.activations[i].name.decode())
-        i += 1
-    i = 0
-    while t.losses[i].name != NULL:
-        found["loss"].append(t.losses[i].name.decode())
-        i += 1
-    i = 0
-    while t.links[i].name != NULL:
-        found["link"].append(t.links[i].name.decode())
-        i += 1
-    i = 0
-    while t.optimizers[i].name != NULL:
-        found["optimizer"].append(t.optimizers[i].name.decode())
-        i += 1
-    i = 0
-    while t.penalties[i].name != NULL:
-        found["penalty"].append(t.penalties[i].name.decode())
-        i += 1
-    i = 0
-    while op_name(i) != NULL:
-        found["op"].append(op_name(i).decode())
-        i += 1
-    return found
-
-
-ctypedef fused Row:
-    tile_activation
-    tile_loss
-    tile_link
-    tile_optimizer
-    tile_penalty
-
-
-cdef const Row* find(const Row* rows, str name) except NULL:
-    """The row of a table with this name."""
-    cdef bytes wanted = name.encode()
-    while rows.name != NULL:
-        if strcmp(rows.name, wanted) == 0:
-            return rows
-        rows += 1
-    raise ValueError(f"the native engine has no {name!r}")
-
-
-# ---- memory
-
-cdef class View:
-    """The memory of a C-contiguous array, held for as long as the view lives."""
-
-    cdef Py_buffer buffer
-    cdef bint held
-    cdef char* data
-    cdef Py_ssize_t size        # elements
-    cdef int item_size
-
-    def __cinit__(self, array, Py_ssize_t size, int item_size, bint writable=False):
-        cdef int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT
-        self.held = False
-        if array is None:
-            self.data = NULL
-            return
-        PyObject_GetBuffer(array, &self.buffer, flags | PyBUF_WRITABLE if writable else flags)
-        self.held = True
-        self.data = <char*>self.buffer.buf
-        self.item_size = <int>self.buffer.itemsize
-        self.size = self.buffer.len // max(1, self.item_size)
-        if self.item_size != item_size:
-            raise TypeError(f"an array of {item_size}-byte items is wanted; got {self.item_size}")
-        if self.size != size:
-            raise ValueError(f"an array of {size} elements is wanted; got {self.size}")
-        if <uintptr_t>self.data % item_size:
-            raise ValueError("an aligned array is wanted")
-
-    def __dealloc__(self):
-        if self.held:
-            PyBuffer_Release(&self.buffer)
-
-
-cdef class Arena:
-    """Zeroed memory in pieces, each at a multiple of 64 bytes, freed together."""
-
-    cdef list blocks
-    cdef readonly Py_ssize_t nbytes
-
-    def __cinit__(self):
-        self.blocks = []
-        self.nbytes = 0
-
-    cdef void* take(self, Py_ssize_t count, Py_ssize_t item_size) except NULL:
-        """`count` items; the product is checked."""
-        cdef void* block
-        if count < 0 or count > (<Py_ssize_t>(<size_t>-1 >> 1) - 64) // item_size:
-            raise MemoryError(f"{count} items of {item_size} bytes are more than memory can hold")
-        block = PyMem_RawCalloc(count * item_size + 64, 1)
-        if block == NULL:
-            raise MemoryError(f"no memory for {count} items of {item_size} bytes")
-        self.blocks.append(<uintptr_t>block)
-        self.nbytes += count * item_size
-        return <void*>((<uintptr_t>block + 63) // 64 * 64)
-
-    def __dealloc__(self):
-        for block in self.blocks:
-            PyMem_RawFree(<void*><uintptr_t>block)
 
 
 cdef int poll(void* context) noexcept with gil:
@@ -236,8 +36,6 @@ cdef int poll(void* context) noexcept with gil:
         return 1
     return 0
 
-
-# ---- the engine
 
 cdef class Core:
     """The native engine of one program: its ops as structures, its tapes, its scratch memory.
@@ -261,6 +59,7 @@ cdef class Core:
     cdef Py_ssize_t n_values, size, tape_rows, output_block, multiply_adds
     cdef int item_size, threads
     cdef object interrupt
+    cdef bint busy
 
     def __cinit__(self, list ops, list widths, Py_ssize_t size, int item_size, int threads):
         cdef Py_ssize_t i
@@ -376,7 +175,8 @@ cdef class Core:
         return 0
 
     cdef int start(self, double rows, double passes) except -1:
-        """How many threads this much work deserves, and a clean slate."""
+        """How many threads this much work deserves, and a clean slate; `finish` must follow."""
+        self.busy = True
         self.run.n_threads = team_for(rows * self.multiply_adds * passes, self.threads)
         self.run.stop = 0
         self.run.steps = 0
@@ -388,15 +188,21 @@ cdef class Core:
         self.interrupt = None
         return 0
 
-    cdef int finish(self) except -1:
-        """Raise what a signal handler raised."""
-        if self.interrupt is not None:
-            error, self.interrupt = self.interrupt, None
-            raise error
+    cdef object finish(self):
+        """The work is done; returns what a signal handler raised, or None."""
+        error, self.interrupt = self.interrupt, None
+        self.busy = False
+        return error
+
+    cdef int require_idle(self) except -1:
+        """One call at a time: a signal handler that uses the network it interrupted is refused."""
+        if self.busy:
+            raise RuntimeError("this network is at work; one call at a time")
         return 0
 
     def outputs(self, parameters, X, Z, Py_ssize_t rows):
         """Z (rows, O) = the raw outputs of X (rows, I)."""
+        self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
         cdef View x = View(X, rows * self.run.widths[0], self.item_size)
@@ -406,10 +212,13 @@ cdef class Core:
         self.run.parameters, self.run.X, self.run.n = p.data, x.data, rows
         with nogil:
             run_outputs(&self.run, self.output_tapes, z.data, self.output_block)
-        self.finish()
+        error = self.finish()
+        if error is not None:
+            raise error
 
     def forward(self, parameters, X, Z, Py_ssize_t rows):
         """As `outputs`, and keep every value for `backward`."""
+        self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
         cdef View x = View(X, rows * self.run.widths[0], self.item_size)
@@ -420,10 +229,12 @@ cdef class Core:
         self.run.parameters, self.run.n = p.data, rows
         with nogil:
             run_forward(&self.run)
+        self.finish()
         memcpy(z.data, self.run.tape.A[last], z.size * self.item_size)
 
     def backward(self, parameters, D, gradient, dX, Py_ssize_t rows):
         """The flat gradient and dX (rows, I) from D (rows, O) of the last `forward`."""
+        self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
         cdef View d = View(D, rows * self.run.widths[last], self.item_size)
@@ -437,13 +248,13 @@ cdef class Core:
         self.run.want_input_delta = 1
         with nogil:
             run_backward(&self.run)
+        self.finish()
         memcpy(x.data, self.run.tape.D[0], x.size * self.item_size)
 
-    cdef list set_update(self, state, str rule, tuple hyperparameters, penalty):
-        """The optimizer and the penalty of this call; the views that it needs."""
+    cdef View set_update(self, state, str rule, tuple hyperparameters, penalty):
+        """The optimizer and the penalty of this call; returns the view of the state."""
         cdef Py_ssize_t i
         cdef View s
-        cdef list views = []
         self.run.optimizer = find(self.run.tiles.optimizers, rule)
         if len(hyperparameters) != self.run.optimizer.n_hyperparameters:
             raise ValueError(f"{rule} takes {self.run.optimizer.n_hyperparameters} hyperparameters")
@@ -457,24 +268,24 @@ cdef class Core:
         if penalty is not None:
             name, self.run.alpha, self.run.mix = penalty
             self.run.penalty = find(self.run.tiles.penalties, name)
-        views.append(s)
-        return views
+        return s
 
     def update(self, parameters, gradient, state, str rule, tuple hyperparameters, penalty,
                double learning_rate, Py_ssize_t steps):
         """One step of the optimizer with a flat gradient."""
+        self.require_idle()
         cdef View p = View(parameters, self.size, self.item_size, True)
         cdef View g = View(gradient, self.size, self.item_size)
         cdef double rates[1]
+        cdef View _state = self.set_update(state, rule, hyperparameters, penalty)
         self.start(0, 0)
-        views = self.set_update(state, rule, hyperparameters, penalty)
         rates[0] = learning_rate
         self.run.parameters, self.run.gradient, self.run.t = p.data, g.data, steps
         self.run.learning_rates = rates
         with nogil:
             run_update(&self.run)
         self.run.learning_rates = NULL
-        del views
+        self.finish()
 
     def train(self, parameters, X, Y, classes, weights, Py_ssize_t rows, Py_ssize_t batch_size,
               order, shuffle, str loss, double loss_parameter, state, str rule,
@@ -485,6 +296,7 @@ cdef class Core:
         `order` is int64 memory of `rows` elements for the shuffled order, (seed, epoch) of which
         is `shuffle`; both None keep the rows' own order.
         """
+        self.require_idle()
         cdef Py_ssize_t n_in = self.run.widths[0], n_steps
         cdef Py_ssize_t n_out = self.run.widths[self.run.ops[self.run.n_ops - 1].target]
         cdef uint64_t seed = 0, epoch = 0
@@ -503,24 +315,23 @@ cdef class Core:
         cdef View counts = View(batch_weight, n_steps, sizeof(double), True)
         if (Y is None) == (classes is None):
             raise ValueError("either Y or classes is wanted")
+        cdef View _state = self.set_update(state, rule, hyperparameters, penalty)
+        self.run.loss, self.run.loss_parameter = find(self.run.tiles.losses, loss), loss_parameter
+        if order is not None:
+            seed, epoch = shuffle
         self.need_tape(batch_size)
         self.start(batch_size, 3)
-        views = self.set_update(state, rule, hyperparameters, penalty)
         self.run.parameters, self.run.X, self.run.Y, self.run.n = p.data, x.data, y.data, rows
         self.run.classes, self.run.weights = <int64_t*>c.data, <double*>w.data
         self.run.order = <int64_t*>o.data
         self.run.batch_size, self.run.t = batch_size, steps
-        self.run.loss, self.run.loss_parameter = find(self.run.tiles.losses, loss), loss_parameter
         self.run.learning_rates = <double*>rates.data
         self.run.batch_loss, self.run.batch_weight = <double*>losses.data, <double*>counts.data
-        if order is not None:
-            seed, epoch = shuffle
         with nogil:
             if o.data != NULL:
                 permutation(<int64_t*>o.data, rows, seed, epoch)
             run_train(&self.run)
-        del views
-        error, self.interrupt = self.interrupt, None
+        error = self.finish()
         return self.run.steps, error
 
     @property
@@ -532,109 +343,6 @@ cdef class Core:
 
 cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
     return (a + b - 1) // b
-
-
-cdef int team_for(double work, int threads) noexcept:
-    """How many threads this many multiply-adds deserve."""
-    if forked or not BP_OPENMP or work <= worth_a_thread:
-        return 1
-    return <int>min(<double>threads, work / worth_a_thread)
-
-
-# ---- the kernels as functions; shapes have been checked by `kernels`
-
-def dense_forward(X, W, b, str activation, double parameter, A, int threads):
-    """A (B, O) = f(X (B, I) W (I, O) + b (O,))."""
-    cdef Py_ssize_t B = X.shape[0], I = W.shape[0], O = W.shape[1]
-    cdef int size = X.dtype.itemsize, n = team_for(<double>B * I * O, threads)
-    cdef const tile_table* t = table(size)
-    cdef View x = View(X, B * I, size), w = View(W, I * O, size), bias = View(b, O, size)
-    cdef View a = View(A, B * O, size, True)
-    cdef const tile_activation* f = find(t.activations, activation)
-    cdef Arena arena = Arena()
-    cdef char* scratch = <char*>arena.take(n, scratch_bytes(t))
-    with nogil:
-        kernel_dense_forward(t, B, I, O, x.data, w.data, bias.data, f, parameter, a.data, scratch, n)
-
-
-def activation_derivative(Z, str activation, double parameter, F, int threads):
-    """F = f'(Z)."""
-    cdef Py_ssize_t n = Z.size
-    cdef int size = Z.dtype.itemsize, team = team_for(4.0 * n, threads)
-    cdef const tile_table* t = table(size)
-    cdef const tile_activation* f = find(t.activations, activation)
-    F.fill(1)
-    cdef View z = View(Z, n, size), out = View(F, n, size, True)
-    with nogil:
-        kernel_activation_derivative(t, n, z.data, f, parameter, out.data, team)
-
-
-def propagate_delta(D, W, Z_prev, str activation, double parameter, D_prev, int threads):
-    """D_prev (B, I) = (D (B, O) W (I, O)ᵀ) ⊙ f'(Z_prev (B, I))."""
-    cdef Py_ssize_t B = D.shape[0], I = W.shape[0], O = W.shape[1]
-    cdef int size = D.dtype.itemsize, n = team_for(<double>B * I * O, threads)
-    cdef const tile_table* t = table(size)
-    cdef View d = View(D, B * O, size), w = View(W, I * O, size), z = View(Z_prev, B * I, size)
-    cdef View out = View(D_prev, B * I, size, True)
-    cdef const tile_activation* f = find(t.activations, activation)
-    cdef Arena arena = Arena()
-    cdef char* scratch = <char*>arena.take(n, scratch_bytes(t))
-    with nogil:
-        kernel_propagate_delta(t, B, I, O, d.data, w.data, z.data, f, parameter, out.data, scratch, n)
-
-
-def weight_gradient(A_prev, D, dW, db, int threads):
-    """dW (I, O) = A_prev (B, I)ᵀ D (B, O), db (O,) = Σ D."""
-    cdef Py_ssize_t B = D.shape[0], I = A_prev.shape[1], O = D.shape[1]
-    cdef int size = D.dtype.itemsize, n = team_for(<double>B * I * O, threads)
-    cdef const tile_table* t = table(size)
-    cdef View a = View(A_prev, B * I, size), d = View(D, B * O, size)
-    cdef View w = View(dW, I * O, size, True), b = View(db, O, size, True)
-    cdef Arena arena = Arena()
-    cdef char* scratch = <char*>arena.take(n, scratch_bytes(t))
-    with nogil:
-        kernel_weight_gradient(t, B, I, O, a.data, d.data, w.data, b.data, scratch, n)
-
-
-def loss_and_delta(str loss, double parameter, Y, Z, weights, D, int threads):
-    """The mean loss; D (B, O) = ∂L/∂Z. Y is (B, O) of Z's dtype, or int64 classes (B,)."""
-    cdef Py_ssize_t B = Z.shape[0], O = Z.shape[1], i
-    cdef int size = Z.dtype.itemsize, n = team_for(16.0 * B * O, threads)
-    cdef const tile_table* t = table(size)
-    cdef bint by_class = Y.ndim == 1
-    cdef View y = View(None if by_class else Y, B * O, size)
-    cdef View c = View(Y if by_class else None, B, sizeof(int64_t))
-    cdef View z = View(Z, B * O, size), w = View(weights, B, sizeof(double))
-    cdef View d = View(D, B * O, size, True)
-    cdef const tile_loss* row = find(t.losses, loss)
-    cdef Arena arena = Arena()
-    cdef double* scale = <double*>arena.take(B, sizeof(double))
-    cdef double* losses = <double*>arena.take(B, sizeof(double))
-    cdef double total = 0, mean = 0
-    with nogil:
-        for i in range(B):
-            total += (<double*>w.data)[i] if w.data != NULL else 1
-        for i in range(B):
-            scale[i] = ((<double*>w.data)[i] if w.data != NULL else 1) / total
-        kernel_loss_and_delta(t, B, O, row, parameter, y.data, <int64_t*>c.data, z.data, scale,
-                              d.data, losses, n)
-        for i in range(B):
-            if w.data == NULL:
-                mean += losses[i]
-            elif scale[i] > 0:
-                mean += losses[i] * scale[i]
-    return mean if weights is not None else mean / B
-
-
-def link(str name, Z, A, int threads):
-    """A = link(Z), both (B, O)."""
-    cdef Py_ssize_t B = Z.shape[0], O = Z.shape[1]
-    cdef int size = Z.dtype.itemsize, n = team_for(16.0 * B * O, threads)
-    cdef const tile_table* t = table(size)
-    cdef View z = View(Z, B * O, size), a = View(A, B * O, size, True)
-    cdef const tile_link* f = find(t.links, name)
-    with nogil:
-        kernel_link(t, B, O, f, z.data, a.data, n)
 
 
 def shuffled(order, seed, epoch):

@@ -162,25 +162,24 @@ cdef void run_outputs(Run* r, Tape* tapes, char* Z, Py_ssize_t block) noexcept n
 cdef int op_kind(const char* name) noexcept
 cdef const char* op_name(int kind) noexcept
 
-# The kernels: whole matrices, `n_threads` at most.
-cdef void kernel_dense_forward(
-    const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* X, const char* W,
-    const char* b, const tile_activation* f, double parameter, char* A, char* scratch,
-    int n_threads) noexcept nogil
-cdef void kernel_activation_derivative(
-    const tile_table* t, Py_ssize_t n, const char* Z, const tile_activation* f, double parameter,
-    char* F, int n_threads) noexcept nogil
-cdef void kernel_propagate_delta(
-    const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* D, const char* W,
-    const char* Z_prev, const tile_activation* f, double parameter, char* D_prev, char* scratch,
-    int n_threads) noexcept nogil
-cdef void kernel_weight_gradient(
+# What the kernels as functions share with the step.
+cdef void product(
+    const tile_table* t, Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth,
+    const char* A, Py_ssize_t a_rs, Py_ssize_t a_cs,
+    const char* B, Py_ssize_t b_rs, Py_ssize_t b_cs,
+    const char* bias, char* C, Py_ssize_t ldc, char* panel) noexcept nogil
+cdef void weight_gradient(
     const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
-    const char* D, char* dW, char* db, char* scratch, int n_threads) noexcept nogil
-cdef void kernel_loss_and_delta(
-    const tile_table* t, Py_ssize_t B, Py_ssize_t O, const tile_loss* loss, double parameter,
-    const char* Y, const int64_t* classes, const char* Z, const double* row_scale, char* D,
-    double* row_loss, int n_threads) noexcept nogil
-cdef void kernel_link(
-    const tile_table* t, Py_ssize_t B, Py_ssize_t O, const tile_link* f, const char* Z, char* A,
-    int n_threads) noexcept nogil
+    const char* D, Task* task, char* dW, Py_ssize_t ldw, char* db, char* panel) noexcept nogil
+
+cdef inline char* at(char* base, Py_ssize_t index, const tile_table* t) noexcept nogil:
+    """The address of an element."""
+    return base + index * t.item_size
+
+cdef inline const char* const_at(
+        const char* base, Py_ssize_t index, const tile_table* t) noexcept nogil:
+    return base + index * t.item_size
+
+cdef inline Py_ssize_t share(Py_ssize_t n, int who, int of) noexcept nogil:
+    """Where the part of `who` begins when n things are divided among `of`."""
+    return n // of * who + min(n % of, <Py_ssize_t>who)

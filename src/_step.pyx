@@ -20,21 +20,6 @@ cdef extern from "team.h" nogil:
 cdef double POLL_SECONDS = 0.02
 
 
-cdef inline char* at(char* base, Py_ssize_t index, const tile_table* t) noexcept nogil:
-    """The address of an element."""
-    return base + index * t.item_size
-
-
-cdef inline const char* const_at(
-        const char* base, Py_ssize_t index, const tile_table* t) noexcept nogil:
-    return base + index * t.item_size
-
-
-cdef inline Py_ssize_t share(Py_ssize_t n, int who, int of) noexcept nogil:
-    """Where the part of `who` begins when n things are divided among `of`."""
-    return n // of * who + min(n % of, <Py_ssize_t>who)
-
-
 cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil:
     """The scratch memory of one thread: a packed panel, a block of dW and a piece of db."""
     return (PANEL_DEPTH + BLOCK_ROWS + 1) * tiles.columns * tiles.item_size
@@ -311,7 +296,7 @@ cdef void prepare_update(Run* r, Py_ssize_t step, Py_ssize_t op, int weight,
 
 
 cdef void update(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n,
-                        Py_ssize_t ldw, const char* G, Py_ssize_t ldg) noexcept nogil:
+                 Py_ssize_t ldw, const char* G, Py_ssize_t ldg) noexcept nogil:
     """Parameters (m, n) from `offset` on, and their state, by a gradient tile."""
     cdef const tile_table* t = r.tiles
     cdef char* s0 = NULL
@@ -485,114 +470,3 @@ cdef void run_outputs(Run* r, Tape* tapes, char* Z, Py_ssize_t block) noexcept n
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         outputs(r, &tapes[me], Z, block, me)
-
-
-# ---- the kernels as functions
-
-cdef void kernel_dense_forward(
-        const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* X,
-        const char* W, const char* b, const tile_activation* f, double parameter, char* A,
-        char* scratch, int n_threads) noexcept nogil:
-    """A = f(X W + b), a share of the batch's rows a thread."""
-    cdef int me
-    for me in prange(n_threads, num_threads=n_threads, schedule="static",
-                     use_threads_if=n_threads > 1):
-        dense_rows(t, share(B, me, n_threads), share(B, me + 1, n_threads), I, O, X, W, b, f,
-                   parameter, A, scratch + me * scratch_bytes(t))
-
-
-cdef void dense_rows(
-        const tile_table* t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t I, Py_ssize_t O,
-        const char* X, const char* W, const char* b, const tile_activation* f, double parameter,
-        char* A, char* panel) noexcept nogil:
-    product(t, r1 - r0, O, I, const_at(X, r0 * I, t), I, 1, W, O, 1, b, at(A, r0 * O, t), O, panel)
-    f.forward((r1 - r0) * O, parameter, at(A, r0 * O, t), at(A, r0 * O, t))
-
-
-cdef void kernel_activation_derivative(
-        const tile_table* t, Py_ssize_t n, const char* Z, const tile_activation* f,
-        double parameter, char* F, int n_threads) noexcept nogil:
-    """F *= f'(Z), a share of the elements a thread; F comes in as ones."""
-    cdef int me
-    cdef Py_ssize_t first
-    for me in prange(n_threads, num_threads=n_threads, schedule="static",
-                     use_threads_if=n_threads > 1):
-        first = share(n, me, n_threads)
-        f.derivative(share(n, me + 1, n_threads) - first, parameter, const_at(Z, first, t),
-                     at(F, first, t))
-
-
-cdef void kernel_propagate_delta(
-        const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* D,
-        const char* W, const char* Z_prev, const tile_activation* f, double parameter,
-        char* D_prev, char* scratch, int n_threads) noexcept nogil:
-    """D_prev = (D Wᵀ) ⊙ f'(Z_prev), a share of the batch's rows a thread."""
-    cdef int me
-    for me in prange(n_threads, num_threads=n_threads, schedule="static",
-                     use_threads_if=n_threads > 1):
-        delta_rows(t, share(B, me, n_threads), share(B, me + 1, n_threads), I, O, D, W, Z_prev, f,
-                   parameter, D_prev, scratch + me * scratch_bytes(t))
-
-
-cdef void delta_rows(
-        const tile_table* t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t I, Py_ssize_t O,
-        const char* D, const char* W, const char* Z_prev, const tile_activation* f,
-        double parameter, char* D_prev, char* panel) noexcept nogil:
-    product(t, r1 - r0, I, O, const_at(D, r0 * O, t), O, 1, W, 1, O, NULL, at(D_prev, r0 * I, t),
-            I, panel)
-    f.derivative((r1 - r0) * I, parameter, const_at(Z_prev, r0 * I, t), at(D_prev, r0 * I, t))
-
-
-cdef void kernel_weight_gradient(
-        const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
-        const char* D, char* dW, char* db, char* scratch, int n_threads) noexcept nogil:
-    """dW = A_prevᵀ D and db = Σ D: every tile belongs to one thread, which sums over all rows."""
-    cdef Py_ssize_t down = (I + BLOCK_ROWS - 1) // BLOCK_ROWS
-    cdef Py_ssize_t across = (O + t.columns - 1) // t.columns
-    cdef Py_ssize_t k
-    for k in prange(down * across, num_threads=n_threads, schedule="static", chunksize=1,
-                    use_threads_if=n_threads > 1):
-        gradient_block(t, B, I, O, A_prev, D, dW, db, k % down, k // down,
-                       scratch + threadid() * scratch_bytes(t))
-
-
-cdef void gradient_block(
-        const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
-        const char* D, char* dW, char* db, Py_ssize_t down, Py_ssize_t across,
-        char* panel) noexcept nogil:
-    cdef Task task
-    task.op = 0
-    task.i = down * BLOCK_ROWS
-    task.m = min(<Py_ssize_t>BLOCK_ROWS, I - task.i)
-    task.j = across * t.columns
-    task.n = min(<Py_ssize_t>t.columns, O - task.j)
-    weight_gradient(t, B, I, O, A_prev, D, &task, at(dW, task.i * O + task.j, t), O,
-                    at(db, task.j, t), panel)
-
-
-cdef void kernel_loss_and_delta(
-        const tile_table* t, Py_ssize_t B, Py_ssize_t O, const tile_loss* loss, double parameter,
-        const char* Y, const int64_t* classes, const char* Z, const double* row_scale, char* D,
-        double* row_loss, int n_threads) noexcept nogil:
-    """The loss of every row and D, a share of the batch's rows a thread."""
-    cdef int me
-    cdef Py_ssize_t r0, r1
-    for me in prange(n_threads, num_threads=n_threads, schedule="static",
-                     use_threads_if=n_threads > 1):
-        r0 = share(B, me, n_threads)
-        r1 = share(B, me + 1, n_threads)
-        loss.loss(r1 - r0, O, parameter, NULL if Y == NULL else const_at(Y, r0 * O, t),
-                  NULL if classes == NULL else classes + r0, const_at(Z, r0 * O, t),
-                  row_scale + r0, at(D, r0 * O, t), row_loss + r0)
-
-
-cdef void kernel_link(
-        const tile_table* t, Py_ssize_t B, Py_ssize_t O, const tile_link* f, const char* Z,
-        char* A, int n_threads) noexcept nogil:
-    """A = link(Z), a share of the batch's rows a thread."""
-    cdef int me
-    cdef Py_ssize_t r0
-    for me in prange(n_threads, num_threads=n_threads, schedule="static",
-                     use_threads_if=n_threads > 1):
-        r0 = share(B, me, n_threads)
-        f.link(share(B, me + 1, n_threads) - r0, O, const_at(Z, r0 * O, t), at(A, r0 * O, t))

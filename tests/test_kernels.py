@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bpfast import _engine, kernels, reference
+from bpfast import _border, kernels, reference
 from bpfast.activations import activations
 from bpfast.losses import losses
 
@@ -22,9 +22,9 @@ DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.fixture(autouse=True)
 def every_thread_works():
     """However small the work: results must not depend on the threads."""
-    old = _engine.work_per_thread(1e-9)
+    old = _border.work_per_thread(1e-9)
     yield
-    _engine.work_per_thread(old)
+    _border.work_per_thread(old)
 
 
 def draw(rng, dtype, *shape):
@@ -51,9 +51,12 @@ def check(cases, native, twin, error, tolerance):
 def test_dense_forward(activation, dtype, rng, error):
     # Z near 1: in the tail of GELU a rounding of Z counts Z² times.
     cases = [
-        (draw(rng, dtype, B, I), draw(rng, dtype, I, O) / np.sqrt(I).astype(dtype), bias)
-        for B, I, O in SHAPES
-        for bias in (draw(rng, dtype, O), None)
+        (
+            draw(rng, dtype, B, I),
+            draw(rng, dtype, I, O) / np.sqrt(I).astype(dtype),
+            None if index % 3 == 0 else draw(rng, dtype, O),
+        )
+        for index, (B, I, O) in enumerate(SHAPES)
     ]
     check(
         cases,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bpfast as bp
-from bpfast import _engine, reference
+from bpfast import _border, _engine, reference
 from bpfast.activations import activations
 from bpfast.engines import OPS
 from bpfast.losses import losses
@@ -46,9 +46,9 @@ PENALTIES = {
 
 @pytest.fixture(autouse=True)
 def every_thread_works():
-    old = _engine.work_per_thread(1e-9)
+    old = _border.work_per_thread(1e-9)
     yield
-    _engine.work_per_thread(old)
+    _border.work_per_thread(old)
 
 
 def twins(widths, activation, loss, dtype, **options):
@@ -73,7 +73,7 @@ def worst(native, expected, error):
 
 def test_every_row_of_the_tables_is_in_both_engines():
     """Adding a member is a change in spec, reference and native table: none may lack."""
-    native = _engine.tables()
+    native = _border.tables()
     rules = {spec.rule for spec in RULES.values()}
     assert set(native["activation"]) == set(reference.ACTIVATIONS) == set(activations)
     assert set(native["loss"]) == {*reference.POINTWISE_LOSSES, *reference.ROWWISE_LOSSES} == set(losses)
@@ -183,12 +183,12 @@ def test_the_same_bits_with_any_number_of_threads(rule, penalty, rng):
 
 def test_threads_are_really_used(rng):
     """The test above would pass with one thread: see that others run."""
-    if not _engine.openmp():
+    if not _border.openmp():
         return
     code = (
         "import numpy as np, bpfast as bp\n"
-        "from bpfast import _engine\n"
-        "_engine.work_per_thread(1e-9)\n"
+        "from bpfast import _border\n"
+        "_border.work_per_thread(1e-9)\n"
         "net = bp.Network([bp.Dense(8)], n_inputs=8, loss='squared_error', threads=3)\n"
         "net.fit(np.ones((64, 8)), np.ones((64, 8)), epochs=1)\n"
         "print(sum(line.startswith('Threads:') and int(line.split()[1])"
@@ -311,8 +311,8 @@ def test_a_forked_child_trains_and_does_not_hang(rng):
         return
     code = (
         "import os, numpy as np, bpfast as bp\n"
-        "from bpfast import _engine\n"
-        "_engine.work_per_thread(1e-9)\n"
+        "from bpfast import _border\n"
+        "_border.work_per_thread(1e-9)\n"
         "def train():\n"
         "    net = bp.Network([bp.Dense(9)], n_inputs=9, loss='squared_error', threads=2)\n"
         "    net.fit(np.ones((64, 9)), np.ones((64, 9)), epochs=2)\n"
@@ -353,7 +353,7 @@ def test_the_gil_is_released_while_training():
     assert sum(start < t < stop for t in ticks) >= 5
 
 
-@pytest.mark.parametrize("isa", _engine.isas())
+@pytest.mark.parametrize("isa", _border.isas())
 def test_every_instruction_set_agrees(isa, rng):
     """In a process of its own; those with FMA give the same bits as each other."""
     code = (
@@ -373,7 +373,7 @@ def test_every_instruction_set_agrees(isa, rng):
         half = len(done.stdout) // 3
         return np.frombuffer(done.stdout[:half], np.float32), np.frombuffer(done.stdout[half:], np.float64)
 
-    best, this = weights(_engine.isas()[0]), weights(isa)
+    best, this = weights(_border.isas()[0]), weights(isa)
     if isa != "baseline":
         assert [a.tobytes() for a in this] == [a.tobytes() for a in best]
     for a, b, tolerance in zip(this, best, (1e-4, 1e-11), strict=True):

@@ -1,0 +1,190 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: freethreading_compatible=True
+"""The border between Python and the native code: which tables this CPU gets, memory, threads.
+
+Callers have checked values and shapes with words (`checks`); here sizes are checked once more,
+because a pointer forgives nothing.
+"""
+
+import os
+
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_FORMAT,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from libc.stdint cimport uintptr_t
+from libc.string cimport strcmp
+
+from bpfast._step cimport BP_OPENMP, op_name, tile_table
+
+cdef extern from "dispatch.h":
+    const char* bp_isa_name(int i)
+    const tile_table* bp_tiles(const char* isa, int item_size)
+    const char* bp_compiler()
+
+# Multiply-adds of a step, or of a call, that are worth a thread of their own: about 20 µs of one
+# core against about 2 µs for two barriers.
+cdef double worth_a_thread = 500e3
+
+cdef bint forked = False
+
+
+def _after_fork():
+    """A forked child has none of OpenMP's threads, and would wait for them: it runs on one."""
+    global forked
+    forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def work_per_thread(value=None):
+    """How many multiply-adds a thread must have to do; with a value, set it and return the old.
+
+    For tests and benchmarks: results do not depend on it.
+    """
+    global worth_a_thread
+    old = worth_a_thread
+    if value is not None:
+        worth_a_thread = value
+    return old
+
+
+# ---- instruction sets
+
+def isas():
+    """The instruction sets of this build that this CPU runs, best first."""
+    names, i = [], 0
+    while bp_isa_name(i) != NULL:
+        names.append(bp_isa_name(i).decode())
+        i += 1
+    return names
+
+
+def isa():
+    """The instruction set in use: `BPFAST_ISA`, or the best."""
+    wanted = os.environ.get("BPFAST_ISA") or isas()[0]
+    if wanted not in isas():
+        raise ValueError(
+            f"BPFAST_ISA is {wanted!r}; this build and CPU have {', '.join(isas())}")
+    return wanted
+
+
+def openmp():
+    """Whether this build has OpenMP."""
+    return bool(BP_OPENMP)
+
+
+def compiler():
+    """What compiled this build."""
+    return bp_compiler().decode()
+
+
+cdef const tile_table* table(int item_size) except NULL:
+    return bp_tiles(isa().encode(), item_size)
+
+
+def tables():
+    """The names in the native tables, by family; what a test holds against the reference."""
+    cdef const tile_table* t = table(8)
+    cdef int i
+    found = {"activation": [], "loss": [], "link": [], "optimizer": [], "penalty": [], "op": []}
+    i = 0
+    while t.activations[i].name != NULL:
+        found["activation"].append(t.activations[i].name.decode())
+        i += 1
+    i = 0
+    while t.losses[i].name != NULL:
+        found["loss"].append(t.losses[i].name.decode())
+        i += 1
+    i = 0
+    while t.links[i].name != NULL:
+        found["link"].append(t.links[i].name.decode())
+        i += 1
+    i = 0
+    while t.optimizers[i].name != NULL:
+        found["optimizer"].append(t.optimizers[i].name.decode())
+        i += 1
+    i = 0
+    while t.penalties[i].name != NULL:
+        found["penalty"].append(t.penalties[i].name.decode())
+        i += 1
+    i = 0
+    while op_name(i) != NULL:
+        found["op"].append(op_name(i).decode())
+        i += 1
+    return found
+
+
+cdef const Row* find(const Row* rows, str name) except NULL:
+    """The row of a table with this name."""
+    cdef bytes wanted = name.encode()
+    while rows.name != NULL:
+        if strcmp(rows.name, wanted) == 0:
+            return rows
+        rows += 1
+    raise ValueError(f"the native engine has no {name!r}")
+
+
+cdef int team_for(double work, int threads) noexcept:
+    """How many threads this many multiply-adds deserve."""
+    if forked or not BP_OPENMP or work <= worth_a_thread:
+        return 1
+    return <int>min(<double>threads, work / worth_a_thread)
+
+
+# ---- memory
+
+cdef class View:
+    """The memory of a C-contiguous array, held for as long as the view lives."""
+
+    def __cinit__(self, array, Py_ssize_t size, int item_size, bint writable=False):
+        cdef int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT
+        self.held = False
+        if array is None:
+            self.data = NULL
+            return
+        PyObject_GetBuffer(array, &self.buffer, flags | PyBUF_WRITABLE if writable else flags)
+        self.held = True
+        self.data = <char*>self.buffer.buf
+        self.item_size = <int>self.buffer.itemsize
+        self.size = self.buffer.len // max(1, self.item_size)
+        if self.item_size != item_size:
+            raise TypeError(f"an array of {item_size}-byte items is wanted; got {self.item_size}")
+        if self.size != size:
+            raise ValueError(f"an array of {size} elements is wanted; got {self.size}")
+        if <uintptr_t>self.data % item_size:
+            raise ValueError("an aligned array is wanted")
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.buffer)
+
+
+cdef class Arena:
+    """Zeroed memory in pieces, each at a multiple of 64 bytes, freed together."""
+
+    def __cinit__(self):
+        self.blocks = []
+        self.nbytes = 0
+
+    cdef void* take(self, Py_ssize_t count, Py_ssize_t item_size) except NULL:
+        """`count` items; the product is checked."""
+        cdef void* block
+        if count < 0 or count > (<Py_ssize_t>(<size_t>-1 >> 1) - 64) // item_size:
+            raise MemoryError(f"{count} items of {item_size} bytes are more than memory can hold")
+        block = PyMem_RawCalloc(count * item_size + 64, 1)
+        if block == NULL:
+            raise MemoryError(f"no memory for {count} items of {item_size} bytes")
+        self.blocks.append(<uintptr_t>block)
+        self.nbytes += count * item_size
+        return <void*>((<uintptr_t>block + 63) // 64 * 64)
+
+    def __dealloc__(self):
+        for block in self.blocks:
+            PyMem_RawFree(<void*><uintptr_t>block)
