@@ -85,7 +85,11 @@ cdef class Core:
             if not (0 <= op.source < op.target < self.n_values):
                 raise ValueError("an op must make a value behind the one it reads")
             op.n_in, op.n_out = widths[source], widths[target]
-            if op.W >= 0 and op.W + op.n_in * op.n_out > size or op.b >= 0 and op.b + op.n_out > size:
+            if op.n_in < 1 or op.n_out < 1:
+                raise ValueError("a value must have at least one column")
+            # By division: the product may not fit.
+            if (op.W >= 0 and (op.W > size or op.n_out > (size - op.W) // op.n_in)
+                    or op.b >= 0 and (op.b > size or op.n_out > size - op.b)):
                 raise ValueError("an op's parameters lie beyond the flat vector")
         self.allocate_program()
 

@@ -398,5 +398,7 @@ def test_the_border_refuses_wrong_memory():
         core.outputs(flat, np.ones((3, 4), np.float32).T, np.ones((4, 2), np.float32), 4)
     with pytest.raises(RuntimeError, match="forward pass of as many rows"):
         core.backward(flat, np.ones((4, 2), np.float32), flat.copy(), np.ones((4, 3), np.float32), 4)
-    with pytest.raises(MemoryError, match="more than memory"):
+    with pytest.raises(ValueError, match="beyond the flat vector"):
         _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**40, 2**40], 2**62, 4, 1)
+    with pytest.raises(MemoryError, match="memory"):
+        _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**30, 2**30], 2**60, 4, 1)
