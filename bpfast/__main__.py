@@ -48,6 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"bpfast: error: {' '.join(str(error).split())}", file=sys.stderr)
         return MISTAKE
+    except MemoryError as error:
+        print(f"bpfast: error: not enough memory: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    except BrokenPipeError:
+        # Whoever read our output has left (`| head`): nobody is there to be told.
+        sys.stdout = None
+        return MISTAKE
     except KeyboardInterrupt:
         print("bpfast: interrupted", file=sys.stderr)
         return commands.INTERRUPTED

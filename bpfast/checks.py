@@ -135,6 +135,8 @@ def targets(
 
 
 def _classes(name: str, value: Array, n_outputs: int) -> Array:
+    # A copy: these numbers become addresses, and what is the caller's may change under way.
+    value = value.copy()
     if value.dtype.kind == "f":
         finite(name, value)
         if (value != np.floor(value)).any():
@@ -147,8 +149,7 @@ def _classes(name: str, value: Array, n_outputs: int) -> Array:
     if low < 0 or high >= n_outputs:
         bad = low if low < 0 else high
         raise ValueError(f"{name} holds class {bad:g}; the network's classes are 0 to {n_outputs - 1}")
-    # A copy: these numbers become addresses, and what is the caller's may change under way.
-    return value.astype(np.int64, order="C", copy=True)
+    return np.require(value, dtype=np.int64, requirements=["C", "A"])
 
 
 def _range(loss: Loss, name: str, value: Array) -> None:

@@ -8,6 +8,8 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .layers import layers
 from .losses import CustomLoss, Loss, losses, resolve_loss
 from .network import Network
@@ -39,8 +41,19 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write beside the target, flush to disk, then take its name."""
-    target = os.path.abspath(os.fspath(path))
+    """Write beside the target, flush to disk, then take its name.
+
+    A link is followed; what is no regular file (a pipe, a device) is written to as it is.
+    """
+    target = os.path.realpath(os.fspath(path))
+    if os.path.isdir(target):
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; the name of a file is wanted")
+    if not os.path.isdir(os.path.dirname(target)):
+        raise FileNotFoundError(f"there is no folder {os.path.dirname(target)!r}")
+    if os.path.exists(target) and not os.path.isfile(target):
+        with open(target, "wb") as special:
+            special.write(data)
+        return
     temporary = f"{target}.{secrets.token_hex(4)}.tmp"
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -100,6 +113,8 @@ def load(
     for key, array in tensors.items():
         if array.dtype != network.dtype:
             raise ValueError(f"{name!r} is damaged: {key} is {array.dtype}, not {network.dtype}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name!r} holds a network that is broken: {key} is not finite")
         network.parameters[key][...] = array
     return network
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import _kernels, checks, reference
 from .activations import Activation, activations
 from .engines import default_threads
-from .losses import CustomLoss, Loss, resolve_loss
+from .losses import LINKS, CustomLoss, Loss, resolve_loss
 
 Array = NDArray[Any]
 
@@ -223,8 +223,12 @@ def loss_and_delta(
     return value, D
 
 
-def link(name: str, Z: Array, *, threads: int | None = None) -> Array:
-    """What `predict` makes of raw outputs: identity, sigmoid, softmax (over a row) or exp."""
-    A = np.empty_like(Z)
+def link(name: str, Z: Any, *, threads: int | None = None) -> Array:
+    """What `predict` makes of raw outputs (B, O): identity, sigmoid, softmax (over a row) or exp."""
+    if name not in LINKS:
+        raise ValueError(f"unknown link {name!r} (known: {', '.join(LINKS)})")
+    Z = checks.matrix("Z", Z)
+    Z = checks.cast("Z", Z, checks.common_dtype(Z))
+    A: Array = np.empty_like(Z)
     _kernels.link(name, Z, A, _threads(threads))
     return A

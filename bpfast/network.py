@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -25,6 +27,18 @@ if TYPE_CHECKING:
     from .training import History
 
 Array = NDArray[Any]
+
+_living: weakref.WeakSet[Network] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child nobody is left to release a lock that was held: engines start afresh."""
+    for network in list(_living):
+        network._start()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Network:
@@ -75,8 +89,6 @@ class Network:
         self.loss_spec: Loss = resolve_loss(loss)
         self.dtype = checks.dtype_of(dtype)
         self.seed = integer("Network", "seed", seed, at_least=0)
-        if self.seed >= 2**63:
-            raise ValueError(f"Network: seed must be below 2**63; got {seed}")
         self.threads = checks.threads(threads)
         self.backend = engines.resolve_backend(backend)
         self.program = compile_program(self.layers, integer("Network", "n_inputs", n_inputs, at_least=1))
@@ -99,6 +111,7 @@ class Network:
         self._fitting = False
         self._taped = 0
         self._backed = False
+        _living.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         derived = ("parameters", "gradient", "_engine", "_lock", "_fitting", "_taped", "_backed")
@@ -107,6 +120,10 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
+
+    def __copy__(self) -> Network:
+        """A deep copy: two networks never share weights."""
+        return copy.deepcopy(self)
 
     def __repr__(self) -> str:
         widths = "-".join(str(width) for width in self.program.widths)
@@ -240,7 +257,7 @@ class Network:
         validation : (X, y) or (X, y, sample_weight), optional
             Evaluated after every epoch.
         callbacks : sequence of Callback
-            Called after every epoch, in order; any may end the training.
+            Called after every epoch, in order; any ends the training by returning True.
         shuffle : bool, default True
             A new order of the rows every epoch.
         sample_weight : array (B,), optional
@@ -256,6 +273,10 @@ class Network:
         ------
         FloatingPointError
             If the loss becomes NaN or infinite. The weights are those of the last good epoch.
+        KeyboardInterrupt
+            Within a fraction of a second of Ctrl-C; the steps that were made are kept.
+        RuntimeError
+            If the network is being trained already, or a signal handler uses it while it is.
         """
         from .training import fit
 
@@ -272,6 +293,10 @@ class Network:
                 shuffle=shuffle,
                 progress=progress,
             )
+
+    def _require_no_fit(self, call: str) -> None:
+        if self._fitting:
+            raise RuntimeError(f"{call} while fit is at work on this network; wait for its end")
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -312,6 +337,7 @@ class Network:
         with self._lock:
             if not training:
                 return self._engine.outputs(self._flat, X)
+            self._require_no_fit("forward(training=True)")
             self._taped, self._backed = len(X), False
             return self._engine.forward(self._flat, X)
 
@@ -320,6 +346,7 @@ class Network:
 
         Fills `gradient` with ∂L/∂parameter, summed over the rows, and returns ∂L/∂X (B, I).
         """
+        self._require_no_fit("backward")
         if not self._taped:
             raise RuntimeError("backward needs forward(X, training=True) before it")
         D = checks.matrix(
@@ -332,6 +359,7 @@ class Network:
 
     def update(self, optimizer: str | Optimizer, penalty: str | Penalty | None = None) -> None:
         """One step of an optimizer with the gradient of the last `backward`."""
+        self._require_no_fit("update")
         if not self._backed:
             raise RuntimeError("update needs forward(X, training=True) and backward before it")
         spec = optimizers.resolve(optimizer, "optimizer")

@@ -244,7 +244,7 @@ def row_losses(loss: Loss, Y: Array, Z: Array) -> tuple[Array, Array, int]:
 
 
 def _custom_losses(loss: CustomLoss, Y: Array, Z: Array) -> tuple[Array, Array]:
-    result = loss.function(Y, Z)
+    result = loss.function(Y.copy(), Z.copy())
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError("the custom loss must return (loss, D): arrays of shape (B,) and (B, O)")
     rows, D = (checks.array(f"the custom loss's {n}", v) for n, v in zip(("loss", "D"), result, strict=True))

@@ -158,6 +158,8 @@ def integer(owner: str, argument: str, value: Any, *, at_least: int) -> int:
         raise TypeError(f"{owner}: {argument} must be an integer; got {value!r}")
     if value < at_least:
         raise ValueError(f"{owner}: {argument} must be at least {at_least}; got {value!r}")
+    if int(value) >= 2**63:
+        raise ValueError(f"{owner}: {argument} must be below 2**63; got {value!r}")
     return int(value)
 
 

@@ -189,16 +189,17 @@ def _parse(pandas: Any, path: str, kinds: dict[str, type]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            frame = pandas.read_csv(path, dtype=kinds, low_memory=False)
+            # Without index_col=False a surplus first value silently becomes the index.
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
+            return pandas.read_csv(path, dtype=kinds, low_memory=False, index_col=False)
+    except pandas.errors.ParserWarning:
+        raise UserError(f"{path!r} has rows with more values than its header has names") from None
     except pandas.errors.EmptyDataError:
         raise UserError(f"{path!r} is empty: a header and rows are wanted") from None
     except UnicodeDecodeError:
         raise UserError(f"{path!r} is neither a CSV file in UTF-8, nor an NPZ or idx file") from None
     except (pandas.errors.ParserError, ValueError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path!r} can't be read as CSV: {_one_line(error)}") from None
-    if not isinstance(frame.index, pandas.RangeIndex):
-        raise UserError(f"{path!r} has rows with more values than its header has names")
-    return frame
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,13 +130,15 @@ def fit(
                 bar.set_postfix(shown, refresh=False)
             # Every callback sees every epoch, also when an earlier one ends the training.
             answers = [callback.on_epoch_end(network, history) for callback in callbacks]
-            if any(answers):
+            if any(answer is True for answer in answers):
                 break
     finally:
-        if bar is not None:
-            bar.close()
-        for callback in callbacks:
-            callback.on_fit_end(network, history)
+        # Each of them, also when another raises.
+        with ExitStack() as ending:
+            for callback in reversed(callbacks):
+                ending.callback(callback.on_fit_end, network, history)
+            if bar is not None:
+                bar.close()
     return history
 
 

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, cdivision=True
 # cython: freethreading_compatible=True
 """The native engine of a program: holds its memory and hands the step its pointers. No mathematics."""
 

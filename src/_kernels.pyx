@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, cdivision=True
 # cython: freethreading_compatible=True
 """The kernels as functions: whole matrices in, whole matrices out; see `kernels` for the words.
 

@@ -402,3 +402,58 @@ def test_the_border_refuses_wrong_memory():
         _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**40, 2**40], 2**62, 4, 1)
     with pytest.raises(MemoryError, match="memory"):
         _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**30, 2**30], 2**60, 4, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_handler_can_not_use_the_network_that_it_interrupts(threads):
+    net, X, y = long_training(threads=threads)
+    caught = []
+
+    def handler(*_):
+        with pytest.raises(RuntimeError, match="this network is at work; one call at a time") as info:
+            net.predict(X[:3])
+        caught.append(info)
+
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        history = net.fit(X, y, epochs=1, batch_size=16)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert caught
+    untouched, X, y = long_training(threads=threads)
+    assert untouched.fit(X, y, epochs=1, batch_size=16).loss == history.loss
+    assert untouched._flat.tobytes() == net._flat.tobytes()
+
+
+def test_a_loop_of_ones_own_is_refused_inside_a_fit(rng):
+    X, y = rng.normal(size=(20, 3)), rng.normal(size=(20, 1))
+    net = bp.Network([bp.Dense(1)], n_inputs=3, loss="squared_error")
+
+    class Meddler(bp.Callback):
+        def on_epoch_end(self, network, history):
+            for call in (lambda: network.forward(X, training=True), lambda: network.update("adam")):
+                with pytest.raises(RuntimeError, match="while fit is at work"):
+                    call()
+            network.predict(X)
+
+    assert len(net.fit(X, y, epochs=2, callbacks=[Meddler()])) == 2
+
+
+def test_a_child_forked_while_another_thread_trains(rng):
+    if not hasattr(os, "fork"):
+        return
+    code = (
+        "import os, threading, time, numpy as np, bpfast as bp\n"
+        "X, y = np.ones((50_000, 64), np.float32), np.ones((50_000, 8), np.float32)\n"
+        "net = bp.Network([bp.Dense(64, 'tanh'), bp.Dense(8)], n_inputs=64, loss='squared_error')\n"
+        "thread = threading.Thread(target=net.fit, args=(X, y), kwargs={'epochs': 5})\n"
+        "thread.start(); time.sleep(0.1)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    ok = np.isfinite(net.predict(X[:5])).all()\n"
+        "    os._exit(0 if ok else 1)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "thread.join()\n"
+    )
+    subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], timeout=60, check=True)

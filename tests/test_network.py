@@ -1254,3 +1254,24 @@ def test_save_to_where_it_can_not(build, tmp_path):
     assert os.listdir(tmp_path) == []
     assert os.listdir(tmp_path.parent).count(tmp_path.name) == 1
     assert not [name for name in os.listdir(tmp_path.parent) if name.endswith(".tmp")]
+
+
+def test_a_copy_shares_nothing(build, rng):
+    net = build()
+    twin = copy.copy(net)
+    net.fit(rng.normal(size=(10, 3)), rng.normal(size=(10, 2)), epochs=1)
+    assert twin.epochs == 0
+    assert any((a != twin.parameters[name]).any() for name, a in net.parameters.items())
+
+
+def test_saving_follows_a_link_and_names_a_folder(build, tmp_path):
+    net, target = build(), tmp_path / "model"
+    target.touch()
+    (tmp_path / "link").symlink_to(target)
+    net.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (bp.load(target)._flat == net._flat).all()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        net.save(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        net.save(tmp_path / "nowhere" / "model")

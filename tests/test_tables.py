@@ -164,3 +164,11 @@ def test_idx_mistakes(tmp_path: Path) -> None:
     (tmp_path / "c.gz").write_bytes(gzip.compress(whole)[:20])
     with pytest.raises(UserError, match="can't be read"):
         tables.read_idx(str(tmp_path / "c.gz"))
+
+
+@pytest.mark.parametrize("first", ["0", "7"])
+def test_more_values_than_names_never_shift_the_columns(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "shift.csv"
+    path.write_text("a,b,y\n" + f"{first},1,2,3\n" + "1,4,5,6\n")
+    with pytest.raises(UserError, match="more values than its header has names"):
+        tables.read_csv(str(path))

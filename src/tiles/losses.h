@@ -93,7 +93,7 @@ static void finish_pointwise(ptrdiff_t at, ptrdiff_t count, ptrdiff_t n, const d
         const ptrdiff_t stop = n - c < count - i ? i + n - c : count;
         const real scale = (real)(row_scale[r] / (double)n);
         double sum = c ? row_loss[r] : 0;
-        /* A row that does not count gives no NaN either. */
+        /* The slope of a row that does not count may be NaN. */
         if (scale == 0)
             for (ptrdiff_t k = i; k < stop; k++) D[at + k] = 0;
         else
