@@ -89,36 +89,31 @@ cdef const tile_table* table(int item_size) except NULL:
     return bp_tiles(isa().encode(), item_size)
 
 
+cdef list names(const Row* rows):
+    """The names of a table, in its order."""
+    found = []
+    while rows.name != NULL:
+        found.append(rows.name.decode())
+        rows += 1
+    return found
+
+
 def tables():
     """The names in the native tables, by family; what a test holds against the reference."""
     cdef const tile_table* t = table(8)
-    cdef int i
-    found = {"activation": [], "loss": [], "link": [], "optimizer": [], "penalty": [], "op": []}
-    i = 0
-    while t.activations[i].name != NULL:
-        found["activation"].append(t.activations[i].name.decode())
-        i += 1
-    i = 0
-    while t.losses[i].name != NULL:
-        found["loss"].append(t.losses[i].name.decode())
-        i += 1
-    i = 0
-    while t.links[i].name != NULL:
-        found["link"].append(t.links[i].name.decode())
-        i += 1
-    i = 0
-    while t.optimizers[i].name != NULL:
-        found["optimizer"].append(t.optimizers[i].name.decode())
-        i += 1
-    i = 0
-    while t.penalties[i].name != NULL:
-        found["penalty"].append(t.penalties[i].name.decode())
-        i += 1
-    i = 0
+    cdef int i = 0
+    ops = []
     while op_name(i) != NULL:
-        found["op"].append(op_name(i).decode())
+        ops.append(op_name(i).decode())
         i += 1
-    return found
+    return {
+        "activation": names(t.activations),
+        "loss": names(t.losses),
+        "link": names(t.links),
+        "optimizer": names(t.optimizers),
+        "penalty": names(t.penalties),
+        "op": ops,
+    }
 
 
 cdef const Row* find(const Row* rows, str name) except NULL:

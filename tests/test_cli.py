@@ -413,7 +413,6 @@ def test_as_a_module() -> None:
     assert done.stderr == "bpfast: error: there is no file 'nothing'\n"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
 def test_ctrl_c() -> None:
     command = [sys.executable, "-u", "-m", "bpfast", "train", "--epochs", "1000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
