@@ -130,7 +130,7 @@ def fit(
                 bar.set_postfix(shown, refresh=False)
             # Every callback sees every epoch, also when an earlier one ends the training.
             answers = [callback.on_epoch_end(network, history) for callback in callbacks]
-            if any(answer is True for answer in answers):
+            if any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers):
                 break
     finally:
         # Each of them, also when another raises.

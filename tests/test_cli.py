@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -430,3 +431,19 @@ def test_ctrl_c() -> None:
     assert b"Traceback" not in err
     assert bp.load("model.safetensors").n_inputs == 64
     assert Path("curve.png").exists()
+
+
+def test_inside_an_unbuilt_checkout(tmp_path: Path) -> None:
+    """The sources are found first there: a line says so, whichever way they are imported."""
+    package = Path(bp.__file__).parent
+    (tmp_path / "bpfast").mkdir()
+    for source in package.glob("*.py"):
+        shutil.copy(source, tmp_path / "bpfast")
+    said = []
+    for arguments in (["-m", "bpfast", "info"], ["-c", "import bpfast"]):
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1
+        said.append(done.stderr)
+    assert said[0].startswith(f"bpfast is being imported from its source checkout ({tmp_path})")
+    assert "Traceback" not in said[0]
+    assert "ImportError: bpfast is being imported from its source checkout" in said[1]
