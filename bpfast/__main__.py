@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import commands
-from .engines import BACKENDS
+from .backends import BACKENDS
 from .info import __version__
 from .preparation import TASKS
 from .tables import UserError

@@ -5,6 +5,7 @@ Every message names the argument, what came and what is wanted.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,15 @@ def threads(value: Any) -> int | None:
     if not 1 <= value <= 1024:
         raise ValueError(f"threads must be from 1 to 1024; got {value}")
     return int(value)
+
+
+def default_threads() -> int:
+    """`BPFAST_NUM_THREADS`, or the cores that this process may use."""
+    text = os.environ.get("BPFAST_NUM_THREADS")
+    if text:
+        if not text.isdecimal() or not 1 <= int(text) <= 1024:
+            raise ValueError(f"BPFAST_NUM_THREADS must be a number from 1 to 1024; got {text!r}")
+        return int(text)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import reference
-from .losses import CustomLoss, Loss
+from .losses import Loss
 from .optimizers import Optimizer
 from .penalties import Penalty
 from .program import Op, Parameter, Program
 from .schedules import Clock
 
 Array = NDArray[Any]
-BACKENDS = ("native", "reference")
 
 
 @dataclass
@@ -254,45 +252,3 @@ def train_in_python(
         engine.backward(parameters, D, gradient)
         engine.update(parameters, gradient, state, learning_rate, plan.penalty)
     return losses, counts
-
-
-def resolve_backend(backend: str | None) -> str:
-    """The backend asked for, or `BPFAST_BACKEND`, or native."""
-    source = "backend"
-    if backend is None:
-        backend, source = os.environ.get("BPFAST_BACKEND") or "native", "BPFAST_BACKEND"
-    if backend not in BACKENDS:
-        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}; got {backend!r}")
-    return backend
-
-
-def default_threads() -> int:
-    """`BPFAST_NUM_THREADS`, or the cores that this process may use."""
-    text = os.environ.get("BPFAST_NUM_THREADS")
-    if text:
-        if not text.isdecimal() or not 1 <= int(text) <= 1024:
-            raise ValueError(f"BPFAST_NUM_THREADS must be a number from 1 to 1024; got {text!r}")
-        return int(text)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def make_engine(program: Program, dtype: np.dtype[Any], backend: str, threads: int | None) -> Engine:
-    """The engine of a network."""
-    if backend == "reference":
-        return ReferenceEngine(program, dtype)
-    from .native import NativeEngine
-
-    return NativeEngine(program, dtype, threads or default_threads())
-
-
-def evaluate(
-    loss: Loss, Y: Array, Z: Array, weights: Array | None, threads: int | None, backend: str
-) -> tuple[float, Array]:
-    """The mean loss and D = ∂L/∂Z of raw outputs, by the engine's own kernel."""
-    if backend == "reference" or isinstance(loss, CustomLoss):
-        return reference.loss_and_delta(loss, Y, Z, sample_weight=weights)
-    from . import kernels
-
-    return kernels.loss_and_delta(loss, Y, Z, sample_weight=weights, threads=threads)

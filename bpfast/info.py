@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import engines
+from . import backends, checks
 
 try:
     __version__ = metadata.version("bpfast")
@@ -31,11 +31,11 @@ def info() -> dict[str, Any]:
 
     return {
         "version": __version__,
-        "backend": engines.resolve_backend(None),
+        "backend": backends.resolve_backend(None),
         "isa": _border.isa(),
         "isas": _border.isas(),
         "openmp": _border.openmp(),
-        "threads": engines.default_threads() if _border.openmp() else 1,
+        "threads": checks.default_threads() if _border.openmp() else 1,
         "compiler": _border.compiler(),
         "python": platform.python_version(),
         "numpy": np.__version__,

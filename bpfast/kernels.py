@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from . import _kernels, checks, reference
 from .activations import Activation, activations
-from .engines import default_threads
 from .losses import LINKS, CustomLoss, Loss, resolve_loss
 
 Array = NDArray[Any]
 
 
 def _threads(value: int | None) -> int:
-    return checks.threads(value) or default_threads()
+    return checks.threads(value) or checks.default_threads()
 
 
 def _result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any) -> tuple[Array, Array]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import checks, engines, reference
+from . import backends, checks, engines, reference
 from .layers import Layer
-from .losses import Loss, link_of, resolve_loss
+from .losses import Loss, resolve_loss
 from .optimizers import Optimizer, optimizers
 from .penalties import Penalty, penalties
 from .program import compile_program
@@ -90,7 +90,7 @@ class Network:
         self.dtype = checks.dtype_of(dtype)
         self.seed = integer("Network", "seed", seed, at_least=0)
         self.threads = checks.threads(threads)
-        self.backend = engines.resolve_backend(backend)
+        self.backend = backends.resolve_backend(backend)
         self.program = compile_program(self.layers, integer("Network", "n_inputs", n_inputs, at_least=1))
         if self.loss_spec.name == "cross_entropy" and self.n_outputs < 2:
             raise ValueError("cross_entropy needs at least 2 outputs; for one output use log_loss")
@@ -106,7 +106,7 @@ class Network:
         """What is derived from the rest and does not travel in a pickle."""
         self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat))
         self.gradient: Mapping[str, Array] = MappingProxyType(self.program.views(self._gradient))
-        self._engine = engines.make_engine(self.program, self.dtype, self.backend, self.threads)
+        self._engine = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
         self._lock = threading.RLock()
         self._fitting = False
         self._taped = 0
@@ -168,12 +168,7 @@ class Network:
         return self._link(Z)
 
     def _link(self, Z: Array) -> Array:
-        name = link_of(self.loss_spec)
-        if self.backend == "reference":
-            return reference.link(name, Z)
-        from . import kernels
-
-        return kernels.link(name, Z, threads=self.threads)
+        return backends.predict(self.loss_spec, Z, self.threads, self.backend)
 
     def loss(self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None) -> float:
         """The objective J = mean loss + α Ω(W) of these rows; without a penalty the mean loss."""
@@ -185,7 +180,7 @@ class Network:
         """The mean loss and the raw outputs."""
         with self._lock:
             Z = self._engine.outputs(self._flat, X)
-        return engines.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)[0], Z
+        return backends.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)[0], Z
 
     def penalty(self, penalty: Penalty | None) -> float:
         """α Ω(W) of the weights as they are."""
@@ -210,7 +205,7 @@ class Network:
         with self._lock:
             self._taped, self._backed = 0, False
             Z = self._engine.forward(self._flat, X)
-            _, D = engines.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)
+            _, D = backends.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)
             self._engine.backward(self._flat, D, flat)
         result = self.program.views(flat)
         if spec is not None:

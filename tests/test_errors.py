@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 import bpfast as bp
-from bpfast import engines
+from bpfast import backends, checks
 from bpfast.initializers import initializers
 from bpfast.penalties import penalties
 
@@ -691,22 +691,22 @@ def test_environment_backend_taken(monkeypatch, backend, unset):
         monkeypatch.delenv("BPFAST_BACKEND")
     else:
         monkeypatch.setenv("BPFAST_BACKEND", "")
-    assert engines.resolve_backend(None) == "native"
+    assert backends.resolve_backend(None) == "native"
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "5000", " ", "1,2", "²"])
 def test_environment_threads(monkeypatch, value):
     monkeypatch.setenv("BPFAST_NUM_THREADS", value)
     with pytest.raises(ValueError, match=r"BPFAST_NUM_THREADS must be a number from 1 to 1024; got"):
-        engines.default_threads()
+        checks.default_threads()
 
 
 @pytest.mark.parametrize("value", ["1", "2", "1024"])
 def test_environment_threads_taken(monkeypatch, value):
     monkeypatch.setenv("BPFAST_NUM_THREADS", value)
-    assert engines.default_threads() == int(value)
+    assert checks.default_threads() == int(value)
     monkeypatch.setenv("BPFAST_NUM_THREADS", "")
-    assert engines.default_threads() >= 1
+    assert checks.default_threads() >= 1
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+"""Which engine and which kernels a backend stands for."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import checks, kernels, reference
+from .engines import Engine, ReferenceEngine
+from .losses import CustomLoss, Loss, link_of
+from .native import NativeEngine
+from .program import Program
+
+Array = NDArray[Any]
+BACKENDS = ("native", "reference")
+
+
+def resolve_backend(backend: str | None) -> str:
+    """The backend asked for, or `BPFAST_BACKEND`, or native."""
+    source = "backend"
+    if backend is None:
+        backend, source = os.environ.get("BPFAST_BACKEND") or "native", "BPFAST_BACKEND"
+    if backend not in BACKENDS:
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}; got {backend!r}")
+    return backend
+
+
+def make_engine(program: Program, dtype: np.dtype[Any], backend: str, threads: int | None) -> Engine:
+    """The engine of a network."""
+    if backend == "reference":
+        return ReferenceEngine(program, dtype)
+    return NativeEngine(program, dtype, threads or checks.default_threads())
+
+
+def evaluate(
+    loss: Loss, Y: Array, Z: Array, weights: Array | None, threads: int | None, backend: str
+) -> tuple[float, Array]:
+    """The mean loss and D = ∂L/∂Z of raw outputs, by the engine's own kernel."""
+    if backend == "reference" or isinstance(loss, CustomLoss):
+        return reference.loss_and_delta(loss, Y, Z, sample_weight=weights)
+    return kernels.loss_and_delta(loss, Y, Z, sample_weight=weights, threads=threads)
+
+
+def predict(loss: Loss, Z: Array, threads: int | None, backend: str) -> Array:
+    """What the loss's link makes of raw outputs."""
+    if backend == "reference":
+        return reference.link(link_of(loss), Z)
+    return kernels.link(link_of(loss), Z, threads=threads)
