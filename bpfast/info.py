@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
+import sys
 from typing import Any
 
 import numpy as np
 
 from . import backends, checks
 
-try:
-    __version__ = metadata.version("bpfast")
-except metadata.PackageNotFoundError:  # run from a folder that nobody installed
-    __version__ = "0+unknown"
+# The build reads the version here: asking importlib.metadata at import costs as much as the rest.
+__version__ = "0.1.0"
 
 
 def info() -> dict[str, Any]:
@@ -27,6 +24,8 @@ def info() -> dict[str, Any]:
         has it; without it everything runs on one thread); ``threads`` (the default number);
         ``compiler``; ``python``; ``numpy``; ``machine``.
     """
+    import platform
+
     from . import _border
 
     return {
@@ -37,7 +36,7 @@ def info() -> dict[str, Any]:
         "openmp": _border.openmp(),
         "threads": checks.default_threads() if _border.openmp() else 1,
         "compiler": _border.compiler(),
-        "python": platform.python_version(),
+        "python": ".".join(map(str, sys.version_info[:3])),
         "numpy": np.__version__,
         "machine": platform.machine(),
     }
