@@ -2,8 +2,8 @@
 
 python benchmarks/compare_sklearn.py [--rows T2,T5] [--rounds 9]
 
-One thread each; scikit-learn's BLAS is held to one by threadpoolctl. An epoch of scikit-learn is
-one call of `partial_fit` a batch less its label checks: `fit` with max_iter=1 and warm_start.
+One thread each; scikit-learn's BLAS is held to one by threadpoolctl. An epoch of either is one call
+of its `fit`, checks of the data included, over the batches; the figure is the epoch's time a batch.
 """
 
 from __future__ import annotations
