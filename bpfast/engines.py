@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import reference
 from .losses import Loss
+from .memory import aligned
 from .optimizers import Optimizer
 from .penalties import Penalty
 from .program import Op, Parameter, Program
@@ -42,7 +43,7 @@ class OptimizerState:
     @classmethod
     def initial(cls, optimizer: Optimizer, size: int, dtype: np.dtype[Any]) -> OptimizerState:
         """The state before the first step."""
-        arrays = np.empty((len(optimizer.state), size), dtype=dtype)
+        arrays = aligned((len(optimizer.state), size), dtype)
         for row, value in zip(arrays, optimizer.state.values(), strict=True):
             row[...] = value
         return cls(optimizer, arrays)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from . import backends, checks, engines, reference
 from .layers import Layer
 from .losses import Loss, resolve_loss
+from .memory import aligned_copy
 from .optimizers import Optimizer, optimizers
 from .penalties import Penalty, penalties
 from .program import compile_program
@@ -97,7 +98,8 @@ class Network:
         #: Free text kept with the model in its file, such as how its inputs were prepared.
         self.metadata: dict[str, str] = {}
         self._flat = self.program.initial(self.seed, self.dtype)
-        self._gradient = np.zeros_like(self._flat)
+        # Of zeros that the system makes when they are first touched: many networks never ask for it.
+        self._gradient = np.zeros(self._flat.shape, self.dtype)
         self._start()
         self._state: engines.OptimizerState | None = None
         self._epochs = 0
@@ -119,6 +121,7 @@ class Network:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._flat = aligned_copy(self._flat)
         self._start()
 
     def __copy__(self) -> Network:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .activations import Activation
 from .initializers import Initializer, generator
 from .layers import Layer
+from .memory import aligned
 
 #: Every parameter starts at a multiple of this many elements (64 bytes in float32).
 ALIGNMENT = 16
@@ -81,7 +81,8 @@ class Program:
 
     def initial(self, seed: int, dtype: Any) -> NDArray[Any]:
         """The flat vector at the start; padding between blocks is 0."""
-        flat = np.zeros(self.size, dtype=dtype)
+        flat = aligned(self.size, dtype)
+        flat[...] = 0
         for stream, parameter in enumerate(self.parameters):
             values = parameter.initializer.draw(parameter.shape, generator(seed, stream))
             flat[parameter.block] = values.ravel()

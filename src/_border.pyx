@@ -26,6 +26,9 @@ cdef extern from "dispatch.h":
     const tile_table* bp_tiles(const char* isa, int item_size)
     const char* bp_compiler()
 
+cdef extern from "memory.h" nogil:
+    void large_pages(void* block, size_t size)
+
 # Multiply-adds of a step, or of a call, that are worth a thread of their own: about 20 µs of one
 # core against about 2 µs for two barriers.
 cdef double worth_a_thread = 500e3
@@ -176,6 +179,7 @@ cdef class Arena:
         block = PyMem_RawCalloc(count * item_size + 64, 1)
         if block == NULL:
             raise MemoryError(f"no memory for {count} items of {item_size} bytes")
+        large_pages(block, count * item_size)
         self.blocks.append(<uintptr_t>block)
         self.nbytes += count * item_size
         return <void*>((<uintptr_t>block + 63) // 64 * 64)

@@ -7,12 +7,14 @@ from libc.string cimport memcpy, memset
 
 from bpfast._border cimport Arena, View, find, table, team_for
 from bpfast._step cimport (
+    BLOCK_COLUMNS,
     BLOCK_ROWS,
     ROW_BLOCK,
+    TIMES,
     Op,
     Run,
-    Tape,
     Task,
+    Worker,
     op_kind,
     permutation,
     run_backward,
@@ -53,10 +55,10 @@ cdef class Core:
         At most so many.
     """
 
-    cdef Arena program, tape_memory, output_memory
+    cdef Arena program, tape_memory, X_memory, dX_memory, output_memory
     cdef Run run
-    cdef Tape* output_tapes
-    cdef Py_ssize_t n_values, size, tape_rows, output_block, multiply_adds
+    cdef Worker* output_workers
+    cdef Py_ssize_t n_values, size, tape_rows, X_rows, dX_rows, output_block, multiply_adds
     cdef int item_size, threads
     cdef object interrupt
     cdef bint busy
@@ -96,13 +98,12 @@ cdef class Core:
     cdef int allocate_program(self) except -1:
         """Tasks, scratch memory and what else depends on the program alone."""
         cdef Py_ssize_t i, row, column, rows = 1, k = 0, n_tasks = 0
-        cdef Py_ssize_t across = self.run.tiles.columns
         cdef Op* op
         cdef Task* task
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]
             if op.W >= 0:
-                n_tasks += ceil_div(op.n_in, BLOCK_ROWS) * ceil_div(op.n_out, across)
+                n_tasks += ceil_div(op.n_in, BLOCK_ROWS) * ceil_div(op.n_out, BLOCK_COLUMNS)
                 rows = max(rows, op.n_in)
                 self.multiply_adds += op.n_in * op.n_out
         self.run.tasks = <Task*>self.program.take(n_tasks, sizeof(Task))
@@ -110,36 +111,33 @@ cdef class Core:
             op = &self.run.ops[i]
             if op.W < 0:
                 continue
-            for column in range(0, op.n_out, across):
+            for column in range(0, op.n_out, BLOCK_COLUMNS):
                 for row in range(0, op.n_in, BLOCK_ROWS):
                     task = &self.run.tasks[k]
                     task.op, task.i, task.j = i, row, column
                     task.m = min(<Py_ssize_t>BLOCK_ROWS, op.n_in - row)
-                    task.n = min(across, op.n_out - column)
+                    task.n = min(<Py_ssize_t>BLOCK_COLUMNS, op.n_out - column)
                     k += 1
         self.run.n_tasks = k
-        self.run.scratch_size = scratch_bytes(self.run.tiles)
-        self.run.scratch = <char*>self.program.take(self.threads, self.run.scratch_size)
+        self.run.workers = self.make_workers()
+        self.output_workers = self.make_workers()
         self.run.row_squares = <double*>self.program.take(rows, sizeof(double))
         self.run.norms = <double*>self.program.take(self.run.n_ops, sizeof(double))
         return 0
 
-    cdef int make_tape(self, Arena arena, Tape* tape, Py_ssize_t rows, bint backward) except -1:
-        """A tape of `rows` rows; for `backward` with what that needs."""
-        cdef Py_ssize_t i
-        cdef Op* op
-        tape.A = <char**>arena.take(self.n_values, sizeof(char*))
-        tape.Z = <char**>arena.take(self.n_values, sizeof(char*))
-        tape.D = <char**>arena.take(self.n_values, sizeof(char*))
-        for i in range(self.n_values):
-            tape.A[i] = self.matrix(arena, rows, self.run.widths[i])
-            if backward:
-                tape.D[i] = self.matrix(arena, rows, self.run.widths[i])
-        for i in range(self.run.n_ops):
-            op = &self.run.ops[i]
-            if backward and op.activation.saves_z:
-                tape.Z[op.target] = self.matrix(arena, rows, op.n_out)
-        return 0
+    cdef Worker* make_workers(self) except NULL:
+        """Threads with scratch memory and a tape of no matrices yet."""
+        cdef Worker* workers = <Worker*>self.program.take(self.threads, sizeof(Worker))
+        cdef Worker* w
+        cdef int me
+        for me in range(self.threads):
+            w = &workers[me]
+            w.me = me
+            w.scratch = <char*>self.program.take(scratch_bytes(self.run.tiles), 1)
+            w.tape.A = <char**>self.program.take(self.n_values, sizeof(char*))
+            w.tape.Z = <char**>self.program.take(self.n_values, sizeof(char*))
+            w.tape.D = <char**>self.program.take(self.n_values, sizeof(char*))
+        return workers
 
     cdef char* matrix(self, Arena arena, Py_ssize_t rows, Py_ssize_t columns) except NULL:
         if columns > 0 and rows > (<Py_ssize_t>(<size_t>-1 >> 1)) // columns // 16:
@@ -147,34 +145,77 @@ cdef class Core:
         return <char*>arena.take(rows * columns, self.item_size)
 
     cdef int need_tape(self, Py_ssize_t rows) except -1:
-        """A tape for batches of so many rows, made anew only if it must grow."""
+        """A tape for batches of so many rows, made anew only if it must grow.
+
+        One for the whole team; what comes in, A[0], is where each batch has it.
+        """
+        cdef Py_ssize_t i
+        cdef Op* op
         cdef Arena arena
-        cdef Py_ssize_t n_out = self.run.widths[self.run.ops[self.run.n_ops - 1].target]
         if self.tape_memory is not None and rows <= self.tape_rows:
             return 0
         self.tape_rows = 0
         self.tape_memory = None
         arena = Arena()
-        self.make_tape(arena, &self.run.tape, rows, True)
-        self.run.batch_Y = self.matrix(arena, rows, n_out)
+        for i in range(self.run.n_ops):
+            op = &self.run.ops[i]
+            self.share_value(op.target, self.matrix(arena, rows, op.n_out),
+                             self.matrix(arena, rows, op.n_out) if op.activation.saves_z else NULL,
+                             self.matrix(arena, rows, op.n_out))
+        self.run.batch_Y = self.matrix(arena, rows, op.n_out)
         self.run.batch_classes = <int64_t*>arena.take(rows, sizeof(int64_t))
         self.run.row_scale = <double*>arena.take(rows, sizeof(double))
         self.run.row_loss = <double*>arena.take(rows, sizeof(double))
         self.tape_memory, self.tape_rows = arena, rows
         return 0
 
+    cdef int share_value(self, Py_ssize_t value, char* A, char* Z, char* D) noexcept:
+        """One value's matrices, for every thread of the team."""
+        cdef int me
+        for me in range(self.threads):
+            self.run.workers[me].tape.A[value] = A
+            self.run.workers[me].tape.Z[value] = Z
+            self.run.workers[me].tape.D[value] = D
+        return 0
+
+    cdef int need_X(self, Py_ssize_t rows) except -1:
+        """Memory for a batch of X that cannot be read where it is."""
+        if self.X_memory is None or rows > self.X_rows:
+            self.X_memory, self.X_rows = None, 0
+            self.X_memory = Arena()
+            self.run.batch_X = self.matrix(self.X_memory, rows, self.run.widths[0])
+            self.X_rows = rows
+        return 0
+
+    cdef int need_dX(self, Py_ssize_t rows) except -1:
+        """Memory for the delta of X, which training does not ask for."""
+        cdef int me
+        cdef char* D
+        if self.dX_memory is None or rows > self.dX_rows:
+            self.dX_memory, self.dX_rows = None, 0
+            self.dX_memory = Arena()
+            for me in range(self.threads):
+                self.run.workers[me].tape.D[0] = NULL
+            D = self.matrix(self.dX_memory, rows, self.run.widths[0])
+            for me in range(self.threads):
+                self.run.workers[me].tape.D[0] = D
+            self.dX_rows = rows
+        return 0
+
     cdef int need_output_tapes(self, Py_ssize_t block) except -1:
-        """A small tape for each thread."""
+        """A small tape for each thread; its last value is the caller's."""
+        cdef Py_ssize_t i
         cdef Arena arena
-        cdef int i
+        cdef int me
         if self.output_memory is not None and block <= self.output_block:
             return 0
         self.output_block = 0
         self.output_memory = None
         arena = Arena()
-        self.output_tapes = <Tape*>arena.take(self.threads, sizeof(Tape))
-        for i in range(self.threads):
-            self.make_tape(arena, &self.output_tapes[i], block, False)
+        for me in range(self.threads):
+            for i in range(self.run.n_ops - 1):
+                self.output_workers[me].tape.A[self.run.ops[i].target] = self.matrix(
+                    arena, block, self.run.ops[i].n_out)
         self.output_memory, self.output_block = arena, block
         return 0
 
@@ -215,7 +256,7 @@ cdef class Core:
         self.start(rows, 1)
         self.run.parameters, self.run.X, self.run.n = p.data, x.data, rows
         with nogil:
-            run_outputs(&self.run, self.output_tapes, z.data, self.output_block)
+            run_outputs(&self.run, self.output_workers, z.data, self.output_block)
         error = self.finish()
         if error is not None:
             raise error
@@ -227,14 +268,18 @@ cdef class Core:
         cdef View p = View(parameters, self.size, self.item_size)
         cdef View x = View(X, rows * self.run.widths[0], self.item_size)
         cdef View z = View(Z, rows * self.run.widths[last], self.item_size, True)
+        cdef int me
         self.need_tape(rows)
+        self.need_X(rows)
         self.start(rows, 1)
-        memcpy(self.run.tape.A[0], x.data, x.size * self.item_size)
+        memcpy(self.run.batch_X, x.data, x.size * self.item_size)
+        for me in range(self.threads):
+            self.run.workers[me].tape.A[0] = self.run.batch_X
         self.run.parameters, self.run.n = p.data, rows
         with nogil:
             run_forward(&self.run)
         self.finish()
-        memcpy(z.data, self.run.tape.A[last], z.size * self.item_size)
+        memcpy(z.data, self.run.workers[0].tape.A[last], z.size * self.item_size)
 
     def backward(self, parameters, D, gradient, dX, Py_ssize_t rows):
         """The flat gradient and dX (rows, I) from D (rows, O) of the last `forward`."""
@@ -246,14 +291,15 @@ cdef class Core:
         cdef View x = View(dX, rows * self.run.widths[0], self.item_size, True)
         if self.tape_memory is None or rows > self.tape_rows:
             raise RuntimeError("backward needs a forward pass of as many rows")
+        self.need_dX(rows)
         self.start(rows, 2)
-        memcpy(self.run.tape.D[last], d.data, d.size * self.item_size)
+        memcpy(self.run.workers[0].tape.D[last], d.data, d.size * self.item_size)
         self.run.parameters, self.run.gradient, self.run.n = p.data, g.data, rows
         self.run.want_input_delta = 1
         with nogil:
             run_backward(&self.run)
         self.finish()
-        memcpy(x.data, self.run.tape.D[0], x.size * self.item_size)
+        memcpy(x.data, self.run.workers[0].tape.D[0], x.size * self.item_size)
 
     cdef View set_update(self, state, str rule, tuple hyperparameters, penalty):
         """The optimizer and the penalty of this call; returns the view of the state."""
@@ -294,11 +340,12 @@ cdef class Core:
     def train(self, parameters, X, Y, classes, weights, Py_ssize_t rows, Py_ssize_t batch_size,
               order, shuffle, str loss, double loss_parameter, state, str rule,
               tuple hyperparameters, penalty, learning_rates, Py_ssize_t steps, batch_loss,
-              batch_weight):
+              batch_weight, seconds=None):
         """An epoch, in place. Returns the steps made, and what a signal handler raised or None.
 
         `order` is int64 memory of `rows` elements for the shuffled order, (seed, epoch) of which
-        is `shuffle`; both None keep the rows' own order.
+        is `shuffle`; both None keep the rows' own order. `seconds` (threads, 3 n_ops + 3), where
+        given, gets what each thread spent: see `bpfast.profiling`.
         """
         self.require_idle()
         cdef Py_ssize_t n_in = self.run.widths[0], n_steps
@@ -317,6 +364,9 @@ cdef class Core:
         cdef View rates = View(learning_rates, n_steps, sizeof(double))
         cdef View losses = View(batch_loss, n_steps, sizeof(double), True)
         cdef View counts = View(batch_weight, n_steps, sizeof(double), True)
+        cdef Py_ssize_t places = TIMES * (self.run.n_ops + 1)
+        cdef View s = View(seconds, self.threads * places, sizeof(double), True)
+        cdef int me
         if (Y is None) == (classes is None):
             raise ValueError("either Y or classes is wanted")
         cdef View _state = self.set_update(state, rule, hyperparameters, penalty)
@@ -324,6 +374,8 @@ cdef class Core:
         if order is not None:
             seed, epoch = shuffle
         self.need_tape(batch_size)
+        if order is not None:
+            self.need_X(batch_size)
         self.start(batch_size, 3)
         self.run.parameters, self.run.X, self.run.Y, self.run.n = p.data, x.data, y.data, rows
         self.run.classes, self.run.weights = <int64_t*>c.data, <double*>w.data
@@ -331,18 +383,24 @@ cdef class Core:
         self.run.batch_size, self.run.t = batch_size, steps
         self.run.learning_rates = <double*>rates.data
         self.run.batch_loss, self.run.batch_weight = <double*>losses.data, <double*>counts.data
+        for me in range(self.threads):
+            self.run.workers[me].seconds = NULL
+            if s.data != NULL:
+                self.run.workers[me].seconds = <double*>s.data + me * places
         with nogil:
             if o.data != NULL:
                 permutation(<int64_t*>o.data, rows, seed, epoch)
             run_train(&self.run)
+        for me in range(self.threads):
+            self.run.workers[me].seconds = NULL
         error = self.finish()
         return self.run.steps, error
 
     @property
     def nbytes(self):
         """Bytes held beside the parameters and their state."""
-        return sum(a.nbytes for a in (self.program, self.tape_memory, self.output_memory)
-                   if a is not None)
+        return sum(a.nbytes for a in (self.program, self.tape_memory, self.X_memory, self.dX_memory,
+                                  self.output_memory) if a is not None)
 
 
 cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:

@@ -10,8 +10,8 @@ from libc.stdint cimport int64_t
 
 from bpfast._border cimport Arena, View, find, table, team_for
 from bpfast._step cimport (
+    BLOCK_COLUMNS,
     BLOCK_ROWS,
-    Task,
     at,
     const_at,
     product,
@@ -86,7 +86,7 @@ cdef void loop_weight_gradient(
         const char* D, char* dW, char* db, char* scratch, int n_threads) noexcept nogil:
     """dW = A_prevᵀ D and db = Σ D: every tile belongs to one thread, which sums over all rows."""
     cdef Py_ssize_t down = (I + BLOCK_ROWS - 1) // BLOCK_ROWS
-    cdef Py_ssize_t across = (O + t.columns - 1) // t.columns
+    cdef Py_ssize_t across = (O + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
     cdef Py_ssize_t k
     for k in prange(down * across, num_threads=n_threads, schedule="static", chunksize=1,
                     use_threads_if=n_threads > 1):
@@ -97,15 +97,11 @@ cdef void loop_weight_gradient(
 cdef void gradient_block(
         const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
         const char* D, char* dW, char* db, Py_ssize_t down, Py_ssize_t across,
-        char* panel) noexcept nogil:
-    cdef Task task
-    task.op = 0
-    task.i = down * BLOCK_ROWS
-    task.m = min(<Py_ssize_t>BLOCK_ROWS, I - task.i)
-    task.j = across * t.columns
-    task.n = min(<Py_ssize_t>t.columns, O - task.j)
-    gradient_tile(t, B, I, O, A_prev, D, &task, at(dW, task.i * O + task.j, t), O,
-                  at(db, task.j, t), panel)
+        char* scratch) noexcept nogil:
+    cdef Py_ssize_t i = down * BLOCK_ROWS, j = across * BLOCK_COLUMNS
+    gradient_tile(t, B, I, O, A_prev, D, i, min(<Py_ssize_t>BLOCK_ROWS, I - i), j,
+                  min(<Py_ssize_t>BLOCK_COLUMNS, O - j), at(dW, i * O + j, t), O, at(db, j, t), NULL,
+                  scratch)
 
 
 cdef void loop_loss_and_delta(

@@ -42,11 +42,12 @@ cdef extern from "tiles/tiles.h" nogil:
         int item_size
         int rows
         int columns
-        void (*pack)(Py_ssize_t depth, Py_ssize_t n, const void* B, Py_ssize_t b_rs,
-                     Py_ssize_t b_cs, void* panel) noexcept nogil
+        void (*pack_transposed)(Py_ssize_t depth, Py_ssize_t n, const void* Bt, Py_ssize_t ldb,
+                                void* panel) noexcept nogil
         void (*gemm)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const void* A, Py_ssize_t a_rs,
                      Py_ssize_t a_cs, const void* B, Py_ssize_t ldb, int start, const void* bias,
                      void* C, Py_ssize_t ldc) noexcept nogil
+        void (*fetch)(Py_ssize_t m, Py_ssize_t n, const void* W, Py_ssize_t ldw) noexcept nogil
         void (*column_sums)(Py_ssize_t m, Py_ssize_t n, const void* D, Py_ssize_t ldd,
                             void* out) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t n, const void* w) noexcept nogil
@@ -63,10 +64,11 @@ cdef extern from "team.h" nogil:
     int team_size()
     double team_clock()
 
-# The rows of dW that one task holds, and how deep a packed panel is.
 cdef enum:
+    # The rows and columns of dW that one task holds, and the rows of it that are made at a time.
     BLOCK_ROWS = 96
-    PANEL_DEPTH = 256
+    BLOCK_COLUMNS = 128
+    STRIP_ROWS = 12
     # Rows that flow through all ops together, and between two looks at the clock.
     ROW_BLOCK = 256
 
@@ -96,6 +98,22 @@ cdef struct Tape:
     char** Z
     char** D
 
+# What one thread of the team has for itself.
+cdef struct Worker:
+    int me
+    char* scratch
+    Tape tape               # its own pointers, to matrices that the team shares
+    char* Y                 # the batch's targets, or its classes
+    const int64_t* classes
+    double* seconds         # where a profile puts them: see `tick`; NULL for none
+    double since
+
+# Blocks of one shape whose lines will soon be wanted.
+cdef struct Near:
+    int count
+    char* array[3]
+    Py_ssize_t stride
+
 cdef struct Run:
     # the program
     const tile_table* tiles
@@ -113,8 +131,8 @@ cdef struct Run:
     const int64_t* order    # (n,): the order of the rows, or NULL for their own
     Py_ssize_t n
     Py_ssize_t batch_size
-    # the tape of the batch under way, and of each thread where rows need none in common
-    Tape tape
+    # the batch under way
+    char* batch_X           # where shuffled rows are gathered
     char* batch_Y
     int64_t* batch_classes
     double* row_scale       # (batch,): what a row counts in the mean
@@ -141,14 +159,23 @@ cdef struct Run:
     Py_ssize_t steps        # steps made by this call
     # the team
     int n_threads
-    char* scratch           # scratch_size bytes a thread
-    Py_ssize_t scratch_size
+    Worker* workers
     team_barrier barrier
     int want_input_delta
     int stop
     int (*poll)(void* context) noexcept nogil
     void* context
     double polled
+
+# The places of a profile: three an op, and behind the last op's those of the whole.
+cdef enum:
+    TIME_FORWARD = 0
+    TIME_DELTA = 1
+    TIME_GRADIENT = 2
+    TIMES = 3
+    TIME_GATHER = 0
+    TIME_LOSS = 1
+    TIME_WAITING = 2
 
 cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil
 cdef void permutation(int64_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoch) noexcept nogil
@@ -158,7 +185,7 @@ cdef void run_train(Run* r) noexcept nogil
 cdef void run_forward(Run* r) noexcept nogil
 cdef void run_backward(Run* r) noexcept nogil
 cdef void run_update(Run* r) noexcept nogil
-cdef void run_outputs(Run* r, Tape* tapes, char* Z, Py_ssize_t block) noexcept nogil
+cdef void run_outputs(Run* r, Worker* workers, char* Z, Py_ssize_t block) noexcept nogil
 cdef int op_kind(const char* name) noexcept
 cdef const char* op_name(int kind) noexcept
 
@@ -167,10 +194,11 @@ cdef void product(
     const tile_table* t, Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth,
     const char* A, Py_ssize_t a_rs, Py_ssize_t a_cs,
     const char* B, Py_ssize_t b_rs, Py_ssize_t b_cs,
-    const char* bias, char* C, Py_ssize_t ldc, char* panel) noexcept nogil
+    const char* bias, char* C, Py_ssize_t ldc, char* scratch) noexcept nogil
 cdef void weight_gradient(
     const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
-    const char* D, Task* task, char* dW, Py_ssize_t ldw, char* db, char* panel) noexcept nogil
+    const char* D, Py_ssize_t i, Py_ssize_t m, Py_ssize_t j, Py_ssize_t n, char* dW,
+    Py_ssize_t ldw, char* db, const Near* near, char* scratch) noexcept nogil
 
 cdef inline char* at(char* base, Py_ssize_t index, const tile_table* t) noexcept nogil:
     """The address of an element."""

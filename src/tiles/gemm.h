@@ -9,12 +9,16 @@
 #include "tiles.h"
 
 /* As many rows as the registers hold with two vectors of columns: 32 registers or 16. */
-#if VECTOR_BYTES == 64
+#if VECTOR_BYTES == 64 || TILES_NEON
 #define TILE_ROWS 12
 #else
 #define TILE_ROWS 6
 #endif
 #define TILE_COLUMNS (2 * LANES)
+/* Vectors of columns of a single row: enough sums to hide the latency of an FMA. */
+#define ROW_VECTORS 8
+/* A product this deep has time to fetch what comes after it. */
+#define PREFETCH_DEPTH 32
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -29,63 +33,76 @@ ALWAYS_INLINE void store_lanes(real *p, V v, ptrdiff_t n) {
     else v_store_partial(p, v, n);
 }
 
-/* One register tile: C (mr, n), n within nv vectors. mr, nv and which stride of A is 1 are
-   literals at every call, so that the accumulators stay in registers. */
-ALWAYS_INLINE void tile(const int mr, const int nv, const int along_rows, ptrdiff_t n,
-                        ptrdiff_t depth, const real *A, ptrdiff_t a_rs, ptrdiff_t a_cs,
-                        const real *B, ptrdiff_t ldb, int from, const real *bias, real *C,
-                        ptrdiff_t ldc) {
-    V acc[TILE_ROWS][2];
+/* One register tile: C (mr, n) of nv vectors, all of them whole or the last one of fewer lanes.
+   mr, nv, whole and which stride of A is 1 are literals at every call, so that the sums stay in
+   registers. */
+ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int along_rows,
+                        ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
+                        ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from, const real *bias,
+                        real *C, ptrdiff_t ldc) {
+    V acc[TILE_ROWS][ROW_VECTORS], b[ROW_VECTORS];
     const ptrdiff_t last = n - (nv - 1) * LANES;
+#define LOAD(p, v) (whole || (v) < nv - 1 ? v_load(p) : v_load_partial(p, last))
 #pragma GCC unroll 12
     for (int r = 0; r < mr; r++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
         for (int v = 0; v < nv; v++) {
-            const ptrdiff_t count = v == nv - 1 ? last : LANES;
             if (from == FROM_ZERO) acc[r][v] = (V){0};
-            else if (from == FROM_BIAS) acc[r][v] = load_lanes(bias + v * LANES, count);
-            else acc[r][v] = load_lanes(C + r * ldc + v * LANES, count);
+            else if (from == FROM_BIAS) acc[r][v] = LOAD(bias + v * LANES, v);
+            else acc[r][v] = LOAD(C + r * ldc + v * LANES, v);
+        }
+    }
+    if (depth >= PREFETCH_DEPTH) {
+        /* The tile below this one: its rows may be pages apart. */
+#pragma GCC unroll 12
+        for (int r = 0; r < mr; r++) {
+            __builtin_prefetch(C + (mr + r) * ldc, 1, 2);
+            if (nv > 1) __builtin_prefetch(C + (mr + r) * ldc + LANES, 1, 2);
         }
     }
     const ptrdiff_t rs = along_rows ? 1 : a_rs, cs = along_rows ? a_cs : 1;
     for (ptrdiff_t k = 0; k < depth; k++) {
-        const V b0 = v_load(B);
-        const V b1 = nv > 1 ? v_load(B + LANES) : b0;
+#pragma GCC unroll 8
+        for (int v = 0; v < nv; v++) {
+            b[v] = LOAD(B + v * LANES, v);
+            /* The same row of the columns behind these: B's rows may be pages apart. */
+            if (whole) __builtin_prefetch(B + (nv + v) * LANES, 0, 2);
+        }
 #pragma GCC unroll 12
         for (int r = 0; r < mr; r++) {
             const V a = v_set(A[r * rs]);
-            acc[r][0] = v_fma(a, b0, acc[r][0]);
-            if (nv > 1) acc[r][1] = v_fma(a, b1, acc[r][1]);
+#pragma GCC unroll 8
+            for (int v = 0; v < nv; v++) acc[r][v] = v_fma(a, b[v], acc[r][v]);
         }
         A += cs;
         B += ldb;
     }
 #pragma GCC unroll 12
     for (int r = 0; r < mr; r++) {
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++)
-            store_lanes(C + r * ldc + v * LANES, acc[r][v], v == nv - 1 ? last : LANES);
+#pragma GCC unroll 8
+        for (int v = 0; v < nv; v++) {
+            if (whole || v < nv - 1) v_store(C + r * ldc + v * LANES, acc[r][v]);
+            else v_store_partial(C + r * ldc + v * LANES, acc[r][v], last);
+        }
     }
+#undef LOAD
 }
 
 #define TILE_ARGUMENTS n, depth, A, a_rs, a_cs, B, ldb, from, bias, C, ldc
+#define TILE_ALONG(mr, nv, whole)                                                               \
+    if (a_rs == 1) tile(mr, nv, whole, 1, TILE_ARGUMENTS);                                      \
+    else tile(mr, nv, whole, 0, TILE_ARGUMENTS)
 #define TILE_CASE(mr)                                                                           \
     case mr:                                                                                    \
-        if (n > LANES) {                                                                        \
-            if (a_rs == 1) tile(mr, 2, 1, TILE_ARGUMENTS);                                      \
-            else tile(mr, 2, 0, TILE_ARGUMENTS);                                                \
-        } else {                                                                                \
-            if (a_rs == 1) tile(mr, 1, 1, TILE_ARGUMENTS);                                      \
-            else tile(mr, 1, 0, TILE_ARGUMENTS);                                                \
-        }                                                                                       \
+        if (n == TILE_COLUMNS) { TILE_ALONG(mr, 2, 1); }                                        \
+        else if (n > LANES) { TILE_ALONG(mr, 2, 0); }                                           \
+        else { TILE_ALONG(mr, 1, 0); }                                                          \
         break;
 
-/* C (m, n) <- start + A B, rows in tiles of nearly equal height. One stride of A is 1. */
-static void gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A_, ptrdiff_t a_rs,
-                 ptrdiff_t a_cs, const void *B_, ptrdiff_t ldb, int from, const void *bias_,
-                 void *C_, ptrdiff_t ldc) {
-    const real *A = A_, *B = B_, *bias = bias_;
-    real *C = C_;
+/* C (m, n) <- start + A B for n within TILE_COLUMNS, in tiles of nearly equal height. */
+static void gemm_panel(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
+                       ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from, const real *bias,
+                       real *C, ptrdiff_t ldc) {
     for (ptrdiff_t left = (m + TILE_ROWS - 1) / TILE_ROWS; left > 0; left--) {
         const ptrdiff_t mr = (m + left - 1) / left;
         switch (mr) {
@@ -100,23 +117,64 @@ static void gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A_, ptrd
     }
 }
 
-/* panel (depth, TILE_COLUMNS) <- B (depth, n), zero beyond n; panel is the caller's. */
-static void pack(ptrdiff_t depth, ptrdiff_t n, const void *B_, ptrdiff_t b_rs, ptrdiff_t b_cs,
-                 void *panel_) {
-    const real *B = B_;
-    real *panel = panel_;
-    if (b_cs == 1 && n == TILE_COLUMNS) {
-        for (ptrdiff_t k = 0; k < depth; k++) {
-            v_store(panel + k * TILE_COLUMNS, v_load(B + k * b_rs));
-            v_store(panel + k * TILE_COLUMNS + LANES, v_load(B + k * b_rs + LANES));
-        }
-        return;
+/* One or two rows across as many columns as make eight sums: C (m, n) of those whole blocks;
+   returns the columns done. */
+static ptrdiff_t gemm_rows(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
+                           ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from,
+                           const real *bias, real *C, ptrdiff_t ldc) {
+    const ptrdiff_t wide = (m == 1 ? ROW_VECTORS : ROW_VECTORS / 2) * LANES;
+    ptrdiff_t done = 0;
+    for (; done + wide <= n; done += wide) {
+        if (m == 1) { TILE_ALONG(1, ROW_VECTORS, 1); }
+        else { TILE_ALONG(2, ROW_VECTORS / 2, 1); }
+        B += wide;
+        C += wide;
+        bias += bias ? wide : 0;
     }
-    for (ptrdiff_t c = 0; c < TILE_COLUMNS; c++) {
-        if (c < n)
-            for (ptrdiff_t k = 0; k < depth; k++) panel[k * TILE_COLUMNS + c] = B[k * b_rs + c * b_cs];
-        else
-            for (ptrdiff_t k = 0; k < depth; k++) panel[k * TILE_COLUMNS + c] = 0;
+    return done;
+}
+
+/* C (m, n) <- start + A (m, depth) B (depth, n); one stride of A is 1. */
+static void gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
+                 ptrdiff_t a_cs, const void *B, ptrdiff_t ldb, int from, const void *bias_, void *C,
+                 ptrdiff_t ldc) {
+    const real *bias = bias_;
+    ptrdiff_t j = 0;
+    if (m == 1 || m == 2) j = gemm_rows(m, n, depth, A, a_rs, a_cs, B, ldb, from, bias, C, ldc);
+    for (; j < n; j += TILE_COLUMNS)
+        gemm_panel(m, n - j < TILE_COLUMNS ? n - j : TILE_COLUMNS, depth, A, a_rs, a_cs,
+                   (const real *)B + j, ldb, from, bias ? bias + j : NULL, (real *)C + j, ldc);
+}
+
+/* panel (depth, TILE_COLUMNS) <- Bt' (depth, n), zero beyond n, from Bt (n, depth) of row stride
+   ldb; panel is the caller's. */
+static void pack_transposed(ptrdiff_t depth, ptrdiff_t n, const void *Bt_, ptrdiff_t ldb,
+                            void *panel_) {
+    const real *Bt = Bt_;
+    real *panel = panel_;
+    V x[LANES];
+    for (ptrdiff_t c = 0; c < TILE_COLUMNS; c += LANES) {
+        for (ptrdiff_t k = 0; k < depth; k += LANES) {
+            const real *source = Bt + c * ldb + k;
+            real *target = panel + k * TILE_COLUMNS + c;
+            if (c + LANES <= n && k + LANES <= depth) {
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; i++) {
+                    x[i] = v_load(source + i * ldb);
+                    /* The panel behind this one. */
+                    __builtin_prefetch(source + (TILE_COLUMNS + i) * ldb, 0, 2);
+                }
+                v_transpose(x);
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; i++) v_store(target + i * TILE_COLUMNS, x[i]);
+            } else {
+                const ptrdiff_t deep = depth - k < LANES ? depth - k : LANES;
+                for (int i = 0; i < LANES; i++)
+                    x[i] = c + i < n ? load_lanes(source + i * ldb, deep) : (V){0};
+                v_transpose(x);
+                for (int i = 0; i < deep; i++) v_store(target + i * TILE_COLUMNS, x[i]);
+            }
+        }
     }
 }
 

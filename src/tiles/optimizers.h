@@ -1,8 +1,8 @@
 /* The optimizers' rules and the penalties' parts of an update.
 
    A rule is `prepare`, which turns hyperparameters, learning rate and step into constants c, and a
-   function of vectors, (w, g, s0, s1, c) -> w, which may change the state s0, s1; and a line in
-   OPTIMIZERS. A penalty is a line in penalty_table. */
+   function of vectors, (c, weight, w, g, s0, s1) -> w, which may change the state s0, s1; and a
+   line in OPTIMIZERS. A penalty is a line in penalty_table. */
 #ifndef TILES_OPTIMIZERS_H
 #define TILES_OPTIMIZERS_H
 
@@ -13,17 +13,16 @@
 #include "simd.h"
 #include "tiles.h"
 
-#define C(i) v_set((real)u->c[i])
-
 static void sgd_prepare(const double *h, double learning_rate, double t, tile_update *u) {
     (void)h;
     (void)t;
     u->c[0] = u->rate = learning_rate;
 }
-ALWAYS_INLINE V sgd_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+ALWAYS_INLINE V sgd_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
+    (void)weight;
     (void)s0;
     (void)s1;
-    return v_fnma(C(0), g, w);
+    return v_fnma(c[0], g, w);
 }
 
 /* h: momentum. */
@@ -33,17 +32,19 @@ static void momentum_prepare(const double *h, double learning_rate, double t, ti
     u->c[1] = h[0];
     u->rate = learning_rate / (1 - h[0]);
 }
-ALWAYS_INLINE V momentum_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+ALWAYS_INLINE V momentum_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
+    (void)weight;
     (void)s1;
-    *s0 = v_fnma(C(0), g, C(1) * *s0);
+    *s0 = v_fnma(c[0], g, c[1] * *s0);
     return w + *s0;
 }
 
 #define nesterov_prepare momentum_prepare
-ALWAYS_INLINE V nesterov_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+ALWAYS_INLINE V nesterov_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
+    (void)weight;
     (void)s1;
-    *s0 = v_fnma(C(0), g, C(1) * *s0);
-    return w + v_fnma(C(0), g, C(1) * *s0);
+    *s0 = v_fnma(c[0], g, c[1] * *s0);
+    return w + v_fnma(c[0], g, c[1] * *s0);
 }
 
 /* h: beta_1, beta_2, epsilon. */
@@ -57,10 +58,11 @@ static void adam_prepare(const double *h, double learning_rate, double t, tile_u
     u->c[6] = h[2];
     u->rate = learning_rate;
 }
-ALWAYS_INLINE V adam_u(const tile_update *u, V w, V g, V *s0, V *s1) {
-    *s0 = v_fma(C(2), g, C(1) * *s0);
-    *s1 = v_fma(C(4) * g, g, C(3) * *s1);
-    return v_fnma(C(0), *s0 / v_fma(v_sqrt(*s1), C(5), C(6)), w);
+ALWAYS_INLINE V adam_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
+    (void)weight;
+    *s0 = v_fma(c[2], g, c[1] * *s0);
+    *s1 = v_fma(c[4] * g, g, c[3] * *s1);
+    return v_fnma(c[0], *s0 / v_fma(v_sqrt(*s1), c[5], c[6]), w);
 }
 
 /* h: beta_1, beta_2, epsilon, weight_decay. */
@@ -68,8 +70,8 @@ static void adamw_prepare(const double *h, double learning_rate, double t, tile_
     adam_prepare(h, learning_rate, t, u);
     u->c[7] = learning_rate * h[3];
 }
-ALWAYS_INLINE V adamw_u(const tile_update *u, V w, V g, V *s0, V *s1) {
-    return adam_u(u, u->weight ? v_fnma(C(7), w, w) : w, g, s0, s1);
+ALWAYS_INLINE V adamw_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
+    return adam_u(c, weight, weight ? v_fnma(c[7], w, w) : w, g, s0, s1);
 }
 
 /* h: rho, epsilon. */
@@ -80,10 +82,11 @@ static void rmsprop_prepare(const double *h, double learning_rate, double t, til
     u->c[2] = 1 - h[0];
     u->c[3] = h[1];
 }
-ALWAYS_INLINE V rmsprop_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+ALWAYS_INLINE V rmsprop_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
+    (void)weight;
     (void)s1;
-    *s0 = v_fma(C(2) * g, g, C(1) * *s0);
-    return v_fnma(C(0), g / (v_sqrt(*s0) + C(3)), w);
+    *s0 = v_fma(c[2] * g, g, c[1] * *s0);
+    return v_fnma(c[0], g / (v_sqrt(*s0) + c[3]), w);
 }
 
 /* h: epsilon. */
@@ -92,10 +95,11 @@ static void adagrad_prepare(const double *h, double learning_rate, double t, til
     u->c[0] = u->rate = learning_rate;
     u->c[1] = h[0];
 }
-ALWAYS_INLINE V adagrad_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+ALWAYS_INLINE V adagrad_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
+    (void)weight;
     (void)s1;
     *s0 = v_fma(g, g, *s0);
-    return v_fnma(C(0), g / (v_sqrt(*s0) + C(1)), w);
+    return v_fnma(c[0], g / (v_sqrt(*s0) + c[1]), w);
 }
 
 /* h: eta_minus, eta_plus, step_min, step_max; s0 the previous gradient, s1 the step sizes. */
@@ -104,9 +108,10 @@ static void rprop_prepare(const double *h, double learning_rate, double t, tile_
     for (int i = 0; i < 4; i++) u->c[i] = h[i];
     u->rate = learning_rate;
 }
-ALWAYS_INLINE V rprop_u(const tile_update *u, V w, V g, V *s0, V *s1) {
+ALWAYS_INLINE V rprop_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
+    (void)weight;
     const VI moved = (g != ZERO) & (*s0 != ZERO), same = (g > ZERO) == (*s0 > ZERO);
-    const V grown = v_min(C(1) * *s1, C(3)), shrunk = v_max(C(0) * *s1, C(2));
+    const V grown = v_min(c[1] * *s1, c[3]), shrunk = v_max(c[0] * *s1, c[2]);
     *s1 = v_select(moved & same, grown, v_select(moved & ~same, shrunk, *s1));
     *s0 = v_select(moved & ~same, ZERO, g);
     return w - v_select(*s0 == ZERO, ZERO, v_copysign(*s1, *s0));
@@ -117,37 +122,63 @@ ALWAYS_INLINE V rprop_u(const tile_update *u, V w, V g, V *s0, V *s1) {
     ROW(sgd, 0, 0) ROW(momentum, 1, 1) ROW(nesterov, 1, 1) ROW(adam, 3, 2) ROW(adamw, 4, 2)     \
     ROW(rmsprop, 2, 1) ROW(adagrad, 1, 1) ROW(rprop, 4, 2)
 
-/* The proximal step: soft or hard threshold. */
-ALWAYS_INLINE V proximal(const tile_update *u, V w) {
-    const V threshold = v_set((real)u->threshold), size = v_abs(w);
-    if (u->proximal == PROXIMAL_SOFT)
+/* The proximal step: soft or hard threshold; kind is a literal. */
+ALWAYS_INLINE V proximal(const int kind, V threshold, V w) {
+    const V size = v_abs(w);
+    if (kind == PROXIMAL_SOFT)
         return v_select(size > threshold, v_copysign(size - threshold, w), v_select(w == w, ZERO, w));
-    if (u->proximal == PROXIMAL_HARD) return v_select(size <= threshold, ZERO, w);
+    if (kind == PROXIMAL_HARD) return v_select(size <= threshold, ZERO, w);
     return w;
 }
+
+/* One vector of W, S0, S1 by one of G. */
+#define UPDATE_LANES(name, n_states, kind, LOAD, STORE, lanes)                                  \
+    {                                                                                           \
+        const V w = LOAD(W + j, lanes), g = v_fma(decay, w, LOAD(G + j, lanes));                \
+        V s0 = n_states > 0 ? LOAD(S0 + j, lanes) : ZERO;                                       \
+        V s1 = n_states > 1 ? LOAD(S1 + j, lanes) : ZERO;                                       \
+        STORE(W + j, proximal(kind, threshold, name##_u(c, weight, w, g, &s0, &s1)), lanes);    \
+        if (n_states > 0) STORE(S0 + j, s0, lanes);                                             \
+        if (n_states > 1) STORE(S1 + j, s1, lanes);                                             \
+    }
+#define LOAD_WHOLE(p, n) v_load(p)
+#define STORE_WHOLE(p, v, n) v_store(p, v)
+
+/* The rows of a tile; its constants are kept in registers, which the stores cannot alias. */
+#define OPTIMIZER_ROWS(name, n_states, kind)                                                    \
+    for (ptrdiff_t r = 0; r < m; r++) {                                                         \
+        const real *G = (const real *)G_ + r * ldg;                                             \
+        real *W = (real *)W_ + r * ldw;                                                         \
+        real *S0 = n_states > 0 ? (real *)S0_ + r * ldw : NULL;                                 \
+        real *S1 = n_states > 1 ? (real *)S1_ + r * ldw : NULL;                                 \
+        ptrdiff_t j = 0;                                                                        \
+        for (; j + LANES <= n; j += LANES)                                                      \
+            UPDATE_LANES(name, n_states, kind, LOAD_WHOLE, STORE_WHOLE, LANES)                  \
+        if (j < n) UPDATE_LANES(name, n_states, kind, v_load_partial, v_store_partial, n - j)   \
+    }
 
 #define OPTIMIZER_LOOP(name, n_hyperparameters, n_states)                                       \
     static void name##_update(const tile_update *u, ptrdiff_t m, ptrdiff_t n, void *W_,         \
                               ptrdiff_t ldw, const void *G_, ptrdiff_t ldg, void *S0_,          \
                               void *S1_) {                                                      \
-        const V decay = v_set((real)u->decay);                                                  \
-        for (ptrdiff_t r = 0; r < m; r++) {                                                     \
-            const real *G = (const real *)G_ + r * ldg;                                         \
-            real *W = (real *)W_ + r * ldw;                                                     \
-            real *S0 = n_states > 0 ? (real *)S0_ + r * ldw : NULL;                             \
-            real *S1 = n_states > 1 ? (real *)S1_ + r * ldw : NULL;                             \
-            for (ptrdiff_t j = 0; j < n; j += LANES) {                                          \
-                const ptrdiff_t lanes = n - j < LANES ? n - j : LANES;                          \
-                const V w = load_lanes(W + j, lanes);                                           \
-                const V g = v_fma(decay, w, load_lanes(G + j, lanes));                          \
-                V s0 = n_states > 0 ? load_lanes(S0 + j, lanes) : ZERO;                         \
-                V s1 = n_states > 1 ? load_lanes(S1 + j, lanes) : ZERO;                         \
-                store_lanes(W + j, proximal(u, name##_u(u, w, g, &s0, &s1)), lanes);            \
-                if (n_states > 0) store_lanes(S0 + j, s0, lanes);                               \
-                if (n_states > 1) store_lanes(S1 + j, s1, lanes);                               \
-            }                                                                                   \
+        const V decay = v_set((real)u->decay), threshold = v_set((real)u->threshold);           \
+        const int weight = u->weight;                                                           \
+        V c[8];                                                                                 \
+        for (int i = 0; i < 8; i++) c[i] = v_set((real)u->c[i]);                                \
+        switch (u->proximal) {                                                                  \
+            case PROXIMAL_SOFT: OPTIMIZER_ROWS(name, n_states, PROXIMAL_SOFT) break;            \
+            case PROXIMAL_HARD: OPTIMIZER_ROWS(name, n_states, PROXIMAL_HARD) break;            \
+            default: OPTIMIZER_ROWS(name, n_states, PROXIMAL_NONE)                              \
         }                                                                                       \
     }
+
+/* Asks for W (m, n) of row stride ldw to be brought near. */
+static void fetch(ptrdiff_t m, ptrdiff_t n, const void *W_, ptrdiff_t ldw) {
+    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(real);
+    for (ptrdiff_t r = 0; r < m; r++)
+        for (ptrdiff_t j = 0; j < n; j += line)
+            __builtin_prefetch((const real *)W_ + r * ldw + j, 1, 2);
+}
 
 OPTIMIZERS(OPTIMIZER_LOOP)
 
@@ -193,7 +224,5 @@ static const tile_penalty penalty_table[] = {{"l2", 0, l2_prepare},
                                              {"l0", 0, l0_prepare},
                                              {"frobenius", 1, frobenius_prepare},
                                              {NULL, 0, NULL}};
-
-#undef C
 
 #endif

@@ -92,9 +92,11 @@ static inline V v_load_partial(const real *p, ptrdiff_t n) {
 #elif VECTOR_BYTES == 32
     return SIMD(maskload)(p, (__m256i)v_first_lanes(n));
 #else
-    real lanes[LANES] = {0};
-    __builtin_memcpy(lanes, p, (size_t)n * sizeof(real));
-    return v_load(lanes);
+    V v = {0};
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i++)
+        if (i < n) v[i] = p[i];
+    return v;
 #endif
 }
 
@@ -202,6 +204,41 @@ static inline V v_sqrt(V a) {
     for (int i = 0; i < LANES; i++) a[i] = __builtin_sqrtf(a[i]);
     return a;
 #endif
+}
+
+/* Columns of two vectors taken in turn: a0 b0 a1 b1 ... of their first halves, or of the second. */
+#if VECTOR_BYTES / (REAL_IS_DOUBLE ? 8 : 4) == 16
+#define ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VECTOR_BYTES / (REAL_IS_DOUBLE ? 8 : 4) == 8
+#define ZIP_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#elif VECTOR_BYTES / (REAL_IS_DOUBLE ? 8 : 4) == 4
+#define ZIP_LOW 0, 4, 1, 5
+#define ZIP_HIGH 2, 6, 3, 7
+#else
+#define ZIP_LOW 0, 2
+#define ZIP_HIGH 1, 3
+#endif
+#if defined(__clang__)
+#define ZIP(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define ZIP(a, b, ...) __builtin_shuffle(a, b, (VI){__VA_ARGS__})
+#endif
+
+/* x (LANES rows of a square) <- its transpose: log2(LANES) rounds of zipping the two halves. */
+static inline __attribute__((always_inline)) void v_transpose(V *x) {
+    V y[LANES];
+#pragma GCC unroll 4
+    for (int round = 1; round < LANES; round *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            y[2 * i] = ZIP(x[i], x[i + LANES / 2], ZIP_LOW);
+            y[2 * i + 1] = ZIP(x[i], x[i + LANES / 2], ZIP_HIGH);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) x[i] = y[i];
+    }
 }
 
 /* Each lane's value truncated to an integer that must fit; slow for double below AVX-512. */

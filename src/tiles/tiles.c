@@ -19,7 +19,18 @@
 
 extern const tile_table TABLE;
 const tile_table TABLE = {
-    TEXT(ISA),        sizeof(real), TILE_ROWS,  TILE_COLUMNS,    pack,         gemm,
-    column_sums,      sum_of_squares,
-    activation_table, loss_table,   link_table, optimizer_table, penalty_table,
+    .isa = TEXT(ISA),
+    .item_size = sizeof(real),
+    .rows = TILE_ROWS,
+    .columns = TILE_COLUMNS,
+    .pack_transposed = pack_transposed,
+    .gemm = gemm,
+    .fetch = fetch,
+    .column_sums = column_sums,
+    .sum_of_squares = sum_of_squares,
+    .activations = activation_table,
+    .losses = loss_table,
+    .links = link_table,
+    .optimizers = optimizer_table,
+    .penalties = penalty_table,
 };

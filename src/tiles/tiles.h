@@ -75,14 +75,16 @@ typedef struct {
     int rows;    /* of a register tile */
     int columns; /* of a register tile, and of a packed panel */
 
-    /* panel (depth, columns) <- B (depth, n), zero beyond n. */
-    void (*pack)(ptrdiff_t depth, ptrdiff_t n, const void *B, ptrdiff_t b_rs, ptrdiff_t b_cs,
-                 void *panel);
+    /* panel (depth, columns) <- the transpose of Bt (n, depth) of row stride ldb, zero beyond n. */
+    void (*pack_transposed)(ptrdiff_t depth, ptrdiff_t n, const void *Bt, ptrdiff_t ldb,
+                            void *panel);
     /* C (m, n) <- start + A (m, depth) B (depth, n), each element summed over depth in order.
-       n is at most `columns`; B's rows have `columns` readable elements. */
+       One stride of A is 1. */
     void (*gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
                  ptrdiff_t a_cs, const void *B, ptrdiff_t ldb, int from, const void *bias, void *C,
                  ptrdiff_t ldc);
+    /* Asks for W (m, n) of row stride ldw to be brought near. */
+    void (*fetch)(ptrdiff_t m, ptrdiff_t n, const void *W, ptrdiff_t ldw);
     /* out (n,) <- the sum of D's rows (m, n) in order. */
     void (*column_sums)(ptrdiff_t m, ptrdiff_t n, const void *D, ptrdiff_t ldd, void *out);
     /* The sum of the squares of w (n,), in double, in an order that n alone decides. */
