@@ -217,6 +217,7 @@ class Pass:
             "minimum": min(values),
             "maximum": max(values),
             "figures": values,
+            "gflops": None if meter else 2e-9 * row.multiply_adds / statistics.median(values),
             "steps_a_round": built["repeats"] * built["steps"],
             "check": built["check"],
         }

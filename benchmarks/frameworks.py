@@ -150,7 +150,7 @@ class TorchCompile(Torch):
             except self.torch._dynamo.exc.TorchDynamoException as error:
                 raise LeftOutError(f"torch.compile: {str(error).strip().splitlines()[0]}") from error
 
-        work.prepare = attempt  # type: ignore[method-assign]
+        work.prepare = attempt
         return work
 
 
