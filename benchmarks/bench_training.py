@@ -14,7 +14,7 @@ def bench_step(benchmark, row, backend):
     batches = max(1, min(50, int(2e8 / row.multiply_adds)))
     X, y = row.data(batches)
     net = row.network(threads=1, backend=backend)
-    benchmark.group = f"{row.name}: {batches} steps of {'-'.join(map(str, row.widths))}, b{row.batch}"
+    benchmark.group = f"{row.name}: {batches} steps of {row.title}"
     benchmark.extra_info["gflop"] = 2e-9 * row.multiply_adds * batches
     rounds = 3 if row.multiply_adds > 1e9 else 20
     benchmark.pedantic(

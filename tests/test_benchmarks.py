@@ -1,0 +1,55 @@
+"""The comparison runs and its peers do the same work; what the figures are is no matter of a test."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rows import BY_NAME, ROWS
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def compare(tmp_path, *words):
+    command = [sys.executable, str(FOLDER / "compare.py"), *words]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+
+
+def test_a_comparison_of_bpfast_and_numpy(tmp_path):
+    words = ["--rows", "T1,P1,K1,cold", "--peers", "bpfast,numpy", "--threads", "1", "--rounds", "1"]
+    done = compare(tmp_path, *words, "--json", "a.json", "--markdown", "a.md")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "a.json").read_text())
+    timed = {(r["row"], r["peer"]) for r in result["records"] if r["kind"] in ("train", "predict", "kernel")}
+    assert timed == {(row, peer) for row in ("T1", "P1", "K1") for peer in ("bpfast", "numpy")}
+    assert {record["peer"] for record in result["cold"]} == {"bpfast", "numpy"}
+    assert not [note for note in result["left_out"] if "SAME WORK" in note]
+    assert all(0 < record["minimum"] <= record["median"] for record in result["records"])
+    assert (tmp_path / "a.md").read_text().strip() == done.stdout.strip()
+    assert "| T1 | 13-32-32-1 b32 adam |" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rows", "T99"], "T99 unknown; wanted T1"),
+        (["--peers", "abacus"], "abacus unknown; wanted some of bpfast"),
+        (["--threads", "two"], "'two'; wanted counts"),
+        (["--rounds", "0"], "must be at least 1"),
+    ],
+)
+def test_what_is_not_known_is_refused(tmp_path, words, message):
+    done = compare(tmp_path, *words)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_the_work_of_a_row_is_counted():
+    row = BY_NAME["T1"]  # 13-32-32-1: three products of each layer but the first delta
+    assert row.multiply_adds == 32 * (3 * (13 * 32 + 32 * 32 + 32) - 13 * 32)
+    for row in ROWS[:6]:
+        X, y = row.data()
+        assert len(X) == len(y) == row.batch * row.batches
+        assert [W.shape for W, _ in row.weights()] == list(zip(row.widths, row.widths[1:], strict=False))
+        assert sum(W.size + b.size for W, b in row.weights()) == row.n_parameters
