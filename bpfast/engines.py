@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -76,6 +77,10 @@ class Engine(Protocol):
     program: Program
     dtype: np.dtype[Any]
 
+    @property
+    def predict(self) -> Callable[[Array, Any, str], Array | None]:
+        """(parameters, X, link) → what the link makes of the outputs; None if X is to be checked first."""
+
     def outputs(self, parameters: Array, X: Array) -> Array:
         """Z, the raw outputs (B, O) of X (B, I), in blocks of rows: nothing is kept."""
 
@@ -149,12 +154,17 @@ OPS = {
 }
 
 
+def _unprepared(parameters: Array, X: Any, link: str) -> None:
+    """No X is ready for the reference: every one is checked."""
+
+
 class ReferenceEngine:
     """Runs a program in NumPy, one op after the other."""
 
     def __init__(self, program: Program, dtype: np.dtype[Any]) -> None:
         self.program = program
         self.dtype = dtype
+        self.predict: Callable[[Array, Any, str], Array | None] = _unprepared
         self._values: list[tuple[Array, Array]] = []
 
     def outputs(self, parameters: Array, X: Array) -> Array:

@@ -32,7 +32,8 @@ class NativeEngine:
         self.program = program
         self.dtype = dtype
         ops = [_row(op) for op in program.ops]
-        self.core = _engine.Core(ops, list(program.widths), program.size, dtype.itemsize, threads)
+        self.core = _engine.Core(ops, list(program.widths), program.size, dtype, threads)
+        self.predict = self.core.predict
         self._order = np.empty(0, np.int64)
 
     def outputs(self, parameters: Array, X: Array) -> Array:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from . import backends, checks, engines, reference
 from .layers import Layer
-from .losses import Loss, resolve_loss
+from .losses import Loss, link_of, resolve_loss
 from .memory import aligned_copy
 from .optimizers import Optimizer, optimizers
 from .penalties import Penalty, penalties
@@ -109,6 +109,7 @@ class Network:
         self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat))
         self.gradient: Mapping[str, Array] = MappingProxyType(self.program.views(self._gradient))
         self._engine = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
+        self._link_name = link_of(self.loss_spec)
         self._lock = threading.RLock()
         self._fitting = False
         self._taped = 0
@@ -116,7 +117,16 @@ class Network:
         _living.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("parameters", "gradient", "_engine", "_lock", "_fitting", "_taped", "_backed")
+        derived = (
+            "parameters",
+            "gradient",
+            "_engine",
+            "_link_name",
+            "_lock",
+            "_fitting",
+            "_taped",
+            "_backed",
+        )
         return {key: value for key, value in self.__dict__.items() if key not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -165,6 +175,10 @@ class Network:
             Probabilities for cross_entropy (softmax) and log_loss (sigmoid), expected counts for
             poisson (exp), values otherwise.
         """
+        with self._lock:
+            ready = self._engine.predict(self._flat, X, self._link_name)
+        if ready is not None:
+            return ready
         X = checks.features(X, self.n_inputs, self.dtype)
         with self._lock:
             Z = self._engine.outputs(self._flat, X)

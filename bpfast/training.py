@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import checks
+from . import _border, checks
 from .callbacks import Callback
 from .engines import Plan
 from .optimizers import Optimizer
@@ -102,9 +102,10 @@ def fit(
         callback.on_fit_begin(network, history)
     state = network._optimizer_state(optimizer)
     bar = _bar(progress, epochs)
-    good = network._flat.copy()
+    good = np.empty_like(network._flat)
     try:
         for _ in range(epochs):
+            np.copyto(good, network._flat)
             rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
             order = (network.seed, network._epochs) if shuffle else None
             plan = Plan(network.loss_spec, rows, rates, penalty, order)
@@ -119,7 +120,6 @@ def fit(
                 raise
             seconds = time.perf_counter() - start
             _require_finite(network, losses, good, len(history))
-            np.copyto(good, network._flat)
             network._epochs += 1
             figures = _figures(network, losses, counts, penalty, held_out)
             history.add(learning_rate=rates[-1], seconds=seconds, **figures)
@@ -195,7 +195,7 @@ def _roll_back(network: Network, good: Array) -> None:
 def _require_finite(network: Network, losses: Array, good: Array, epoch: int) -> None:
     """Refuse an epoch that ended in NaN or infinity: put the weights back, forget the state."""
     bad = np.flatnonzero(~np.isfinite(losses))
-    if not len(bad) and np.isfinite(network._flat).all():
+    if not len(bad) and _border.all_finite(network._flat):
         return
     _roll_back(network, good)
     if not len(bad):

@@ -2,7 +2,15 @@
 # cython: freethreading_compatible=True
 """The native engine of a program: holds its memory and hands the step its pointers. No mathematics."""
 
-from libc.stdint cimport int64_t, uint64_t
+import numpy
+
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_FORMAT,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 from bpfast._border cimport Arena, View, find, table, team_for
@@ -10,6 +18,7 @@ from bpfast._step cimport (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
     ROW_BLOCK,
+    STRIP_ROWS,
     TIMES,
     Op,
     Run,
@@ -23,7 +32,13 @@ from bpfast._step cimport (
     run_train,
     run_update,
     scratch_bytes,
+    tile_link,
 )
+
+# Weights of so many bytes stay in a second-level cache, beside their state.
+cdef Py_ssize_t NEAR_BYTES = 131072
+# Multiply-adds that take a few microseconds.
+cdef double SMALL_WORK = 1e5
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
@@ -50,7 +65,8 @@ cdef class Core:
         Of every value.
     size : int
         Of the flat parameters.
-    item_size : {4, 8}
+    dtype : numpy.dtype
+        float32 or float64.
     threads : int
         At most so many.
     """
@@ -60,17 +76,21 @@ cdef class Core:
     cdef Worker* output_workers
     cdef Py_ssize_t n_values, size, tape_rows, X_rows, dX_rows, output_block, multiply_adds
     cdef int item_size, threads
-    cdef object interrupt
+    cdef object interrupt, array_type, make_array, dtype, bound
+    cdef View bound_view
+    cdef str link_name
+    cdef const tile_link* link
     cdef bint busy
 
-    def __cinit__(self, list ops, list widths, Py_ssize_t size, int item_size, int threads):
+    def __cinit__(self, list ops, list widths, Py_ssize_t size, dtype, int threads):
         cdef Py_ssize_t i
         cdef Op* op
         self.program = Arena()
         memset(&self.run, 0, sizeof(Run))
-        self.item_size, self.size, self.n_values = item_size, size, len(widths)
-        self.threads = threads
-        self.run.tiles = table(item_size)
+        self.dtype, self.item_size = dtype, dtype.itemsize
+        self.array_type, self.make_array = numpy.ndarray, numpy.empty
+        self.size, self.n_values, self.threads = size, len(widths), threads
+        self.run.tiles = table(self.item_size)
         self.run.n_ops = len(ops)
         self.run.ops = <Op*>self.program.take(len(ops), sizeof(Op))
         self.run.widths = <Py_ssize_t*>self.program.take(len(widths), sizeof(Py_ssize_t))
@@ -89,6 +109,7 @@ cdef class Core:
             op.n_in, op.n_out = widths[source], widths[target]
             if op.n_in < 1 or op.n_out < 1:
                 raise ValueError("a value must have at least one column")
+            op.strip = STRIP_ROWS if op.n_in * op.n_out * self.item_size > NEAR_BYTES else BLOCK_ROWS
             # By division: the product may not fit.
             if (op.W >= 0 and (op.W > size or op.n_out > (size - op.W) // op.n_in)
                     or op.b >= 0 and (op.b > size or op.n_out > size - op.b)):
@@ -97,32 +118,52 @@ cdef class Core:
 
     cdef int allocate_program(self) except -1:
         """Tasks, scratch memory and what else depends on the program alone."""
-        cdef Py_ssize_t i, row, column, rows = 1, k = 0, n_tasks = 0
+        cdef Py_ssize_t i, rows = 1, height = BLOCK_ROWS
         cdef Op* op
-        cdef Task* task
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]
             if op.W >= 0:
-                n_tasks += ceil_div(op.n_in, BLOCK_ROWS) * ceil_div(op.n_out, BLOCK_COLUMNS)
                 rows = max(rows, op.n_in)
                 self.multiply_adds += op.n_in * op.n_out
-        self.run.tasks = <Task*>self.program.take(n_tasks, sizeof(Task))
+        # Enough tasks for every thread to get its share.
+        while height > STRIP_ROWS and self.count_tasks(height) < 8 * (self.threads - 1):
+            height //= 2
+        self.run.tasks = <Task*>self.program.take(self.count_tasks(height), sizeof(Task))
+        self.make_tasks(height)
+        self.run.workers = self.make_workers()
+        self.output_workers = self.make_workers()
+        self.run.row_squares = <double*>self.program.take(rows, sizeof(double))
+        self.run.norms = <double*>self.program.take(self.run.n_ops, sizeof(double))
+        return 0
+
+    cdef Py_ssize_t count_tasks(self, Py_ssize_t height) noexcept:
+        """Blocks of so many rows in all weights."""
+        cdef Py_ssize_t i, count = 0
+        for i in range(self.run.n_ops):
+            if self.run.ops[i].W >= 0:
+                count += (ceil_div(self.run.ops[i].n_in, height)
+                          * ceil_div(self.run.ops[i].n_out, BLOCK_COLUMNS))
+        return count
+
+    cdef int make_tasks(self, Py_ssize_t height) noexcept:
+        """The blocks of all weights, in the order of the forward pass."""
+        cdef Py_ssize_t i, row, column, k = 0
+        cdef Op* op
+        cdef Task* task
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]
             if op.W < 0:
                 continue
             for column in range(0, op.n_out, BLOCK_COLUMNS):
-                for row in range(0, op.n_in, BLOCK_ROWS):
+                for row in range(0, op.n_in, height):
                     task = &self.run.tasks[k]
                     task.op, task.i, task.j = i, row, column
-                    task.m = min(<Py_ssize_t>BLOCK_ROWS, op.n_in - row)
+                    task.m = min(height, op.n_in - row)
                     task.n = min(<Py_ssize_t>BLOCK_COLUMNS, op.n_out - column)
+                    task.before = self.run.elements
+                    self.run.elements += task.m * task.n
                     k += 1
         self.run.n_tasks = k
-        self.run.workers = self.make_workers()
-        self.output_workers = self.make_workers()
-        self.run.row_squares = <double*>self.program.take(rows, sizeof(double))
-        self.run.norms = <double*>self.program.take(self.run.n_ops, sizeof(double))
         return 0
 
     cdef Worker* make_workers(self) except NULL:
@@ -260,6 +301,66 @@ cdef class Core:
         error = self.finish()
         if error is not None:
             raise error
+
+    def predict(self, parameters, X, str link):
+        """The prediction (rows, O) for X, or None unless X is exactly what the network takes.
+
+        That is a finite C-contiguous matrix of its dtype and width, with at least one row; what
+        else it may be is for the checks to find out. Nothing but the result is allocated.
+        """
+        cdef Py_buffer x
+        cdef Py_ssize_t rows
+        self.require_idle()
+        if type(X) is not self.array_type:
+            return None
+        try:
+            PyObject_GetBuffer(X, &x, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        except (BufferError, ValueError):
+            return None
+        try:
+            if (x.ndim != 2 or x.itemsize != self.item_size or x.format[1] != 0
+                    or x.format[0] != (c"d" if self.item_size == 8 else c"f")
+                    or x.shape[0] < 1 or x.shape[1] != self.run.widths[0]
+                    or <uintptr_t>x.buf % self.item_size):
+                return None
+            rows = x.shape[0]
+            if not self.run.tiles.all_finite(rows * x.shape[1], x.buf):
+                return None
+            return self.linked_outputs(parameters, <char*>x.buf, rows, link)
+        finally:
+            PyBuffer_Release(&x)
+
+    cdef object linked_outputs(self, parameters, char* X, Py_ssize_t rows, str link):
+        """The outputs of X through the link, in an array of their own."""
+        cdef Py_ssize_t n_out = self.run.widths[self.run.ops[self.run.n_ops - 1].target]
+        cdef View a
+        cdef const tile_link* f
+        cdef double work = <double>rows * self.multiply_adds
+        A = self.make_array((rows, n_out), self.dtype)
+        a = View(A, rows * n_out, self.item_size, True)
+        if parameters is not self.bound:
+            self.bound_view = View(parameters, self.size, self.item_size)
+            self.bound = parameters
+        if link is not self.link_name:
+            self.link = find(self.run.tiles.links, link)
+            self.link_name = link
+        f = self.link
+        self.need_output_tapes(min(rows, <Py_ssize_t>ROW_BLOCK))
+        self.start(rows, 1)
+        self.run.parameters, self.run.X, self.run.n = self.bound_view.data, X, rows
+        if work < SMALL_WORK:
+            # Done before another thread could have taken the interpreter.
+            self.run.poll = NULL
+            run_outputs(&self.run, self.output_workers, a.data, self.output_block)
+            f.link(rows, n_out, a.data, a.data)
+        else:
+            with nogil:
+                run_outputs(&self.run, self.output_workers, a.data, self.output_block)
+                f.link(rows, n_out, a.data, a.data)
+        error = self.finish()
+        if error is not None:
+            raise error
+        return A
 
     def forward(self, parameters, X, Z, Py_ssize_t rows):
         """As `outputs`, and keep every value for `backward`."""

@@ -14,7 +14,6 @@ from bpfast._step cimport (
     BLOCK_ROWS,
     at,
     const_at,
-    product,
     scratch_bytes,
     share,
     tile_activation,
@@ -43,7 +42,7 @@ cdef void dense_rows(
         const tile_table* t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t I, Py_ssize_t O,
         const char* X, const char* W, const char* b, const tile_activation* f, double parameter,
         char* A, char* panel) noexcept nogil:
-    product(t, r1 - r0, O, I, const_at(X, r0 * I, t), I, 1, W, O, 1, b, at(A, r0 * O, t), O, panel)
+    t.product(r1 - r0, O, I, const_at(X, r0 * I, t), I, 1, W, O, 1, b, at(A, r0 * O, t), O, panel)
     f.forward((r1 - r0) * O, parameter, at(A, r0 * O, t), at(A, r0 * O, t))
 
 
@@ -76,7 +75,7 @@ cdef void delta_rows(
         const tile_table* t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t I, Py_ssize_t O,
         const char* D, const char* W, const char* Z_prev, const tile_activation* f,
         double parameter, char* D_prev, char* panel) noexcept nogil:
-    product(t, r1 - r0, I, O, const_at(D, r0 * O, t), O, 1, W, 1, O, NULL, at(D_prev, r0 * I, t),
+    t.product(r1 - r0, I, O, const_at(D, r0 * O, t), O, 1, W, 1, O, NULL, at(D_prev, r0 * I, t),
             I, panel)
     f.derivative((r1 - r0) * I, parameter, const_at(Z_prev, r0 * I, t), at(D_prev, r0 * I, t))
 
@@ -100,8 +99,7 @@ cdef void gradient_block(
         char* scratch) noexcept nogil:
     cdef Py_ssize_t i = down * BLOCK_ROWS, j = across * BLOCK_COLUMNS
     gradient_tile(t, B, I, O, A_prev, D, i, min(<Py_ssize_t>BLOCK_ROWS, I - i), j,
-                  min(<Py_ssize_t>BLOCK_COLUMNS, O - j), at(dW, i * O + j, t), O, at(db, j, t), NULL,
-                  scratch)
+                  min(<Py_ssize_t>BLOCK_COLUMNS, O - j), at(dW, i * O + j, t), O, at(db, j, t), scratch)
 
 
 cdef void loop_loss_and_delta(

@@ -3,7 +3,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "tiles/tiles.h" nogil:
-    enum: FROM_ZERO, FROM_BIAS, FROM_C
     ctypedef struct tile_update:
         double c[8]
         double rate
@@ -40,16 +39,15 @@ cdef extern from "tiles/tiles.h" nogil:
     ctypedef struct tile_table:
         const char* isa
         int item_size
-        int rows
-        int columns
-        void (*pack_transposed)(Py_ssize_t depth, Py_ssize_t n, const void* Bt, Py_ssize_t ldb,
-                                void* panel) noexcept nogil
-        void (*gemm)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const void* A, Py_ssize_t a_rs,
-                     Py_ssize_t a_cs, const void* B, Py_ssize_t ldb, int start, const void* bias,
-                     void* C, Py_ssize_t ldc) noexcept nogil
+        Py_ssize_t product_scratch
+        void (*product)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const void* A,
+                        Py_ssize_t a_rs, Py_ssize_t a_cs, const void* B, Py_ssize_t b_rs,
+                        Py_ssize_t b_cs, const void* bias, void* C, Py_ssize_t ldc,
+                        void* scratch) noexcept nogil
         void (*fetch)(Py_ssize_t m, Py_ssize_t n, const void* W, Py_ssize_t ldw) noexcept nogil
         void (*column_sums)(Py_ssize_t m, Py_ssize_t n, const void* D, Py_ssize_t ldd,
                             void* out) noexcept nogil
+        int (*all_finite)(Py_ssize_t n, const void* x) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t n, const void* w) noexcept nogil
         const tile_activation* activations
         const tile_loss* losses
@@ -64,8 +62,13 @@ cdef extern from "team.h" nogil:
     int team_size()
     double team_clock()
 
+cdef extern from "pace.h" nogil:
+    ctypedef struct team_pace:
+        pass
+
 cdef enum:
-    # The rows and columns of dW that one task holds, and the rows of it that are made at a time.
+    # The rows and columns of dW that one task holds, and the rows of it that are made at a time
+    # where W is too large to stay near.
     BLOCK_ROWS = 96
     BLOCK_COLUMNS = 128
     STRIP_ROWS = 12
@@ -82,6 +85,7 @@ cdef struct Op:
     Py_ssize_t n_out
     Py_ssize_t W            # offsets in the flat parameters, in elements; -1: none
     Py_ssize_t b
+    Py_ssize_t strip        # rows of dW that are made, and spent, at a time
 
 # A share of the update that one thread makes: rows [i, i + m) and columns [j, j + n) of a dW;
 # with i = 0 also columns [j, j + n) of db.
@@ -91,6 +95,7 @@ cdef struct Task:
     Py_ssize_t m
     Py_ssize_t j
     Py_ssize_t n
+    Py_ssize_t before       # elements of the tasks before this one
 
 # One matrix a value; A what the op made, Z its pre-activation where saved, D = dL/dA.
 cdef struct Tape:
@@ -105,14 +110,15 @@ cdef struct Worker:
     Tape tape               # its own pointers, to matrices that the team shares
     char* Y                 # the batch's targets, or its classes
     const int64_t* classes
+    # the rows of the next batch that are still to be brought near, how many a turn, and the turns
+    Py_ssize_t ahead
+    Py_ssize_t ahead_stop
+    Py_ssize_t ahead_rows
+    Py_ssize_t turns
+    tile_update of_weights  # the constants of the step under way
+    tile_update of_biases
     double* seconds         # where a profile puts them: see `tick`; NULL for none
     double since
-
-# Blocks of one shape whose lines will soon be wanted.
-cdef struct Near:
-    int count
-    char* array[3]
-    Py_ssize_t stride
 
 cdef struct Run:
     # the program
@@ -122,6 +128,7 @@ cdef struct Run:
     Py_ssize_t* widths
     Task* tasks
     Py_ssize_t n_tasks
+    Py_ssize_t elements     # of all tasks
     char* parameters
     # the data
     const char* X           # (n, I)
@@ -161,6 +168,10 @@ cdef struct Run:
     int n_threads
     Worker* workers
     team_barrier barrier
+    team_pace pace
+    bint together           # whether the whole team makes the next step
+    Py_ssize_t alone_to     # the step that the first thread came to alone
+    bint alone_more         # and whether to go on
     int want_input_delta
     int stop
     int (*poll)(void* context) noexcept nogil
@@ -190,15 +201,10 @@ cdef int op_kind(const char* name) noexcept
 cdef const char* op_name(int kind) noexcept
 
 # What the kernels as functions share with the step.
-cdef void product(
-    const tile_table* t, Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth,
-    const char* A, Py_ssize_t a_rs, Py_ssize_t a_cs,
-    const char* B, Py_ssize_t b_rs, Py_ssize_t b_cs,
-    const char* bias, char* C, Py_ssize_t ldc, char* scratch) noexcept nogil
 cdef void weight_gradient(
     const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
     const char* D, Py_ssize_t i, Py_ssize_t m, Py_ssize_t j, Py_ssize_t n, char* dW,
-    Py_ssize_t ldw, char* db, const Near* near, char* scratch) noexcept nogil
+    Py_ssize_t ldw, char* db, char* scratch) noexcept nogil
 
 cdef inline char* at(char* base, Py_ssize_t index, const tile_table* t) noexcept nogil:
     """The address of an element."""

@@ -4,6 +4,7 @@
 #include "gemm.h"
 #include "losses.h"
 #include "optimizers.h"
+#include "product.h"
 #include "tiles.h"
 
 #define PASTE_(a, b, c) a##b##c
@@ -21,12 +22,11 @@ extern const tile_table TABLE;
 const tile_table TABLE = {
     .isa = TEXT(ISA),
     .item_size = sizeof(real),
-    .rows = TILE_ROWS,
-    .columns = TILE_COLUMNS,
-    .pack_transposed = pack_transposed,
-    .gemm = gemm,
+    .product_scratch = PRODUCT_SCRATCH,
+    .product = product,
     .fetch = fetch,
     .column_sums = column_sums,
+    .all_finite = all_finite,
     .sum_of_squares = sum_of_squares,
     .activations = activation_table,
     .losses = loss_table,

@@ -10,9 +10,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What a product starts from. */
-enum { FROM_ZERO = 0, FROM_BIAS = 1, FROM_C = 2 };
-
 /* How the penalty's proximal step ends an update. */
 enum { PROXIMAL_NONE = 0, PROXIMAL_SOFT = 1, PROXIMAL_HARD = 2 };
 
@@ -72,21 +69,19 @@ typedef struct {
 typedef struct {
     const char *isa;
     int item_size;
-    int rows;    /* of a register tile */
-    int columns; /* of a register tile, and of a packed panel */
+    ptrdiff_t product_scratch; /* elements that `product` needs */
 
-    /* panel (depth, columns) <- the transpose of Bt (n, depth) of row stride ldb, zero beyond n. */
-    void (*pack_transposed)(ptrdiff_t depth, ptrdiff_t n, const void *Bt, ptrdiff_t ldb,
-                            void *panel);
-    /* C (m, n) <- start + A (m, depth) B (depth, n), each element summed over depth in order.
-       One stride of A is 1. */
-    void (*gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
-                 ptrdiff_t a_cs, const void *B, ptrdiff_t ldb, int from, const void *bias, void *C,
-                 ptrdiff_t ldc);
+    /* C (m, n) <- [bias (n,) +] A (m, depth) B (depth, n), each element summed over depth in order.
+       One stride of A is 1, and one of B; scratch is the caller's, of product_scratch elements. */
+    void (*product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
+                    ptrdiff_t a_cs, const void *B, ptrdiff_t b_rs, ptrdiff_t b_cs, const void *bias,
+                    void *C, ptrdiff_t ldc, void *scratch);
     /* Asks for W (m, n) of row stride ldw to be brought near. */
     void (*fetch)(ptrdiff_t m, ptrdiff_t n, const void *W, ptrdiff_t ldw);
     /* out (n,) <- the sum of D's rows (m, n) in order. */
     void (*column_sums)(ptrdiff_t m, ptrdiff_t n, const void *D, ptrdiff_t ldd, void *out);
+    /* Whether no element of x (n,) is infinite or NaN. */
+    int (*all_finite)(ptrdiff_t n, const void *x);
     /* The sum of the squares of w (n,), in double, in an order that n alone decides. */
     double (*sum_of_squares)(ptrdiff_t n, const void *w);
 
