@@ -89,9 +89,9 @@ def finite(name: str, value: Array, original: Array | None = None) -> None:
     """Refuse NaN and infinity, naming the first."""
     if value.dtype.kind != "f":
         return
-    if value.dtype in DTYPES.values() and value.flags.c_contiguous and value.flags.aligned:
-        if _border.all_finite(value):
-            return
+    plain = value.dtype in DTYPES.values() and value.flags.c_contiguous and value.flags.aligned
+    if plain and _border.all_finite(value):
+        return
     bad = ~np.isfinite(value)
     if not bad.any():
         return

@@ -31,6 +31,9 @@ class NativeEngine:
     def __init__(self, program: Program, dtype: np.dtype[Any], threads: int) -> None:
         self.program = program
         self.dtype = dtype
+        self.threads = threads
+        #: Where the timers of `train` go, (threads, 3 n_ops + 3), while somebody wants them.
+        self.timers: Array | None = None
         ops = [_row(op) for op in program.ops]
         self.core = _engine.Core(ops, list(program.widths), program.size, dtype, threads)
         self.predict = self.core.predict
@@ -107,6 +110,7 @@ class NativeEngine:
             state.steps,
             losses,
             counts,
+            self.timers,
         )
         state.steps += steps
         if interrupt is not None:

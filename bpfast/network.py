@@ -25,9 +25,13 @@ from .specs import integer
 
 if TYPE_CHECKING:
     from .callbacks import Callback
+    from .profiling import Profile
     from .training import History
 
 Array = NDArray[Any]
+
+#: What `_start` makes anew.
+_DERIVED = ("parameters", "gradient", "_engine", "_link_name", "_lock", "_fitting", "_taped", "_backed")
 
 _living: weakref.WeakSet[Network] = weakref.WeakSet()
 
@@ -305,6 +309,44 @@ class Network:
                 shuffle=shuffle,
                 progress=progress,
             )
+
+    def profile(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        batch_size: int | str | None = "auto",
+        optimizer: str | Optimizer = "adam",
+        penalty: str | Penalty | None = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+    ) -> Profile:
+        """Where the time of a training step goes, layer by layer: ``print(net.profile(X, y))``.
+
+        A copy of the network is trained for two epochs, the second of which is timed in every
+        thread; this network is not changed. The parameters are those of `fit`.
+
+        Returns
+        -------
+        Profile
+
+        Raises
+        ------
+        RuntimeError
+            If the backend is not native.
+        """
+        from .training import timed_epoch
+
+        if self.backend != "native":
+            raise RuntimeError(f"profile times the native engine; this network's backend is {self.backend!r}")
+        return timed_epoch(
+            copy.copy(self),
+            *self._data(X, y, sample_weight),
+            batch_size=batch_size,
+            optimizer=optimizers.resolve(optimizer, "optimizer"),
+            penalty=None if penalty is None else penalties.resolve(penalty, "penalty"),
+            shuffle=shuffle,
+        )
 
     def _require_no_fit(self, call: str) -> None:
         if self._fitting:

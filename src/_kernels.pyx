@@ -224,3 +224,18 @@ def link(str name, Z, A, int threads):
     cdef const tile_link* f = find(t.links, name)
     with nogil:
         loop_link(t, B, O, f, z.data, a.data, n)
+
+
+def multiply_adds(int item_size, Py_ssize_t rounds, int threads):
+    """So many rounds of multiply-adds in the registers of each of exactly `threads` threads.
+
+    Returns how many were made, by one.
+    """
+    cdef const tile_table* t = table(item_size)
+    cdef double made = 0
+    cdef int me
+    with nogil:
+        for me in prange(threads, num_threads=threads, schedule="static",
+                         use_threads_if=threads > 1):
+            made = t.multiply_add_rounds(rounds)
+    return made

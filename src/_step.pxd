@@ -48,6 +48,7 @@ cdef extern from "tiles/tiles.h" nogil:
         void (*column_sums)(Py_ssize_t m, Py_ssize_t n, const void* D, Py_ssize_t ldd,
                             void* out) noexcept nogil
         int (*all_finite)(Py_ssize_t n, const void* x) noexcept nogil
+        double (*multiply_add_rounds)(Py_ssize_t n) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t n, const void* w) noexcept nogil
         const tile_activation* activations
         const tile_loss* losses

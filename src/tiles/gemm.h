@@ -256,6 +256,23 @@ static int all_finite(ptrdiff_t n, const void *x_) {
     return !v_any(all != all);
 }
 
+/* n rounds of as many independent multiply-adds as a register tile has; returns how many. */
+static double multiply_add_rounds(ptrdiff_t n) {
+    V acc[TILE_ROWS * 2];
+    const V a = v_set((real)0.5), b = v_set(1);
+#pragma GCC unroll 24
+    for (int i = 0; i < TILE_ROWS * 2; i++) acc[i] = v_set((real)i);
+    for (ptrdiff_t k = 0; k < n; k++) {
+#pragma GCC unroll 24
+        for (int i = 0; i < TILE_ROWS * 2; i++) {
+            acc[i] = v_fma(acc[i], a, b);
+            /* Kept in its register, and not folded with the rounds before. */
+            KEEP_IN_REGISTER(acc[i]);
+        }
+    }
+    return (double)n * TILE_ROWS * 2 * LANES;
+}
+
 /* The sum of squares of w (n,) in double, one after the other. */
 static double sum_of_squares(ptrdiff_t n, const void *w_) {
     const real *w = w_;

@@ -148,6 +148,13 @@ static inline H h_fma(H a, H b, H c) { return HALF(fmadd)(a, b, c); }
 #define HALF_LANES 0
 #endif
 
+/* Makes the compiler believe that the register's value is used and changed. */
+#if defined(__x86_64__)
+#define KEEP_IN_REGISTER(v) __asm__ volatile("" : "+v"(v))
+#else
+#define KEEP_IN_REGISTER(v) __asm__ volatile("" : "+w"(v))
+#endif
+
 /* The bits of a as integers. */
 static inline VI v_bits(V a) { return (VI)a; }
 

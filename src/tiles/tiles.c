@@ -27,6 +27,7 @@ const tile_table TABLE = {
     .fetch = fetch,
     .column_sums = column_sums,
     .all_finite = all_finite,
+    .multiply_add_rounds = multiply_add_rounds,
     .sum_of_squares = sum_of_squares,
     .activations = activation_table,
     .losses = loss_table,

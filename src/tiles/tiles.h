@@ -82,6 +82,8 @@ typedef struct {
     void (*column_sums)(ptrdiff_t m, ptrdiff_t n, const void *D, ptrdiff_t ldd, void *out);
     /* Whether no element of x (n,) is infinite or NaN. */
     int (*all_finite)(ptrdiff_t n, const void *x);
+    /* n rounds of independent multiply-adds in registers, to time; returns how many. */
+    double (*multiply_add_rounds)(ptrdiff_t n);
     /* The sum of the squares of w (n,), in double, in an order that n alone decides. */
     double (*sum_of_squares)(ptrdiff_t n, const void *w);
 
