@@ -16,6 +16,7 @@ from .callbacks import Callback
 from .engines import Plan
 from .optimizers import Optimizer
 from .penalties import Penalty
+from .sparse import Features
 from .specs import flag, integer
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class History:
 
 def fit(
     network: Network,
-    X: Array,
+    X: Features,
     Y: Array,
     weights: Array | None,
     *,
@@ -154,7 +155,7 @@ def _batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer) -> i
     return rows
 
 
-def _validation(network: Network, validation: Any) -> tuple[Array, Array, Array | None] | None:
+def _validation(network: Network, validation: Any) -> tuple[Features, Array, Array | None] | None:
     if validation is None:
         return None
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
@@ -229,7 +230,7 @@ def _figures(
     losses: Array,
     counts: Array,
     penalty: Penalty | None,
-    held_out: tuple[Array, Array, Array | None] | None,
+    held_out: tuple[Features, Array, Array | None] | None,
 ) -> dict[str, float]:
     figures = {"loss": float((losses * counts).sum() / counts.sum())}
     if penalty is not None:

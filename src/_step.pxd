@@ -11,6 +11,11 @@ cdef extern from "tiles/tiles.h" nogil:
         double threshold
         int proximal
         int weight
+    ctypedef struct tile_csr:
+        const int64_t* indptr
+        const int64_t* indices
+        const void* values
+        const int64_t* rows
     ctypedef struct tile_activation:
         const char* name
         int saves_z
@@ -51,6 +56,13 @@ cdef extern from "tiles/tiles.h" nogil:
         void (*column_sums)(Py_ssize_t m, Py_ssize_t n, const void* D, Py_ssize_t ldd,
                             void* out) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t n, const void* w) noexcept nogil
+        void (*sparse_product)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const tile_csr* X,
+                               const void* B, Py_ssize_t ldb, const void* bias, void* C,
+                               Py_ssize_t ldc) noexcept nogil
+        void (*sparse_transpose)(Py_ssize_t m, Py_ssize_t n, const tile_csr* X, int64_t* starts,
+                                 int64_t* indices, void* values) noexcept nogil
+        void (*sparse_to_dense)(Py_ssize_t m, Py_ssize_t n, const tile_csr* X,
+                                void* A) noexcept nogil
         const tile_activation* activations
         const tile_loss* losses
         const tile_link* links
@@ -103,6 +115,7 @@ cdef struct Worker:
     int me
     char* scratch
     Tape tape               # its own pointers, to matrices that the team shares
+    tile_csr X              # the batch in sparse form; indptr is NULL where A[0] has it
     char* Y                 # the batch's targets, or its classes
     const int64_t* classes
     double* seconds         # where a profile puts them: see `tick`; NULL for none
@@ -125,6 +138,8 @@ cdef struct Run:
     char* parameters
     # the data
     const char* X           # (n, I)
+    tile_csr sparse         # X in sparse form, in place of X where indptr is not NULL
+    int densify             # an op other than dense reads X: make its batches dense
     const char* Y           # (n, O), or NULL where classes are given
     const int64_t* classes  # (n,)
     const double* weights   # (n,), or NULL
@@ -133,6 +148,8 @@ cdef struct Run:
     Py_ssize_t batch_size
     # the batch under way
     char* batch_X           # where shuffled rows are gathered
+    tile_csr columns        # the transpose of a sparse batch; indptr is NULL where it is dense
+    int skip_unread         # no update of weights whose input is 0 in all of it: nothing changes
     char* batch_Y
     int64_t* batch_classes
     double* row_scale       # (batch,): what a row counts in the mean

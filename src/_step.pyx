@@ -152,8 +152,12 @@ cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double to
         for i in range(r0, r1):
             row = first + i if r.order == NULL else r.order[first + i]
             r.row_scale[i] = r.weights[row] / total if total > 0 else 0
+    w.X.indptr = NULL
+    if r.sparse.indptr != NULL:
+        gather_sparse(r, w, first, r0, r1)
     if r.order == NULL:
-        w.tape.A[0] = <char*>r.X + first * x_bytes
+        if r.X != NULL:
+            w.tape.A[0] = <char*>r.X + first * x_bytes
         if r.classes != NULL:
             w.classes = r.classes + first
         else:
@@ -162,11 +166,48 @@ cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double to
     w.tape.A[0], w.Y, w.classes = r.batch_X, r.batch_Y, r.batch_classes
     for i in range(r0, r1):
         row = r.order[first + i]
-        memcpy(r.batch_X + i * x_bytes, r.X + row * x_bytes, x_bytes)
+        if r.X != NULL:
+            memcpy(r.batch_X + i * x_bytes, r.X + row * x_bytes, x_bytes)
         if r.classes != NULL:
             r.batch_classes[i] = r.classes[row]
         else:
             memcpy(r.batch_Y + i * y_bytes, r.Y + row * y_bytes, y_bytes)
+
+
+cdef inline tile_csr sparse_from(const tile_csr* X, Py_ssize_t first,
+                                 const int64_t* order) noexcept nogil:
+    """X without its first rows, which `order` gives if it is not NULL."""
+    cdef tile_csr rest = X[0]
+    if order != NULL:
+        rest.rows = order + first
+    elif rest.rows != NULL:
+        rest.rows += first
+    else:
+        rest.indptr += first
+    return rest
+
+
+cdef void gather_sparse(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t r0,
+                        Py_ssize_t r1) noexcept nogil:
+    """The batch in sparse form, where it is; rows r0 to r1 dense where another op wants them."""
+    cdef tile_csr rows
+    w.X = sparse_from(&r.sparse, first, r.order)
+    if r.densify:
+        rows = sparse_from(&w.X, r0, NULL)
+        r.tiles.sparse_to_dense(r1 - r0, r.widths[0], &rows,
+                                at(r.batch_X, r0 * r.widths[0], r.tiles))
+        w.tape.A[0] = r.batch_X
+        w.X.indptr = NULL
+
+
+cdef void transpose_batch(Run* r, Py_ssize_t first, Py_ssize_t rows,
+                          const int64_t* order) noexcept nogil:
+    """The columns of a sparse batch, for the gradient of the weights that read it."""
+    cdef tile_csr X
+    if r.columns.indptr != NULL:
+        X = sparse_from(&r.sparse, first, order)
+        r.tiles.sparse_transpose(rows, r.widths[0], &X, <int64_t*>r.columns.indptr,
+                                 <int64_t*>r.columns.indices, <void*>r.columns.values)
 
 
 cdef double batch_total(Run* r, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
@@ -185,16 +226,21 @@ cdef double batch_total(Run* r, Py_ssize_t first, Py_ssize_t rows) noexcept nogi
 cdef void dense_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
     """A = f(X W + b) for rows r0 to r1."""
     cdef const tile_table* t = r.tiles
-    cdef char* X = at(w.tape.A[op.source], r0 * op.n_in, t)
     cdef char* A = at(w.tape.A[op.target], r0 * op.n_out, t)
     cdef char* Z = A
     cdef char* b = NULL
+    cdef tile_csr rows
     if w.tape.Z[op.target] != NULL:
         Z = at(w.tape.Z[op.target], r0 * op.n_out, t)
     if op.b >= 0:
         b = at(r.parameters, op.b, t)
-    product(t, r1 - r0, op.n_out, op.n_in, X, op.n_in, 1, at(r.parameters, op.W, t), op.n_out, 1,
-            b, Z, op.n_out, w.scratch)
+    if op.source == 0 and w.X.indptr != NULL:
+        rows = sparse_from(&w.X, r0, NULL)
+        t.sparse_product(r1 - r0, op.n_out, op.n_in, &rows, at(r.parameters, op.W, t), op.n_out,
+                         b, Z, op.n_out)
+    else:
+        product(t, r1 - r0, op.n_out, op.n_in, at(w.tape.A[op.source], r0 * op.n_in, t), op.n_in, 1,
+                at(r.parameters, op.W, t), op.n_out, 1, b, Z, op.n_out, w.scratch)
     op.activation.forward((r1 - r0) * op.n_out, op.parameter, Z, A)
 
 
@@ -414,6 +460,39 @@ cdef void weights_and_state(Run* r, Op* op, Py_ssize_t offset, Near* near) noexc
         near.array[2] = at(r.state1, offset, r.tiles)
 
 
+cdef void strip_gradient(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
+                         Py_ssize_t rows, char* dW, Py_ssize_t ldw, char* db,
+                         const Near* near) noexcept nogil:
+    """Rows i to i + m of a block of dW (and db), from the batch or the columns of a sparse one."""
+    cdef const tile_table* t = r.tiles
+    cdef const char* D = at(w.tape.D[op.target], task.j, t)
+    cdef tile_csr columns
+    if op.source > 0 or r.columns.indptr == NULL:
+        weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
+                        task.j, task.n, dW, ldw, db, near, w.scratch)
+        return
+    fetch(t, near, m, 0, task.n)
+    columns = sparse_from(&r.columns, i, NULL)
+    t.sparse_product(m, task.n, rows, &columns, D, op.n_out, NULL, dW, ldw)
+    if i == 0 and db != NULL:
+        t.column_sums(rows, task.n, D, op.n_out, db)
+
+
+cdef Py_ssize_t changed_rows(Run* r, Py_ssize_t i, Py_ssize_t* stop) noexcept nogil:
+    """The last rows of i to stop, one behind the other, whose columns have entries in the batch.
+
+    Returns where they begin and lowers stop to where they end. Row 0 counts, for the sake of b.
+    """
+    cdef const int64_t* starts = r.columns.indptr
+    cdef Py_ssize_t k = stop[0]
+    while k > i and k > 1 and starts[k - 1] == starts[k]:
+        k -= 1
+    stop[0] = k
+    while k > i and (k == 1 or starts[k - 1] < starts[k]):
+        k -= 1
+    return k
+
+
 cdef void gradient_task(Run* r, Worker* w, Task* task, Py_ssize_t step,
                         Py_ssize_t rows) noexcept nogil:
     """A block of dW (and db), strip by strip from its end.
@@ -428,7 +507,10 @@ cdef void gradient_task(Run* r, Worker* w, Task* task, Py_ssize_t step,
     while stop > task.i:
         i = task.i + (stop - task.i - 1) // STRIP_ROWS * STRIP_ROWS
         if r.gradient == NULL:
-            update_strip(r, w, op, task, i, stop - i, step, rows, &u)
+            if r.skip_unread and op.source == 0:
+                i = changed_rows(r, i, &stop)
+            if stop > i:
+                update_strip(r, w, op, task, i, stop - i, step, rows, &u)
         else:
             gradient_strip(r, w, op, task, i, stop - i, rows)
         stop = i
@@ -441,9 +523,8 @@ cdef void gradient_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py
     cdef char* db = NULL
     if op.b >= 0:
         db = at(r.gradient, op.b + task.j, t)
-    weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
-                    task.j, task.n, at(r.gradient, op.W + i * op.n_out + task.j, t), op.n_out, db,
-                    NULL, w.scratch)
+    strip_gradient(r, w, op, task, i, m, rows, at(r.gradient, op.W + i * op.n_out + task.j, t),
+                   op.n_out, db, NULL)
 
 
 cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
@@ -459,8 +540,7 @@ cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_s
     if op.b >= 0:
         db = at(dW, STRIP_ROWS * BLOCK_COLUMNS, t)
     weights_and_state(r, op, offset, &near)
-    weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
-                    task.j, task.n, dW, BLOCK_COLUMNS, db, &near, w.scratch)
+    strip_gradient(r, w, op, task, i, m, rows, dW, BLOCK_COLUMNS, db, &near)
     update(r, u, offset, m, task.n, op.n_out, dW, BLOCK_COLUMNS)
     if i == 0 and db != NULL:
         prepare_update(r, step, task.op, 0, &of_b)
@@ -516,6 +596,9 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
     """
     cdef Py_ssize_t first = step * r.batch_size, rows = min(r.batch_size, r.n - first)
     train_rows(r, w, first, rows, team)
+    if w.me == 0:
+        transpose_batch(r, first, rows, r.order)
+        tick(w, TIMES * r.n_ops + TIME_GATHER)
     weight_norms(r, w.me, team)
     team_wait(&r.barrier, team)
     tick(w, TIMES * r.n_ops + TIME_WAITING)
@@ -554,6 +637,8 @@ cdef void run_train(Run* r) noexcept nogil:
 cdef void run_forward(Run* r) noexcept nogil:
     """Forward over the whole tape."""
     cdef int me
+    for me in range(r.n_threads):
+        r.workers[me].X = r.sparse
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         forward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))
@@ -565,6 +650,7 @@ cdef void run_backward(Run* r) noexcept nogil:
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         backward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))
+    transpose_batch(r, 0, r.n, NULL)
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         gradient_tasks(r, &r.workers[me], 0, r.n, r.n_threads)
@@ -593,7 +679,11 @@ cdef void outputs(Run* r, Worker* w, char* Z, Py_ssize_t block) noexcept nogil:
     while r0 < stop and not r.stop:
         rows = min(block, stop - r0)
         # The first value is X and the last is the result: neither is copied.
-        w.tape.A[0] = <char*>const_at(r.X, r0 * r.widths[0], r.tiles)
+        w.X.indptr = NULL
+        if r.sparse.indptr != NULL:
+            w.X = sparse_from(&r.sparse, r0, NULL)
+        else:
+            w.tape.A[0] = <char*>const_at(r.X, r0 * r.widths[0], r.tiles)
         w.tape.A[last] = at(Z, r0 * r.widths[last], r.tiles)
         forward(r, w, 0, rows)
         look_for_interrupt(r, w.me)

@@ -4,6 +4,7 @@
 #include "gemm.h"
 #include "losses.h"
 #include "optimizers.h"
+#include "sparse.h"
 #include "tiles.h"
 
 #define PASTE_(a, b, c) a##b##c
@@ -28,6 +29,9 @@ const tile_table TABLE = {
     .fetch = fetch,
     .column_sums = column_sums,
     .sum_of_squares = sum_of_squares,
+    .sparse_product = sparse_product,
+    .sparse_transpose = sparse_transpose,
+    .sparse_to_dense = sparse_to_dense,
     .activations = activation_table,
     .losses = loss_table,
     .links = link_table,
