@@ -21,6 +21,7 @@ from .memory import aligned_copy
 from .optimizers import Optimizer, optimizers
 from .penalties import Penalty, penalties
 from .program import compile_program
+from .sparse import Features
 from .specs import integer
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class Network:
 
         Parameters
         ----------
-        X : array (B, I)
+        X : array or sparse matrix (B, I)
 
         Returns
         -------
@@ -192,12 +193,15 @@ class Network:
         return backends.predict(self.loss_spec, Z, self.threads, self.backend)
 
     def loss(self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None) -> float:
-        """The objective J = mean loss + α Ω(W) of these rows; without a penalty the mean loss."""
+        """The objective J = mean loss + α Ω(W) of these rows, dense or sparse.
+
+        Without a penalty it is the mean loss.
+        """
         X, Y, w = self._data(X, y, sample_weight)
         spec = None if penalty is None else penalties.resolve(penalty, "penalty")
         return self._evaluate(X, Y, w)[0] + self.penalty(spec)
 
-    def _evaluate(self, X: Array, Y: Array, w: Array | None) -> tuple[float, Array]:
+    def _evaluate(self, X: Features, Y: Array, w: Array | None) -> tuple[float, Array]:
         """The mean loss and the raw outputs."""
         with self._lock:
             Z = self._engine.outputs(self._flat, X)
@@ -216,7 +220,7 @@ class Network:
     def gradients(
         self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None
     ) -> dict[str, Array]:
-        """∂J/∂parameter of these rows, by the names of `parameters`.
+        """∂J/∂parameter of these rows, dense or sparse, by the names of `parameters`.
 
         With a penalty, the gradient of its smooth part is included.
         """
@@ -235,7 +239,7 @@ class Network:
                     result[p.name] += reference.penalty_gradient(spec, self.parameters[p.name])
         return result
 
-    def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, Array, Array | None]:
+    def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Features, Array, Array | None]:
         X = checks.features(X, self.n_inputs, self.dtype)
         Y = checks.targets(self.loss_spec, y, len(X), self.n_outputs, self.dtype)
         return X, Y, checks.weights(sample_weight, len(X))
@@ -259,7 +263,9 @@ class Network:
 
         Parameters
         ----------
-        X : array (B, I)
+        X : array or sparse matrix (B, I)
+            SciPy's sparse formats are read as CSR and never made dense, if the first layer is
+            `Dense`; the result has the same bits as with the zeros in. Otherwise a batch is.
         y : array (B,) or (B, O)
             What the loss takes: see `bpfast.losses`.
         epochs : int, default 10
@@ -383,7 +389,7 @@ class Network:
 
         Parameters
         ----------
-        X : array (B, I)
+        X : array or sparse matrix (B, I)
         training : bool, default False
             Keep what `backward` needs.
         """
@@ -409,7 +415,9 @@ class Network:
         checks.finite("dY", D)
         with self._lock:
             self._backed = True
-            return self._engine.backward(self._flat, D, self._gradient)
+            dX = np.empty((len(D), self.n_inputs), self.dtype)
+            self._engine.backward(self._flat, D, self._gradient, dX)
+        return dX
 
     def update(self, optimizer: str | Optimizer, penalty: str | Penalty | None = None) -> None:
         """One step of an optimizer with the gradient of the last `backward`."""

@@ -19,6 +19,7 @@ from .native import NativeEngine
 from .optimizers import Optimizer
 from .penalties import Penalty
 from .profiling import Profile, from_timers
+from .sparse import Features
 from .specs import flag, integer
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class History:
 
 def fit(
     network: Network,
-    X: Array,
+    X: Features,
     Y: Array,
     weights: Array | None,
     *,
@@ -147,7 +148,7 @@ def fit(
 
 def timed_epoch(
     network: Network,
-    X: Array,
+    X: Features,
     Y: Array,
     weights: Array | None,
     *,
@@ -184,7 +185,7 @@ def _batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer) -> i
     return rows
 
 
-def _validation(network: Network, validation: Any) -> tuple[Array, Array, Array | None] | None:
+def _validation(network: Network, validation: Any) -> tuple[Features, Array, Array | None] | None:
     if validation is None:
         return None
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
@@ -259,7 +260,7 @@ def _figures(
     losses: Array,
     counts: Array,
     penalty: Penalty | None,
-    held_out: tuple[Array, Array, Array | None] | None,
+    held_out: tuple[Features, Array, Array | None] | None,
 ) -> dict[str, float]:
     figures = {"loss": float((losses * counts).sum() / counts.sum())}
     if penalty is not None:

@@ -13,6 +13,7 @@ from cpython.buffer cimport (
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
+from bpfast._batch cimport permutation
 from bpfast._border cimport Arena, View, find, table, team_for
 from bpfast._step cimport (
     BLOCK_COLUMNS,
@@ -25,13 +26,13 @@ from bpfast._step cimport (
     Task,
     Worker,
     op_kind,
-    permutation,
     run_backward,
     run_forward,
     run_outputs,
     run_train,
     run_update,
     scratch_bytes,
+    tile_csr,
     tile_link,
 )
 
@@ -39,6 +40,8 @@ from bpfast._step cimport (
 cdef Py_ssize_t NEAR_BYTES = 131072
 # Multiply-adds that take a few microseconds.
 cdef double SMALL_WORK = 1e5
+# The rules that change neither weight nor state where the gradient is 0.
+cdef frozenset RESTING = frozenset(("sgd", "adagrad"))
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
@@ -52,6 +55,37 @@ cdef int poll(void* context) noexcept with gil:
         (<Core>context).interrupt = error
         return 1
     return 0
+
+
+cdef class Features:
+    """X of a call: the memory of a matrix (rows, I), or of a tuple (indptr, indices, values).
+
+    What the tuple holds has been checked: `sparse.CSR`.
+    """
+
+    cdef View X, indptr, indices, values
+    cdef tile_csr sparse
+    cdef double density
+
+    def __cinit__(self, X, Py_ssize_t rows, Py_ssize_t columns, int item_size):
+        cdef Py_ssize_t entries
+        memset(&self.sparse, 0, sizeof(tile_csr))
+        self.density = 1
+        if not isinstance(X, tuple):
+            self.X = View(X, rows * columns, item_size)
+            return
+        starts, indices, values = X
+        entries = len(values)
+        self.X = View(None, 0, item_size)
+        self.indptr = View(starts, rows + 1, sizeof(int64_t))
+        self.indices = View(indices, entries, sizeof(int64_t))
+        self.values = View(values, entries, item_size)
+        self.sparse.indptr = <int64_t*>self.indptr.data
+        self.sparse.indices = <int64_t*>self.indices.data
+        self.sparse.values = self.values.data
+        if self.sparse.indptr[0] != 0 or self.sparse.indptr[rows] != entries:
+            raise ValueError(f"indptr must go from 0 to {entries}")
+        self.density = <double>entries / rows / columns
 
 
 cdef class Core:
@@ -71,7 +105,10 @@ cdef class Core:
         At most so many.
     """
 
-    cdef Arena program, tape_memory, X_memory, dX_memory, output_memory
+    cdef Arena program, tape_memory, X_memory, dX_memory, output_memory, columns_memory
+    cdef Features taped     # a sparse X that `backward` will want, or None
+    cdef tile_csr columns
+    cdef Py_ssize_t columns_entries, first_multiply_adds
     cdef Run run
     cdef Worker* output_workers
     cdef Py_ssize_t n_values, size, tape_rows, X_rows, dX_rows, output_block, multiply_adds
@@ -107,6 +144,8 @@ cdef class Core:
             if not (0 <= op.source < op.target < self.n_values):
                 raise ValueError("an op must make a value behind the one it reads")
             op.n_in, op.n_out = widths[source], widths[target]
+            if op.source == 0 and kind != "dense":
+                self.run.densify = 1
             if op.n_in < 1 or op.n_out < 1:
                 raise ValueError("a value must have at least one column")
             op.strip = STRIP_ROWS if op.n_in * op.n_out * self.item_size > NEAR_BYTES else BLOCK_ROWS
@@ -125,6 +164,8 @@ cdef class Core:
             if op.W >= 0:
                 rows = max(rows, op.n_in)
                 self.multiply_adds += op.n_in * op.n_out
+                if op.source == 0:
+                    self.first_multiply_adds += op.n_in * op.n_out
         # Enough tasks for every thread to get its share.
         while height > STRIP_ROWS and self.count_tasks(height) < 8 * (self.threads - 1):
             height //= 2
@@ -243,6 +284,24 @@ cdef class Core:
             self.dX_rows = rows
         return 0
 
+    cdef int need_columns(self, Py_ssize_t entries) except -1:
+        """Memory for the columns of a sparse batch, which `start` forgets."""
+        cdef Arena arena
+        if self.columns_memory is None or entries > self.columns_entries:
+            self.columns_memory, self.columns_entries = None, 0
+            arena = Arena()
+            self.columns.indptr = <int64_t*>arena.take(self.run.widths[0] + 2, sizeof(int64_t))
+            self.columns.indices = <int64_t*>arena.take(entries, sizeof(int64_t))
+            self.columns.values = arena.take(entries, self.item_size)
+            self.columns_memory, self.columns_entries = arena, entries
+        return 0
+
+    cdef double work_of(self, Features x, double rows):
+        """Rows of a dense X that are as much work as these."""
+        if x.density >= 1 or self.run.densify or self.multiply_adds == 0:
+            return rows
+        return rows * (1 - (1 - x.density) * self.first_multiply_adds / self.multiply_adds)
+
     cdef int need_output_tapes(self, Py_ssize_t block) except -1:
         """A small tape for each thread; its last value is the caller's."""
         cdef Py_ssize_t i
@@ -269,6 +328,7 @@ cdef class Core:
         self.run.poll = poll
         self.run.context = <void*>self
         self.run.gradient = NULL
+        self.run.sparse.indptr = self.run.columns.indptr = NULL
         self.run.want_input_delta = 0
         memset(&self.run.barrier, 0, sizeof(self.run.barrier))
         self.interrupt = None
@@ -286,16 +346,22 @@ cdef class Core:
             raise RuntimeError("this network is at work; one call at a time")
         return 0
 
+    cdef Features features(self, X, Py_ssize_t rows, bint training=False):
+        if isinstance(X, tuple) and self.run.densify and not training:
+            raise ValueError("an op that is not dense reads X: a dense X is wanted")
+        return Features(X, rows, self.run.widths[0], self.item_size)
+
     def outputs(self, parameters, X, Z, Py_ssize_t rows):
-        """Z (rows, O) = the raw outputs of X (rows, I)."""
+        """Z (rows, O) = the raw outputs of X (rows, I), or of a sparse X that a dense op reads."""
         self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
-        cdef View x = View(X, rows * self.run.widths[0], self.item_size)
+        cdef Features x = self.features(X, rows)
         cdef View z = View(Z, rows * self.run.widths[last], self.item_size, True)
         self.need_output_tapes(min(rows, <Py_ssize_t>ROW_BLOCK))
-        self.start(rows, 1)
-        self.run.parameters, self.run.X, self.run.n = p.data, x.data, rows
+        self.start(self.work_of(x, rows), 1)
+        self.run.parameters, self.run.n = p.data, rows
+        self.run.X, self.run.sparse = x.X.data, x.sparse
         with nogil:
             run_outputs(&self.run, self.output_workers, z.data, self.output_block)
         error = self.finish()
@@ -363,27 +429,31 @@ cdef class Core:
         return A
 
     def forward(self, parameters, X, Z, Py_ssize_t rows):
-        """As `outputs`, and keep every value for `backward`."""
+        """As `outputs`, and keep every value for `backward`, which also wants a sparse X again."""
         self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
-        cdef View x = View(X, rows * self.run.widths[0], self.item_size)
+        cdef Features x = self.features(X, rows)
         cdef View z = View(Z, rows * self.run.widths[last], self.item_size, True)
         cdef int me
         self.need_tape(rows)
-        self.need_X(rows)
-        self.start(rows, 1)
-        memcpy(self.run.batch_X, x.data, x.size * self.item_size)
-        for me in range(self.threads):
-            self.run.workers[me].tape.A[0] = self.run.batch_X
-        self.run.parameters, self.run.n = p.data, rows
+        self.taped = None
+        if x.sparse.indptr != NULL:
+            self.taped = x
+        else:
+            self.need_X(rows)
+            memcpy(self.run.batch_X, x.X.data, x.X.size * self.item_size)
+            for me in range(self.threads):
+                self.run.workers[me].tape.A[0] = self.run.batch_X
+        self.start(self.work_of(x, rows), 1)
+        self.run.parameters, self.run.n, self.run.sparse = p.data, rows, x.sparse
         with nogil:
             run_forward(&self.run)
         self.finish()
         memcpy(z.data, self.run.workers[0].tape.A[last], z.size * self.item_size)
 
     def backward(self, parameters, D, gradient, dX, Py_ssize_t rows):
-        """The flat gradient and dX (rows, I) from D (rows, O) of the last `forward`."""
+        """The flat gradient, and dX (rows, I) or None, from D (rows, O) of the last `forward`."""
         self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
@@ -392,15 +462,21 @@ cdef class Core:
         cdef View x = View(dX, rows * self.run.widths[0], self.item_size, True)
         if self.tape_memory is None or rows > self.tape_rows:
             raise RuntimeError("backward needs a forward pass of as many rows")
-        self.need_dX(rows)
+        if dX is not None:
+            self.need_dX(rows)
+        if self.taped is not None:
+            self.need_columns(self.taped.values.size)
         self.start(rows, 2)
+        if self.taped is not None:
+            self.run.sparse, self.run.columns = self.taped.sparse, self.columns
         memcpy(self.run.workers[0].tape.D[last], d.data, d.size * self.item_size)
         self.run.parameters, self.run.gradient, self.run.n = p.data, g.data, rows
-        self.run.want_input_delta = 1
+        self.run.want_input_delta = dX is not None
         with nogil:
             run_backward(&self.run)
         self.finish()
-        memcpy(x.data, self.run.workers[0].tape.D[0], x.size * self.item_size)
+        if dX is not None:
+            memcpy(x.data, self.run.workers[0].tape.D[0], x.size * self.item_size)
 
     cdef View set_update(self, state, str rule, tuple hyperparameters, penalty):
         """The optimizer and the penalty of this call; returns the view of the state."""
@@ -449,7 +525,7 @@ cdef class Core:
         given, gets what each thread spent: see `bpfast.profiling`.
         """
         self.require_idle()
-        cdef Py_ssize_t n_in = self.run.widths[0], n_steps
+        cdef Py_ssize_t n_steps
         cdef Py_ssize_t n_out = self.run.widths[self.run.ops[self.run.n_ops - 1].target]
         cdef uint64_t seed = 0, epoch = 0
         if rows < 1 or batch_size < 1:
@@ -457,7 +533,7 @@ cdef class Core:
         batch_size = min(batch_size, rows)
         n_steps = (rows + batch_size - 1) // batch_size
         cdef View p = View(parameters, self.size, self.item_size, True)
-        cdef View x = View(X, rows * n_in, self.item_size)
+        cdef Features x = self.features(X, rows, True)
         cdef View y = View(Y, rows * n_out, self.item_size)
         cdef View c = View(classes, rows, sizeof(int64_t))
         cdef View w = View(weights, rows, sizeof(double))
@@ -475,10 +551,20 @@ cdef class Core:
         if order is not None:
             seed, epoch = shuffle
         self.need_tape(batch_size)
-        if order is not None:
+        if o.data != NULL:
+            with nogil:
+                permutation(<int64_t*>o.data, rows, seed, epoch)
+        if x.sparse.indptr != NULL and not self.run.densify:
+            self.need_columns(largest_batch(&x.sparse, rows, batch_size, <int64_t*>o.data))
+        elif order is not None or x.sparse.indptr != NULL:
             self.need_X(batch_size)
-        self.start(batch_size, 3)
-        self.run.parameters, self.run.X, self.run.Y, self.run.n = p.data, x.data, y.data, rows
+        self.start(self.work_of(x, batch_size), 3)
+        self.run.parameters, self.run.Y, self.run.n = p.data, y.data, rows
+        self.run.X, self.run.sparse = x.X.data, x.sparse
+        self.run.skip_unread = 0
+        if x.sparse.indptr != NULL and not self.run.densify:
+            self.run.columns = self.columns
+            self.run.skip_unread = penalty is None and rule in RESTING
         self.run.classes, self.run.weights = <int64_t*>c.data, <double*>w.data
         self.run.order = <int64_t*>o.data
         self.run.batch_size, self.run.t = batch_size, steps
@@ -489,8 +575,6 @@ cdef class Core:
             if s.data != NULL:
                 self.run.workers[me].seconds = <double*>s.data + me * places
         with nogil:
-            if o.data != NULL:
-                permutation(<int64_t*>o.data, rows, seed, epoch)
             run_train(&self.run)
         for me in range(self.threads):
             self.run.workers[me].seconds = NULL
@@ -500,12 +584,26 @@ cdef class Core:
     @property
     def nbytes(self):
         """Bytes held beside the parameters and their state."""
-        return sum(a.nbytes for a in (self.program, self.tape_memory, self.X_memory, self.dX_memory,
-                                  self.output_memory) if a is not None)
+        arenas = (self.program, self.tape_memory, self.X_memory, self.dX_memory,
+                  self.output_memory, self.columns_memory)
+        return sum(arena.nbytes for arena in arenas if arena is not None)
 
 
 cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
     return (a + b - 1) // b
+
+
+cdef Py_ssize_t largest_batch(const tile_csr* X, Py_ssize_t rows, Py_ssize_t batch_size,
+                              const int64_t* order) noexcept nogil:
+    """The entries of the batch that has the most."""
+    cdef Py_ssize_t i, row, entries = 0, most = 0
+    for i in range(rows):
+        row = i if order == NULL else order[i]
+        if i % batch_size == 0:
+            entries = 0
+        entries += X.indptr[row + 1] - X.indptr[row]
+        most = max(most, entries)
+    return most
 
 
 def shuffled(order, seed, epoch):

@@ -76,7 +76,7 @@ cdef void delta_rows(
         const char* D, const char* W, const char* Z_prev, const tile_activation* f,
         double parameter, char* D_prev, char* panel) noexcept nogil:
     t.product(r1 - r0, I, O, const_at(D, r0 * O, t), O, 1, W, 1, O, NULL, at(D_prev, r0 * I, t),
-            I, panel)
+              I, panel)
     f.derivative((r1 - r0) * I, parameter, const_at(Z_prev, r0 * I, t), at(D_prev, r0 * I, t))
 
 
@@ -233,9 +233,9 @@ def multiply_adds(int item_size, Py_ssize_t rounds, int threads):
     """
     cdef const tile_table* t = table(item_size)
     cdef double made = 0
-    cdef int me
+    cdef int _me
     with nogil:
-        for me in prange(threads, num_threads=threads, schedule="static",
-                         use_threads_if=threads > 1):
+        for _me in prange(threads, num_threads=threads, schedule="static",
+                          use_threads_if=threads > 1):
             made = t.multiply_add_rounds(rounds)
     return made

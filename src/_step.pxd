@@ -10,6 +10,11 @@ cdef extern from "tiles/tiles.h" nogil:
         double threshold
         int proximal
         int weight
+    ctypedef struct tile_csr:
+        const int64_t* indptr
+        const int64_t* indices
+        const void* values
+        const int64_t* rows
     ctypedef struct tile_activation:
         const char* name
         int saves_z
@@ -50,6 +55,13 @@ cdef extern from "tiles/tiles.h" nogil:
         int (*all_finite)(Py_ssize_t n, const void* x) noexcept nogil
         double (*multiply_add_rounds)(Py_ssize_t n) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t n, const void* w) noexcept nogil
+        void (*sparse_product)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const tile_csr* X,
+                               const void* B, Py_ssize_t ldb, const void* bias, void* C,
+                               Py_ssize_t ldc) noexcept nogil
+        void (*sparse_transpose)(Py_ssize_t m, Py_ssize_t n, const tile_csr* X, int64_t* starts,
+                                 int64_t* indices, void* values) noexcept nogil
+        void (*sparse_to_dense)(Py_ssize_t m, Py_ssize_t n, const tile_csr* X,
+                                void* A) noexcept nogil
         const tile_activation* activations
         const tile_loss* losses
         const tile_link* links
@@ -109,6 +121,7 @@ cdef struct Worker:
     int me
     char* scratch
     Tape tape               # its own pointers, to matrices that the team shares
+    tile_csr X              # the batch in sparse form; indptr is NULL where A[0] has it
     char* Y                 # the batch's targets, or its classes
     const int64_t* classes
     # the rows of the next batch that are still to be brought near, how many a turn, and the turns
@@ -133,6 +146,8 @@ cdef struct Run:
     char* parameters
     # the data
     const char* X           # (n, I)
+    tile_csr sparse         # X in sparse form, in place of X where indptr is not NULL
+    int densify             # an op other than dense reads X: make its batches dense
     const char* Y           # (n, O), or NULL where classes are given
     const int64_t* classes  # (n,)
     const double* weights   # (n,), or NULL
@@ -141,6 +156,8 @@ cdef struct Run:
     Py_ssize_t batch_size
     # the batch under way
     char* batch_X           # where shuffled rows are gathered
+    tile_csr columns        # the transpose of a sparse batch; indptr is NULL where it is dense
+    int skip_unread         # no update of weights whose input is 0 in all of it: nothing changes
     char* batch_Y
     int64_t* batch_classes
     double* row_scale       # (batch,): what a row counts in the mean
@@ -190,7 +207,6 @@ cdef enum:
     TIME_WAITING = 2
 
 cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil
-cdef void permutation(int64_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoch) noexcept nogil
 
 # The engine's calls.
 cdef void run_train(Run* r) noexcept nogil

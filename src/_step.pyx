@@ -13,6 +13,15 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport isfinite, sqrt
 from libc.string cimport memcpy, memset, strcmp
 
+from bpfast._batch cimport (
+    batch_total,
+    gather,
+    look_ahead,
+    next_turn,
+    sparse_from,
+    transpose_batch,
+)
+
 cdef extern from "team.h" nogil:
     void team_wait(team_barrier* t, int n)
 
@@ -30,10 +39,6 @@ cdef enum:
     FEW_ROWS = 96
     # Columns of W that are brought near at a time.
     PANEL_COLUMNS = 32
-    # Of a batch of X that is brought near while the one before it is at work, and of its rows:
-    # longer ones come by themselves.
-    AHEAD_BYTES = 262144
-    AHEAD_ROW_BYTES = 1024
 
 
 cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil:
@@ -52,96 +57,6 @@ cdef inline void tick(Worker* w, Py_ssize_t place) noexcept nogil:
         w.since = now
 
 
-# ---- order and gather
-
-cdef inline uint64_t mix64(uint64_t z) noexcept nogil:
-    """The finaliser of SplitMix64."""
-    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
-    return z ^ (z >> 31)
-
-
-cdef void permutation(int64_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoch) noexcept nogil:
-    """The order of the rows in an epoch; see `reference.permutation`."""
-    cdef uint64_t key = mix64(mix64(seed) + epoch), draw
-    cdef Py_ssize_t i, j
-    for i in range(n):
-        order[i] = i
-    for i in range(n - 1, 0, -1):
-        draw = mix64(key + <uint64_t>i * <uint64_t>0x9E3779B97F4A7C15) >> 32
-        j = <Py_ssize_t>((draw * <uint64_t>(i + 1)) >> 32)
-        order[i], order[j] = order[j], order[i]
-
-
-cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double total,
-                 Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """Rows r0 to r1 of the batch that begins at `first`: X, Y and what each counts in the mean.
-
-    Rows in their own order are where they are wanted; only a shuffled order is copied.
-    """
-    cdef Py_ssize_t i, row
-    cdef Py_ssize_t x_bytes = r.widths[0] * r.tiles.item_size
-    cdef Py_ssize_t y_bytes = r.widths[r.ops[r.n_ops - 1].target] * r.tiles.item_size
-    if r.weights == NULL:
-        for i in range(r0, r1):
-            r.row_scale[i] = 1.0 / rows
-    else:
-        for i in range(r0, r1):
-            row = first + i if r.order == NULL else r.order[first + i]
-            r.row_scale[i] = r.weights[row] / total if total > 0 else 0
-    if r.order == NULL:
-        w.tape.A[0] = <char*>r.X + first * x_bytes
-        if r.classes != NULL:
-            w.classes = r.classes + first
-        else:
-            w.Y = <char*>r.Y + first * y_bytes
-        return
-    w.tape.A[0], w.Y, w.classes = r.batch_X, r.batch_Y, r.batch_classes
-    for i in range(r0, r1):
-        row = r.order[first + i]
-        memcpy(r.batch_X + i * x_bytes, r.X + row * x_bytes, x_bytes)
-        if r.classes != NULL:
-            r.batch_classes[i] = r.classes[row]
-        else:
-            memcpy(r.batch_Y + i * y_bytes, r.Y + row * y_bytes, y_bytes)
-
-
-cdef void look_ahead(Run* r, Worker* w, Py_ssize_t first, int team) noexcept nogil:
-    """The rows of the batch that begins at `first` are this thread's to bring near, in turns.
-
-    As many turns as the step before had.
-    """
-    cdef Py_ssize_t rows = min(r.batch_size, r.n - first)
-    cdef Py_ssize_t row_bytes = r.widths[0] * r.tiles.item_size
-    w.ahead = w.ahead_stop = 0
-    if (rows > 0 and w.turns > 0 and row_bytes <= AHEAD_ROW_BYTES
-            and rows * row_bytes <= AHEAD_BYTES):
-        w.ahead, w.ahead_stop = first + share(rows, w.me, team), first + share(rows, w.me + 1, team)
-        w.ahead_rows = (w.ahead_stop - w.ahead + w.turns - 1) // w.turns
-    w.turns = 0
-
-
-cdef inline void next_turn(Run* r, Worker* w) noexcept nogil:
-    """A few of the rows of the next batch come near."""
-    cdef Py_ssize_t stop = min(w.ahead_stop, w.ahead + w.ahead_rows), row
-    w.turns += 1
-    while w.ahead < stop:
-        row = w.ahead if r.order == NULL else r.order[w.ahead]
-        r.tiles.fetch(1, r.widths[0], const_at(r.X, row * r.widths[0], r.tiles), 0)
-        w.ahead += 1
-
-
-cdef double batch_total(Run* r, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """The weight of a batch: its rows, or the sum of their weights in order."""
-    cdef Py_ssize_t i
-    cdef double total = 0
-    if r.weights == NULL:
-        return rows
-    for i in range(first, first + rows):
-        total += r.weights[i if r.order == NULL else r.order[i]]
-    return total
-
-
 # ---- forward: X → Z, A
 
 cdef void dense_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
@@ -151,6 +66,7 @@ cdef void dense_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1)
     cdef char* A
     cdef char* Z
     cdef char* b = NULL
+    cdef tile_csr X
     if op.b >= 0:
         b = at(r.parameters, op.b, t)
     while r0 < r1:
@@ -159,8 +75,13 @@ cdef void dense_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1)
         A = Z = at(w.tape.A[op.target], r0 * op.n_out, t)
         if w.tape.Z[op.target] != NULL:
             Z = at(w.tape.Z[op.target], r0 * op.n_out, t)
-        t.product(rows, op.n_out, op.n_in, at(w.tape.A[op.source], r0 * op.n_in, t), op.n_in, 1,
-                at(r.parameters, op.W, t), op.n_out, 1, b, Z, op.n_out, w.scratch)
+        if op.source == 0 and w.X.indptr != NULL:
+            X = sparse_from(&w.X, r0, NULL)
+            t.sparse_product(rows, op.n_out, op.n_in, &X, at(r.parameters, op.W, t), op.n_out, b, Z,
+                             op.n_out)
+        else:
+            t.product(rows, op.n_out, op.n_in, at(w.tape.A[op.source], r0 * op.n_in, t), op.n_in, 1,
+                      at(r.parameters, op.W, t), op.n_out, 1, b, Z, op.n_out, w.scratch)
         op.activation.forward(rows * op.n_out, op.parameter, Z, A)
         r0 += rows
 
@@ -235,8 +156,8 @@ cdef void dense_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1
     if op.source == 0 and not r.want_input_delta:
         return
     t.product(r1 - r0, op.n_in, op.n_out, at(w.tape.D[op.target], r0 * op.n_out, t), op.n_out, 1,
-            at(r.parameters, op.W, t), 1, op.n_out, NULL,
-            at(w.tape.D[op.source], r0 * op.n_in, t), op.n_in, w.scratch)
+              at(r.parameters, op.W, t), 1, op.n_out, NULL,
+              at(w.tape.D[op.source], r0 * op.n_in, t), op.n_in, w.scratch)
 
 
 cdef void activation_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
@@ -372,6 +293,37 @@ cdef void fetch(Run* r, Op* op, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n) n
         t.fetch(m, n, at(r.state1, offset, t), op.n_out)
 
 
+cdef void strip_gradient(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
+                         Py_ssize_t rows, char* dW, Py_ssize_t ldw, char* db) noexcept nogil:
+    """Rows i to i + m of a block of dW (and db), from the batch or the columns of a sparse one."""
+    cdef const tile_table* t = r.tiles
+    cdef const char* D = at(w.tape.D[op.target], task.j, t)
+    cdef tile_csr columns
+    if op.source > 0 or r.columns.indptr == NULL:
+        weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
+                        task.j, task.n, dW, ldw, db, w.scratch)
+        return
+    columns = sparse_from(&r.columns, i, NULL)
+    t.sparse_product(m, task.n, rows, &columns, D, op.n_out, NULL, dW, ldw)
+    if i == 0 and db != NULL:
+        t.column_sums(rows, task.n, D, op.n_out, db)
+
+
+cdef Py_ssize_t changed_rows(Run* r, Py_ssize_t i, Py_ssize_t* stop) noexcept nogil:
+    """The last rows of i to stop, one behind the other, whose columns have entries in the batch.
+
+    Returns where they begin and lowers stop to where they end. Row 0 counts, for the sake of b.
+    """
+    cdef const int64_t* starts = r.columns.indptr
+    cdef Py_ssize_t k = stop[0]
+    while k > i and k > 1 and starts[k - 1] == starts[k]:
+        k -= 1
+    stop[0] = k
+    while k > i and (k == 1 or starts[k - 1] < starts[k]):
+        k -= 1
+    return k
+
+
 cdef void gradient_task(Run* r, Worker* w, Task* task, Py_ssize_t rows) noexcept nogil:
     """A block of dW (and db), strip by strip from its end.
 
@@ -385,7 +337,10 @@ cdef void gradient_task(Run* r, Worker* w, Task* task, Py_ssize_t rows) noexcept
     while stop > task.i:
         i = task.i + (stop - task.i - 1) // op.strip * op.strip
         if r.gradient == NULL:
-            update_strip(r, w, op, task, i, stop - i, rows, &u)
+            if r.skip_unread and op.source == 0:
+                i = changed_rows(r, i, &stop)
+            if stop > i:
+                update_strip(r, w, op, task, i, stop - i, rows, &u)
         else:
             gradient_strip(r, w, op, task, i, stop - i, rows)
         stop = i
@@ -398,9 +353,8 @@ cdef void gradient_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py
     cdef char* db = NULL
     if op.b >= 0:
         db = at(r.gradient, op.b + task.j, t)
-    weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
-                    task.j, task.n, at(r.gradient, op.W + i * op.n_out + task.j, t), op.n_out, db,
-                    w.scratch)
+    strip_gradient(r, w, op, task, i, m, rows, at(r.gradient, op.W + i * op.n_out + task.j, t),
+                   op.n_out, db)
 
 
 cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
@@ -411,6 +365,7 @@ cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_s
     cdef char* dW = (w.scratch + scratch_bytes(t)
                      - (BLOCK_ROWS + 1) * BLOCK_COLUMNS * t.item_size)
     cdef char* db = NULL
+    cdef Task panel = task[0]
     if op.b >= 0:
         db = at(dW, BLOCK_ROWS * BLOCK_COLUMNS, t)
     while c < task.n:
@@ -418,9 +373,9 @@ cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_s
         wide = min(<Py_ssize_t>PANEL_COLUMNS, task.n - c)
         fetch(r, op, offset + c, m, wide)
         next_turn(r, w)
-        weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
-                        task.j + c, wide, at(dW, c, t), task.n,
-                        NULL if db == NULL else at(db, c, t), w.scratch)
+        panel.j, panel.n = task.j + c, wide
+        strip_gradient(r, w, op, &panel, i, m, rows, at(dW, c, t), task.n,
+                       NULL if db == NULL else at(db, c, t))
         c += wide
     if task.n == op.n_out:
         # Whole rows lie behind each other, in W as in dW.
@@ -482,6 +437,9 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
     """
     cdef Py_ssize_t first = step * r.batch_size, rows = min(r.batch_size, r.n - first)
     train_rows(r, w, first, rows, team)
+    if w.me == 0:
+        transpose_batch(r, first, rows, r.order)
+        tick(w, TIMES * r.n_ops + TIME_GATHER)
     weight_norms(r, w.me, team)
     team_wait(&r.barrier, team)
     tick(w, TIMES * r.n_ops + TIME_WAITING)
@@ -545,6 +503,8 @@ cdef void run_train(Run* r) noexcept nogil:
 cdef void run_forward(Run* r) noexcept nogil:
     """Forward over the whole tape."""
     cdef int me
+    for me in range(r.n_threads):
+        r.workers[me].X = r.sparse
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         forward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))
@@ -556,6 +516,7 @@ cdef void run_backward(Run* r) noexcept nogil:
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         backward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))
+    transpose_batch(r, 0, r.n, NULL)
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         gradient_tasks(r, &r.workers[me], 0, r.n, r.n_threads)
@@ -585,7 +546,11 @@ cdef void outputs(Run* r, Worker* w, char* Z, Py_ssize_t block) noexcept nogil:
     while r0 < stop and not r.stop:
         rows = min(block, stop - r0)
         # The first value is X and the last is the result: neither is copied.
-        w.tape.A[0] = <char*>const_at(r.X, r0 * r.widths[0], r.tiles)
+        w.X.indptr = NULL
+        if r.sparse.indptr != NULL:
+            w.X = sparse_from(&r.sparse, r0, NULL)
+        else:
+            w.tape.A[0] = <char*>const_at(r.X, r0 * r.widths[0], r.tiles)
         w.tape.A[last] = at(Z, r0 * r.widths[last], r.tiles)
         forward(r, w, 0, rows)
         look_for_interrupt(r, w.me)

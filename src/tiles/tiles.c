@@ -5,6 +5,7 @@
 #include "losses.h"
 #include "optimizers.h"
 #include "product.h"
+#include "sparse.h"
 #include "tiles.h"
 
 #define PASTE_(a, b, c) a##b##c
@@ -29,6 +30,9 @@ const tile_table TABLE = {
     .all_finite = all_finite,
     .multiply_add_rounds = multiply_add_rounds,
     .sum_of_squares = sum_of_squares,
+    .sparse_product = sparse_product,
+    .sparse_transpose = sparse_transpose,
+    .sparse_to_dense = sparse_to_dense,
     .activations = activation_table,
     .losses = loss_table,
     .links = link_table,

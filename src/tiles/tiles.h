@@ -10,6 +10,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Rows of a sparse matrix. Those in memory, numbered from 0, hold entries indptr[r] to indptr[r + 1]
+   of indices (columns, ascending) and values (real); row i of what is meant is row rows[i] of them,
+   or row i where rows is NULL. */
+typedef struct {
+    const int64_t *indptr;
+    const int64_t *indices;
+    const void *values;
+    const int64_t *rows;
+} tile_csr;
+
 /* How the penalty's proximal step ends an update. */
 enum { PROXIMAL_NONE = 0, PROXIMAL_SOFT = 1, PROXIMAL_HARD = 2 };
 
@@ -86,6 +96,17 @@ typedef struct {
     double (*multiply_add_rounds)(ptrdiff_t n);
     /* The sum of the squares of w (n,), in double, in an order that n alone decides. */
     double (*sum_of_squares)(ptrdiff_t n, const void *w);
+
+    /* C (m, n) <- [bias +] X (m, depth) B (depth, n) for a sparse X: the bits of gemm with its
+       zeros, where B is finite. */
+    void (*sparse_product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const tile_csr *X,
+                           const void *B, ptrdiff_t ldb, const void *bias, void *C, ptrdiff_t ldc);
+    /* The transpose of a sparse X (m, n), into starts (n + 2,), of which the last is not used, and
+       memory for as many indices and values as X has. */
+    void (*sparse_transpose)(ptrdiff_t m, ptrdiff_t n, const tile_csr *X, int64_t *starts,
+                             int64_t *indices, void *values);
+    /* A (m, n) <- X. */
+    void (*sparse_to_dense)(ptrdiff_t m, ptrdiff_t n, const tile_csr *X, void *A);
 
     const tile_activation *activations;
     const tile_loss *losses;
