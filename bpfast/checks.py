@@ -18,6 +18,8 @@ Array = NDArray[Any]
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
+_PLAIN = frozenset(DTYPES.values())
+
 
 def dtype_of(value: Any) -> np.dtype[Any]:
     """float32 or float64, from a name or a NumPy dtype."""
@@ -29,6 +31,8 @@ def dtype_of(value: Any) -> np.dtype[Any]:
 
 def array(name: str, value: Any) -> Array:
     """A real, dense, numeric array, without a copy where it is one already."""
+    if type(value) is np.ndarray and value.dtype in _PLAIN:
+        return value
     if _is_sparse(value):
         raise TypeError(f"{name} is a sparse matrix; a dense array is wanted ({name}.toarray())")
     if np.ma.isMaskedArray(value):
@@ -91,6 +95,8 @@ def _matrix_shape(
 
 def cast(name: str, value: Array, dtype: np.dtype[Any]) -> Array:
     """C-contiguous, aligned and of this dtype; a copy only where it must be."""
+    if value.dtype == dtype and value.flags.carray:
+        return value
     with np.errstate(over="ignore"):
         return np.require(value, dtype=dtype, requirements=["C", "A"])
 

@@ -226,6 +226,16 @@ static void pack_transposed(ptrdiff_t depth, ptrdiff_t n, const real *Bt, ptrdif
     }
 }
 
+/* panel (depth, TILE_COLUMNS) <- B (depth, n) of row stride ldb, zero beyond n. */
+static void pack_columns(ptrdiff_t depth, ptrdiff_t n, const real *B, ptrdiff_t ldb, real *panel) {
+    const ptrdiff_t second = n - LANES;
+    for (ptrdiff_t k = 0; k < depth; k++, B += ldb, panel += TILE_COLUMNS) {
+        v_store(panel, load_lanes(B, n));
+        v_store(panel + LANES, second > 0 ? load_lanes(B + LANES, second) : (V){0});
+        if (second >= LANES) __builtin_prefetch(B + TILE_COLUMNS, 0, 2);
+    }
+}
+
 /* out (n,) <- the sum of the rows of D (m, n), in order. */
 static void column_sums(ptrdiff_t m, ptrdiff_t n, const void *D_, ptrdiff_t ldd, void *out_) {
     const real *D = D_;

@@ -4,6 +4,7 @@
 #ifndef TILES_PRODUCT_H
 #define TILES_PRODUCT_H
 
+#include <stdint.h>
 #include <string.h>
 
 #include "gemm.h"
@@ -12,10 +13,14 @@
 
 /* How deep a product goes before its sums are put down. */
 #define PANEL_DEPTH 512
-/* Rows that take turns with the columns of B that are in cache; more where those columns have to
-   be transposed first, which must be earned. */
+/* Rows that take turns with the columns of B that are in cache; more where those columns are packed
+   first, which must be earned. */
 #define FEW_ROWS 96
 #define MANY_ROWS 256
+/* Packing pays from so many rows on, where B is larger than this many bytes and lies across the
+   lines of the cache. */
+#define PACK_ROWS 48
+#define PACK_BYTES 32768
 /* Rows this many bytes apart fall on the same lines of a first-level cache: they are copied, with
    a pad between them. */
 #define ALIAS_BYTES 4096
@@ -36,23 +41,33 @@ static void copy_rows(ptrdiff_t m, ptrdiff_t n, const real *A, ptrdiff_t a_rs, r
         memcpy(copies + i * rs, A + i * a_rs, (size_t)n * sizeof(real));
 }
 
-/* C (m, n) <- start + A Bt' for Bt (n, depth) of row stride ldb: its columns are transposed into
-   `panel` two vectors at a time. */
-static void gemm_transposed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A,
-                            ptrdiff_t a_rs, ptrdiff_t a_cs, const real *Bt, ptrdiff_t ldb, int from,
-                            const real *bias, real *C, ptrdiff_t ldc, real *panel) {
+/* C (m, n) <- start + A B for B (depth, n), of which one stride is 1: it is packed, or transposed,
+   into `panel` two vectors of columns at a time. */
+static void gemm_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
+                        ptrdiff_t a_cs, const real *B, ptrdiff_t b_rs, ptrdiff_t b_cs, int from,
+                        const real *bias, real *C, ptrdiff_t ldc, real *panel) {
     for (ptrdiff_t j = 0; j < n; j += TILE_COLUMNS) {
         const ptrdiff_t wide = n - j < TILE_COLUMNS ? n - j : TILE_COLUMNS;
-        pack_transposed(depth, wide, Bt + j * ldb, ldb, panel);
+        if (b_cs == 1) pack_columns(depth, wide, B + j, b_rs, panel);
+        else pack_transposed(depth, wide, B + j * b_cs, b_cs, panel);
         gemm(m, wide, depth, A, a_rs, a_cs, panel, TILE_COLUMNS, from, bias ? bias + j : NULL,
              C + j, ldc);
     }
 }
 
+/* Whether the rows of B (depth, n) are better packed for m rows of A. */
+static int worth_packing(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *B, ptrdiff_t b_rs,
+                         ptrdiff_t b_cs) {
+    const ptrdiff_t size = sizeof(real), line = 64;
+    if (b_cs != 1) return 1;
+    return m >= PACK_ROWS && n * depth * size > PACK_BYTES &&
+           ((uintptr_t)B % (uintptr_t)line != 0 || b_rs * size % line != 0);
+}
+
 /* `product` for at most MANY_ROWS rows. */
 static void product_rows(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
                          ptrdiff_t a_cs, const real *B, ptrdiff_t b_rs, ptrdiff_t b_cs,
-                         const real *bias, real *C, ptrdiff_t ldc, real *scratch) {
+                         int packed, const real *bias, real *C, ptrdiff_t ldc, real *scratch) {
     real *copies = scratch + PANEL_DEPTH * TILE_COLUMNS;
     const int aliased = a_cs == 1 && a_rs * (ptrdiff_t)sizeof(real) % ALIAS_BYTES == 0 &&
                         m > TILE_ROWS && n > 4 * TILE_COLUMNS;
@@ -66,9 +81,10 @@ static void product_rows(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *
             copy_rows(m, deep, rows, a_rs, copies, rs);
             rows = copies;
         }
-        if (b_cs == 1) gemm(m, n, deep, rows, rs, a_cs, B + k * b_rs, b_rs, from, bias, C, ldc);
-        else
-            gemm_transposed(m, n, deep, rows, rs, a_cs, B + k, b_cs, from, bias, C, ldc, scratch);
+        if (packed)
+            gemm_packed(m, n, deep, rows, rs, a_cs, B + k * b_rs, b_rs, b_cs, from, bias, C, ldc,
+                        scratch);
+        else gemm(m, n, deep, rows, rs, a_cs, B + k * b_rs, b_rs, from, bias, C, ldc);
         from = FROM_C;
     }
 }
@@ -77,11 +93,13 @@ static void product_rows(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *
 static void product(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
                     ptrdiff_t a_cs, const void *B, ptrdiff_t b_rs, ptrdiff_t b_cs, const void *bias,
                     void *C, ptrdiff_t ldc, void *scratch) {
-    const ptrdiff_t block = b_cs == 1 ? FEW_ROWS : MANY_ROWS;
+    const int packed = worth_packing(m, n, depth, B, b_rs, b_cs);
+    /* Where A is read down its columns, the lines of a few of them serve all of B. */
+    const ptrdiff_t block = packed ? MANY_ROWS : a_rs == 1 ? TILE_ROWS : FEW_ROWS;
     for (ptrdiff_t i = 0, rows; i < m; i += rows) {
         rows = even_part(m - i, block);
-        product_rows(rows, n, depth, (const real *)A + i * a_rs, a_rs, a_cs, B, b_rs, b_cs, bias,
-                     (real *)C + i * ldc, ldc, scratch);
+        product_rows(rows, n, depth, (const real *)A + i * a_rs, a_rs, a_cs, B, b_rs, b_cs, packed,
+                     bias, (real *)C + i * ldc, ldc, scratch);
     }
 }
 
