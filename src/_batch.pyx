@@ -32,12 +32,29 @@ cdef void permutation(int64_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoc
         order[i], order[j] = order[j], order[i]
 
 
-cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double total,
-                 Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """Rows r0 to r1 of the batch that begins at `first`: X, Y and what each counts in the mean.
+cdef void locate(Run* r, Worker* w, Py_ssize_t first) noexcept nogil:
+    """Where the batch that begins at `first` is, for every thread: one without rows has gradients.
 
     Rows in their own order are where they are wanted; only a shuffled order is copied.
     """
+    w.X.indptr = NULL
+    if r.sparse.indptr != NULL and not r.densify:
+        w.X = sparse_from(&r.sparse, first, r.order)
+    if r.order != NULL or r.X == NULL:
+        w.tape.A[0] = r.batch_X
+    else:
+        w.tape.A[0] = <char*>r.X + first * r.widths[0] * r.tiles.item_size
+    if r.order != NULL:
+        w.Y, w.classes = r.batch_Y, r.batch_classes
+    elif r.classes != NULL:
+        w.classes = r.classes + first
+    else:
+        w.Y = <char*>r.Y + first * r.widths[r.ops[r.n_ops - 1].target] * r.tiles.item_size
+
+
+cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double total,
+                 Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """Rows r0 to r1 of the batch that begins at `first`: X, Y and what each counts in the mean."""
     cdef Py_ssize_t i, row
     cdef Py_ssize_t x_bytes = r.widths[0] * r.tiles.item_size
     cdef Py_ssize_t y_bytes = r.widths[r.ops[r.n_ops - 1].target] * r.tiles.item_size
@@ -48,18 +65,10 @@ cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double to
         for i in range(r0, r1):
             row = first + i if r.order == NULL else r.order[first + i]
             r.row_scale[i] = r.weights[row] / total if total > 0 else 0
-    w.X.indptr = NULL
-    if r.sparse.indptr != NULL:
-        gather_sparse(r, w, first, r0, r1)
+    if r.sparse.indptr != NULL and r.densify:
+        gather_dense(r, first, r0, r1)
     if r.order == NULL:
-        if r.X != NULL:
-            w.tape.A[0] = <char*>r.X + first * x_bytes
-        if r.classes != NULL:
-            w.classes = r.classes + first
-        else:
-            w.Y = <char*>r.Y + first * y_bytes
         return
-    w.tape.A[0], w.Y, w.classes = r.batch_X, r.batch_Y, r.batch_classes
     for i in range(r0, r1):
         row = r.order[first + i]
         if r.X != NULL:
@@ -95,17 +104,12 @@ cdef void next_turn(Run* r, Worker* w) noexcept nogil:
         w.ahead += 1
 
 
-cdef void gather_sparse(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t r0,
-                        Py_ssize_t r1) noexcept nogil:
-    """The batch in sparse form, where it is; rows r0 to r1 dense where another op wants them."""
-    cdef tile_csr rows
-    w.X = sparse_from(&r.sparse, first, r.order)
-    if r.densify:
-        rows = sparse_from(&w.X, r0, NULL)
-        r.tiles.sparse_to_dense(r1 - r0, r.widths[0], &rows,
-                                at(r.batch_X, r0 * r.widths[0], r.tiles))
-        w.tape.A[0] = r.batch_X
-        w.X.indptr = NULL
+cdef void gather_dense(Run* r, Py_ssize_t first, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """Rows r0 to r1 of a sparse batch made dense, for an op that wants them so."""
+    cdef tile_csr batch = sparse_from(&r.sparse, first, r.order)
+    cdef tile_csr rows = sparse_from(&batch, r0, NULL)
+    r.tiles.sparse_to_dense(r1 - r0, r.widths[0], &rows,
+                            at(r.batch_X, r0 * r.widths[0], r.tiles))
 
 
 cdef void transpose_batch(Run* r, Py_ssize_t first, Py_ssize_t rows,

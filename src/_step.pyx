@@ -16,6 +16,7 @@ from libc.string cimport memcpy, memset, strcmp
 from bpfast._batch cimport (
     batch_total,
     gather,
+    locate,
     look_ahead,
     next_turn,
     sparse_from,
@@ -419,6 +420,7 @@ cdef void train_rows(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows,
     """This thread's rows of a batch: forward, loss, backward, block by block."""
     cdef Py_ssize_t r0 = share(rows, w.me, team), stop = share(rows, w.me + 1, team), r1
     cdef double total = batch_total(r, first, rows)
+    locate(r, w, first)
     while r0 < stop:
         r1 = min(stop, r0 + <Py_ssize_t>ROW_BLOCK)
         gather(r, w, first, rows, total, r0, r1)

@@ -283,6 +283,27 @@ def long_training(**options):
     return net, rng.normal(size=(200_000, 64)).astype(np.float32), rng.integers(0, 10, 200_000)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 97])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_without_rows_have_their_gradients(rng, dtype, batch_size, shuffle):
+    """Batches of fewer rows than threads, and last ones: nobody goes by where an earlier batch was."""
+    X, y = rng.standard_normal((101, 77)).astype(dtype), rng.integers(0, 10, 101)
+    found = set()
+    for threads in (1, 2, 3, 5, 8):
+        net = bp.Network(
+            [bp.Dense(100, "relu"), bp.Dense(33, "tanh"), bp.Dense(10)],
+            n_inputs=77,
+            loss="cross_entropy",
+            dtype=dtype,
+            threads=threads,
+            backend="native",
+        )
+        net.fit(X, y, epochs=2, batch_size=batch_size, shuffle=shuffle)
+        found.add(net._flat.tobytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("batch_size", [32, 200_000])
 def test_an_interrupt_stops_soon_and_leaves_usable_weights(batch_size):
     net, X, y = long_training()
