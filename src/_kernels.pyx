@@ -18,6 +18,7 @@ from bpfast._step cimport (
     scratch_bytes,
     share,
     tile_activation,
+    tile_function,
     tile_link,
     tile_loss,
     tile_table,
@@ -226,3 +227,24 @@ def link(str name, Z, A, int threads):
     cdef const tile_link* f = find(t.links, name)
     with nogil:
         loop_link(t, B, O, f, z.data, a.data, n)
+
+
+def elementary(str name, X, Y):
+    """Y = name(X), both (n,): the elementary functions, for their tests."""
+    cdef Py_ssize_t n = X.size
+    cdef int size = X.dtype.itemsize
+    cdef const tile_table* t = table(size)
+    cdef const tile_function* f = find(t.functions, name)
+    cdef View x = View(X, n, size), y = View(Y, n, size, True)
+    with nogil:
+        f.apply(n, x.data, y.data)
+
+
+def elementary_ulp():
+    """The elementary functions, and the maximum error in ulp that each states."""
+    cdef const tile_function* f = table(8).functions
+    stated = {}
+    while f.name != NULL:
+        stated[f.name.decode()] = f.max_ulp
+        f += 1
+    return stated

@@ -46,6 +46,13 @@ typedef int32_t ireal;
 #define SIMD_X86 0
 #endif
 
+/* Whether v_fma rounds once. */
+#if defined(__FMA__)
+#define SIMD_FMA 1
+#else
+#define SIMD_FMA 0
+#endif
+
 #define LANES (VECTOR_BYTES / (REAL_IS_DOUBLE ? 8 : 4))
 
 typedef real V __attribute__((vector_size(VECTOR_BYTES)));
@@ -115,7 +122,7 @@ static inline void v_store_partial(real *p, V v, ptrdiff_t n) {
 
 /* a * b + c: rounded once where the instruction set has FMA, otherwise twice. */
 static inline V v_fma(V a, V b, V c) {
-#ifdef __FMA__
+#if SIMD_FMA
     return SIMD(fmadd)(a, b, c);
 #else
     return a * b + c;
@@ -124,7 +131,7 @@ static inline V v_fma(V a, V b, V c) {
 
 /* c - a * b: rounded once where the instruction set has FMA, otherwise twice. */
 static inline V v_fnma(V a, V b, V c) {
-#ifdef __FMA__
+#if SIMD_FMA
     return SIMD(fnmadd)(a, b, c);
 #else
     return c - a * b;
