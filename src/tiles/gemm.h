@@ -43,9 +43,9 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
     V acc[TILE_ROWS][ROW_VECTORS], b[ROW_VECTORS];
     const ptrdiff_t last = n - (nv - 1) * LANES;
 #define LOAD(p, v) (whole || (v) < nv - 1 ? v_load(p) : v_load_partial(p, last))
-#pragma GCC unroll 12
+    UNROLL(12)
     for (int r = 0; r < mr; r++) {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int v = 0; v < nv; v++) {
             if (from == FROM_ZERO) acc[r][v] = (V){0};
             else if (from == FROM_BIAS) acc[r][v] = LOAD(bias + v * LANES, v);
@@ -54,7 +54,7 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
     }
     if (depth >= PREFETCH_DEPTH) {
         /* The tile below this one: its rows may be pages apart. */
-#pragma GCC unroll 12
+        UNROLL(12)
         for (int r = 0; r < mr; r++) {
             __builtin_prefetch(C + (mr + r) * ldc, 1, 2);
             if (nv > 1) __builtin_prefetch(C + (mr + r) * ldc + LANES, 1, 2);
@@ -62,24 +62,24 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
     }
     const ptrdiff_t rs = along_rows ? 1 : a_rs, cs = along_rows ? a_cs : 1;
     for (ptrdiff_t k = 0; k < depth; k++) {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int v = 0; v < nv; v++) {
             b[v] = LOAD(B + v * LANES, v);
             /* The same row of the columns behind these: B's rows may be pages apart. */
             if (whole) __builtin_prefetch(B + (nv + v) * LANES, 0, 2);
         }
-#pragma GCC unroll 12
+        UNROLL(12)
         for (int r = 0; r < mr; r++) {
             const V a = v_set(A[r * rs]);
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int v = 0; v < nv; v++) acc[r][v] = v_fma(a, b[v], acc[r][v]);
         }
         A += cs;
         B += ldb;
     }
-#pragma GCC unroll 12
+    UNROLL(12)
     for (int r = 0; r < mr; r++) {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int v = 0; v < nv; v++) {
             if (whole || v < nv - 1) v_store(C + r * ldc + v * LANES, acc[r][v]);
             else v_store_partial(C + r * ldc + v * LANES, acc[r][v], last);
@@ -158,14 +158,14 @@ static void pack_transposed(ptrdiff_t depth, ptrdiff_t n, const void *Bt_, ptrdi
             const real *source = Bt + c * ldb + k;
             real *target = panel + k * TILE_COLUMNS + c;
             if (c + LANES <= n && k + LANES <= depth) {
-#pragma GCC unroll 16
+                UNROLL(16)
                 for (int i = 0; i < LANES; i++) {
                     x[i] = v_load(source + i * ldb);
                     /* The panel behind this one. */
                     __builtin_prefetch(source + (TILE_COLUMNS + i) * ldb, 0, 2);
                 }
                 v_transpose(x);
-#pragma GCC unroll 16
+                UNROLL(16)
                 for (int i = 0; i < LANES; i++) v_store(target + i * TILE_COLUMNS, x[i]);
             } else {
                 const ptrdiff_t deep = depth - k < LANES ? depth - k : LANES;

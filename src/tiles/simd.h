@@ -53,6 +53,14 @@ typedef int32_t ireal;
 #define SIMD_FMA 0
 #endif
 
+/* Before a loop of at most n rounds: all of them are written out. */
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define UNROLL(n) PRAGMA(clang loop unroll(full))
+#else
+#define UNROLL(n) PRAGMA(GCC unroll n)
+#endif
+
 #define LANES (VECTOR_BYTES / (REAL_IS_DOUBLE ? 8 : 4))
 
 typedef real V __attribute__((vector_size(VECTOR_BYTES)));
@@ -100,7 +108,7 @@ static inline V v_load_partial(const real *p, ptrdiff_t n) {
     return SIMD(maskload)(p, (__m256i)v_first_lanes(n));
 #else
     V v = {0};
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int i = 0; i < LANES; i++)
         if (i < n) v[i] = p[i];
     return v;
@@ -236,14 +244,14 @@ static inline V v_sqrt(V a) {
 /* x (LANES rows of a square) <- its transpose: log2(LANES) rounds of zipping the two halves. */
 static inline __attribute__((always_inline)) void v_transpose(V *x) {
     V y[LANES];
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int round = 1; round < LANES; round *= 2) {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int i = 0; i < LANES / 2; i++) {
             y[2 * i] = ZIP(x[i], x[i + LANES / 2], ZIP_LOW);
             y[2 * i + 1] = ZIP(x[i], x[i + LANES / 2], ZIP_HIGH);
         }
-#pragma GCC unroll 16
+        UNROLL(16)
         for (int i = 0; i < LANES; i++) x[i] = y[i];
     }
 }

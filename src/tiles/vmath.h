@@ -30,11 +30,7 @@ static inline __attribute__((always_inline)) V v_poly(V x, const real *c, int n)
     V square = x * x;
     int i = (n - 1) & ~1;
     V p = v_pair(x, c, i, n);
-#if defined(__clang__)
-#pragma unroll
-#else
-#pragma GCC unroll 16
-#endif
+    UNROLL(16)
     for (i -= 2; i >= 0; i -= 2) p = v_fma(p, square, v_pair(x, c, i, n));
     return p;
 }
