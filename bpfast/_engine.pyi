@@ -5,14 +5,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Features = Array | tuple[Array, Array, Array]
 
 class Core:
     def __init__(
-        self, ops: list[tuple[Any, ...]], widths: list[int], size: int, item_size: int, threads: int
+        self, ops: list[tuple[Any, ...]], widths: list[int], size: int, dtype: Any, threads: int
     ) -> None: ...
-    def outputs(self, parameters: Array, X: Array, Z: Array, rows: int) -> None: ...
-    def forward(self, parameters: Array, X: Array, Z: Array, rows: int) -> None: ...
-    def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array, rows: int) -> None: ...
+    def outputs(self, parameters: Array, X: Features, Z: Array, rows: int) -> None: ...
+    def predict(self, parameters: Array, X: Any, link: str) -> Array | None: ...
+    def forward(self, parameters: Array, X: Features, Z: Array, rows: int) -> None: ...
+    def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None, rows: int) -> None: ...
     def update(
         self,
         parameters: Array,
@@ -27,7 +29,7 @@ class Core:
     def train(
         self,
         parameters: Array,
-        X: Array,
+        X: Features,
         Y: Array | None,
         classes: Array | None,
         weights: Array | None,
@@ -45,6 +47,7 @@ class Core:
         steps: int,
         batch_loss: Array,
         batch_weight: Array,
+        seconds: Array | None = None,
     ) -> tuple[int, BaseException | None]: ...
     @property
     def nbytes(self) -> int: ...

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _border, sparse
 from .losses import CustomLoss, Loss
 
 Array = NDArray[Any]
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+
+_PLAIN = frozenset(DTYPES.values())
 
 
 def dtype_of(value: Any) -> np.dtype[Any]:
@@ -28,7 +31,9 @@ def dtype_of(value: Any) -> np.dtype[Any]:
 
 def array(name: str, value: Any) -> Array:
     """A real, dense, numeric array, without a copy where it is one already."""
-    if hasattr(value, "tocsr") and not isinstance(value, np.ndarray):
+    if type(value) is np.ndarray and value.dtype in _PLAIN:
+        return value
+    if _is_sparse(value):
         raise TypeError(f"{name} is a sparse matrix; a dense array is wanted ({name}.toarray())")
     if np.ma.isMaskedArray(value):
         raise TypeError(f"{name} is a masked array; fill its masked entries first")
@@ -43,6 +48,10 @@ def array(name: str, value: Any) -> Array:
             what = "strings" if result.dtype.kind in "US" else str(result.dtype)
         raise TypeError(f"{name} holds {what}; real numbers are wanted (float32 or float64)")
     return result
+
+
+def _is_sparse(value: Any) -> bool:
+    return hasattr(value, "tocsr") and not isinstance(value, np.ndarray)
 
 
 def common_dtype(*arrays: Array) -> np.dtype[Any]:
@@ -62,51 +71,123 @@ def matrix(
 ) -> Array:
     """A matrix with at least one row, C-contiguous where `dtype` is given."""
     result = array(name, value)
-    if result.ndim != 2:
-        raise ValueError(
-            f"{name} must be a matrix, one row a sample; got {result.ndim} dimension"
-            f"{'' if result.ndim == 1 else 's'}, shape {result.shape}"
-        )
-    if result.shape[0] == 0:
-        raise ValueError(f"{name} has no rows; at least 1 is wanted")
-    if result.shape[1] == 0:
-        raise ValueError(f"{name} has no columns; at least 1 is wanted")
-    if columns is not None and result.shape[1] != columns:
-        raise ValueError(f"{name} has {result.shape[1]} columns; {taker} takes {columns}")
-    if rows is not None and result.shape[0] != rows:
-        raise ValueError(f"{name} has {result.shape[0]} rows; {taker} takes {rows}")
+    _matrix_shape(name, result.shape, columns, rows, taker)
     return result if dtype is None else cast(name, result, dtype)
+
+
+def _matrix_shape(
+    name: str, shape: tuple[int, ...], columns: int | None, rows: int | None, taker: str
+) -> None:
+    if len(shape) != 2:
+        raise ValueError(
+            f"{name} must be a matrix, one row a sample; got {len(shape)} dimension"
+            f"{'' if len(shape) == 1 else 's'}, shape {shape}"
+        )
+    if shape[0] == 0:
+        raise ValueError(f"{name} has no rows; at least 1 is wanted")
+    if shape[1] == 0:
+        raise ValueError(f"{name} has no columns; at least 1 is wanted")
+    if columns is not None and shape[1] != columns:
+        raise ValueError(f"{name} has {shape[1]} columns; {taker} takes {columns}")
+    if rows is not None and shape[0] != rows:
+        raise ValueError(f"{name} has {shape[0]} rows; {taker} takes {rows}")
 
 
 def cast(name: str, value: Array, dtype: np.dtype[Any]) -> Array:
     """C-contiguous, aligned and of this dtype; a copy only where it must be."""
+    if value.dtype == dtype and value.flags.carray:
+        return value
     with np.errstate(over="ignore"):
         return np.require(value, dtype=dtype, requirements=["C", "A"])
 
 
 def finite(name: str, value: Array, original: Array | None = None) -> None:
     """Refuse NaN and infinity, naming the first."""
-    # The sum of finite numbers may overflow, but a sum that is finite proves them finite.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(value.sum()):
-            return
+    if value.dtype.kind != "f":
+        return
+    plain = value.dtype in DTYPES.values() and value.flags.c_contiguous and value.flags.aligned
+    if plain and _border.all_finite(value):
+        return
     bad = ~np.isfinite(value)
     if not bad.any():
         return
     where = tuple(int(i) for i in np.argwhere(bad)[0])
-    place = f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
     came = value[where] if original is None else original[where]
+    raise _not_finite(name, came, where, value.dtype)
+
+
+def _not_finite(name: str, came: Any, where: tuple[int, ...], dtype: np.dtype[Any]) -> ValueError:
+    place = f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
     if np.isfinite(came):
-        raise ValueError(f"{name} holds {came!s} at {place}, too large for {value.dtype}")
-    raise ValueError(f"{name} holds {came} at {place}; finite numbers are wanted")
+        return ValueError(f"{name} holds {came!s} at {place}, too large for {dtype}")
+    return ValueError(f"{name} holds {came} at {place}; finite numbers are wanted")
 
 
-def features(value: Any, columns: int, dtype: np.dtype[Any], name: str = "X") -> Array:
-    """The inputs of a network: a finite matrix of its width and dtype."""
+def features(value: Any, columns: int, dtype: np.dtype[Any], name: str = "X") -> sparse.Features:
+    """The inputs of a network: a finite matrix of its width and dtype, dense or sparse."""
+    if _is_sparse(value):
+        return _sparse_features(name, value, columns, dtype)
     original = matrix(name, value, columns=columns, taker="this network")
     result = cast(name, original, dtype)
     finite(name, result, original)
     return result
+
+
+def _sparse_features(name: str, value: Any, columns: int, dtype: np.dtype[Any]) -> sparse.CSR:
+    """Sparse inputs of any format; what the caller has is not changed."""
+    shape = tuple(getattr(value, "shape", ()))
+    _matrix_shape(name, shape, columns, None, "this network")
+    csr = value.tocsr()
+    indptr, indices, original = (getattr(csr, part, None) for part in ("indptr", "indices", "data"))
+    original = array(name, original)
+    indptr, indices = _addresses(f"{name}.indptr", indptr), _addresses(f"{name}.indices", indices)
+    indices, original = _entries(name, indptr, indices, original, shape)
+    indptr, indices, original = sparse.canonical(indptr, indices, original)
+    data = cast(name, original, dtype)
+    bad = np.flatnonzero(~np.isfinite(data))
+    if bad.size:
+        row = int(np.searchsorted(indptr, bad[0], "right")) - 1
+        raise _not_finite(name, original[bad[0]], (row, int(indices[bad[0]])), dtype)
+    indptr, indices, data = sparse.without_zeros(indptr, indices, data)
+    indptr.flags.writeable = indices.flags.writeable = False
+    return sparse.CSR(indptr, indices, data, (shape[0], shape[1]))
+
+
+def _addresses(name: str, value: Any) -> NDArray[np.int64]:
+    # A copy: these numbers become addresses, and what is the caller's may change under way.
+    given = np.asarray(value)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise ValueError(f"{name} must hold integers in 1 dimension; got {given.dtype}, shape {given.shape}")
+    return np.array(given, dtype=np.int64)
+
+
+def _entries(
+    name: str, indptr: Array, indices: Array, data: Array, shape: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """The entries that the rows have, of arrays that may be longer."""
+    if len(indptr) != shape[0] + 1:
+        raise ValueError(f"{name}.indptr has {len(indptr)} elements; {shape[0]} rows take {shape[0] + 1}")
+    if indptr[0] != 0:
+        raise ValueError(f"{name}.indptr begins with {indptr[0]}; 0 is wanted")
+    falls = np.flatnonzero(indptr[1:] < indptr[:-1])
+    if falls.size:
+        row = int(falls[0])
+        raise ValueError(f"{name}.indptr falls from {indptr[row]} to {indptr[row + 1]} in row {row}")
+    if data.ndim != 1:
+        raise ValueError(f"{name}.data must have 1 dimension; got shape {data.shape}")
+    count = int(indptr[-1])
+    for part, length in (("indices", len(indices)), ("data", len(data))):
+        if length < count:
+            raise ValueError(f"{name}.indptr ends with {count}; {name}.{part} has {length} elements")
+    indices, data = indices[:count], data[:count]
+    wrong = np.flatnonzero((indices < 0) | (indices >= shape[1]))
+    if wrong.size:
+        row = int(np.searchsorted(indptr, wrong[0], "right")) - 1
+        raise ValueError(
+            f"{name}.indices holds column {indices[wrong[0]]} in row {row}; "
+            f"the columns are 0 to {shape[1] - 1}"
+        )
+    return indices, data
 
 
 def targets(

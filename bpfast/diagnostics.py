@@ -1,11 +1,13 @@
-"""Looking at a network: are its gradients right?"""
+"""Looking at a network: are its gradients right? And at the machine: how fast can it be?"""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 
+from . import _kernels, checks
 from .network import Network
 from .penalties import penalties
 
@@ -74,3 +76,37 @@ def check_gradients(
         worst = max(worst, abs(float(given[name].reshape(-1)[i]) - slope))
         scale = max(scale, abs(slope))
     return worst / scale if scale > 0 else worst
+
+
+def fma_peak(dtype: Any = "float32", threads: int = 1) -> float:
+    """The most that the instruction set in use can do here, in GFLOP/s.
+
+    The best of some twenty rounds of a millisecond of independent multiply-adds, two operations
+    each, in registers alone.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float64"}, default "float32"
+    threads : int, default 1
+        How many threads do so at the same time; the figure is their sum.
+
+    Returns
+    -------
+    float
+    """
+    size = checks.dtype_of(dtype).itemsize
+    team = checks.threads(threads) or 1
+    rounds = 1000
+    while _timed(size, rounds, 1)[1] < 1e-3:
+        rounds *= 2
+    best = 0.0
+    for _ in range(20):
+        made, seconds = _timed(size, rounds, team)
+        best = max(best, 2e-9 * made * team / seconds)
+    return best
+
+
+def _timed(size: int, rounds: int, team: int) -> tuple[float, float]:
+    start = time.perf_counter()
+    made = _kernels.multiply_adds(size, rounds, team)
+    return made, time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from .optimizers import Optimizer
 from .penalties import Penalty
 from .program import Op, Parameter, Program
 from .schedules import Clock
+from .sparse import CSR, Features, dense, take
 
 Array = NDArray[Any]
 
@@ -71,19 +73,26 @@ class Plan:
 
 
 class Engine(Protocol):
-    """Runs a program on a flat vector of parameters. Arguments are checked before they get here."""
+    """Runs a program on a flat vector of parameters. Arguments are checked before they get here.
+
+    X is an array, or `CSR` rows, which are made dense a batch at a time or not at all.
+    """
 
     program: Program
     dtype: np.dtype[Any]
 
-    def outputs(self, parameters: Array, X: Array) -> Array:
+    @property
+    def predict(self) -> Callable[[Array, Any, str], Array | None]:
+        """(parameters, X, link) → what the link makes of the outputs; None if X is to be checked first."""
+
+    def outputs(self, parameters: Array, X: Features) -> Array:
         """Z, the raw outputs (B, O) of X (B, I), in blocks of rows: nothing is kept."""
 
-    def forward(self, parameters: Array, X: Array) -> Array:
+    def forward(self, parameters: Array, X: Features) -> Array:
         """Z, and every value between, kept for `backward`."""
 
-    def backward(self, parameters: Array, D: Array, gradient: Array) -> Array:
-        """Fill the flat gradient from D = ∂L/∂Z (B, O) of the last `forward`; return ∂L/∂X (B, I)."""
+    def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None = None) -> None:
+        """Fill the flat gradient, and ∂L/∂X (B, I) if asked, from D = ∂L/∂Z (B, O) of the last `forward`."""
 
     def update(
         self,
@@ -99,7 +108,7 @@ class Engine(Protocol):
         self,
         parameters: Array,
         state: OptimizerState,
-        X: Array,
+        X: Features,
         Y: Array,
         weights: Array | None,
         plan: Plan,
@@ -149,19 +158,30 @@ OPS = {
 }
 
 
+#: Rows of a sparse X that the reference makes dense together.
+BLOCK = 256
+
+
+def _unprepared(parameters: Array, X: Any, link: str) -> None:
+    """No X is ready for the reference: every one is checked."""
+
+
 class ReferenceEngine:
     """Runs a program in NumPy, one op after the other."""
 
     def __init__(self, program: Program, dtype: np.dtype[Any]) -> None:
         self.program = program
         self.dtype = dtype
+        self.predict: Callable[[Array, Any, str], Array | None] = _unprepared
         self._values: list[tuple[Array, Array]] = []
 
-    def outputs(self, parameters: Array, X: Array) -> Array:
+    def outputs(self, parameters: Array, X: Features) -> Array:
+        if isinstance(X, CSR):
+            return np.concatenate([self.outputs(parameters, block.toarray()) for block in X.blocks(BLOCK)])
         return self._forward(parameters, X)[-1][1]
 
-    def forward(self, parameters: Array, X: Array) -> Array:
-        self._values = self._forward(parameters, X)
+    def forward(self, parameters: Array, X: Features) -> Array:
+        self._values = self._forward(parameters, dense(X))
         return self._values[-1][1].copy()
 
     def _forward(self, parameters: Array, X: Array) -> list[tuple[Array, Array]]:
@@ -172,14 +192,15 @@ class ReferenceEngine:
                 values.append(OPS[op.kind][0](op, values[op.source][1], p))
         return values
 
-    def backward(self, parameters: Array, D: Array, gradient: Array) -> Array:
+    def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None = None) -> None:
         p, g = self.program.views(parameters), self.program.views(gradient)
         delta = D
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for op in reversed(self.program.ops):
                 X, Z = self._values[op.source][1], self._values[op.target][0]
                 delta = OPS[op.kind][1](op, X, Z, delta, p, g)
-        return delta
+        if dX is not None:
+            dX[...] = delta
 
     def update(
         self,
@@ -217,7 +238,7 @@ class ReferenceEngine:
         self,
         parameters: Array,
         state: OptimizerState,
-        X: Array,
+        X: Features,
         Y: Array,
         weights: Array | None,
         plan: Plan,
@@ -229,7 +250,7 @@ def train_in_python(
     engine: Engine,
     parameters: Array,
     state: OptimizerState,
-    X: Array,
+    X: Features,
     Y: Array,
     weights: Array | None,
     plan: Plan,
@@ -243,7 +264,7 @@ def train_in_python(
     for batch, learning_rate in enumerate(plan.learning_rates.tolist()):
         rows = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
         w = None if weights is None else weights[rows]
-        Z = engine.forward(parameters, X[rows])
+        Z = engine.forward(parameters, take(X, rows))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             loss, D = reference.mean_loss(*reference.row_losses(plan.loss, Y[rows], Z), w)
         losses[batch] = loss

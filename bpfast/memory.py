@@ -17,7 +17,8 @@ def aligned(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     raw = np.empty(size + LINE, np.uint8)
     start = -raw.ctypes.data % LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
+    result: NDArray[Any] = raw[start : start + size].view(dtype).reshape(shape)
+    return result
 
 
 def aligned_copy(array: NDArray[Any]) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from .engines import OptimizerState, Plan, train_in_python
 from .losses import CustomLoss
 from .penalties import Penalty
 from .program import Op, Program
+from .sparse import CSR, Features
 
 Array = NDArray[Any]
 
@@ -25,30 +26,48 @@ def _penalty(penalty: Penalty | None) -> tuple[str, float, float] | None:
     return None if penalty is None else (penalty.name, penalty.alpha, penalty.mix)
 
 
+def _memory(X: Features) -> Any:
+    """What `_engine` reads X from."""
+    return (X.indptr, X.indices, X.data) if isinstance(X, CSR) else X
+
+
+#: Rows of a sparse X that are made dense together where an op wants them so.
+BLOCK = 1024
+
+
 class NativeEngine:
     """Runs a program with the native kernels, the GIL released."""
 
     def __init__(self, program: Program, dtype: np.dtype[Any], threads: int) -> None:
         self.program = program
         self.dtype = dtype
+        self.threads = threads
+        #: Where the timers of `train` go, (threads, 3 n_ops + 3), while somebody wants them.
+        self.timers: Array | None = None
         ops = [_row(op) for op in program.ops]
-        self.core = _engine.Core(ops, list(program.widths), program.size, dtype.itemsize, threads)
+        self.core = _engine.Core(ops, list(program.widths), program.size, dtype, threads)
+        self.predict = self.core.predict
+        # Dense ops read sparse rows as they are.
+        self._reads_sparse = all(op.kind == "dense" for op in program.ops if op.source == 0)
         self._order = np.empty(0, np.int64)
 
-    def outputs(self, parameters: Array, X: Array) -> Array:
+    def outputs(self, parameters: Array, X: Features) -> Array:
+        if isinstance(X, CSR) and not self._reads_sparse:
+            return np.concatenate([self.outputs(parameters, block.toarray()) for block in X.blocks(BLOCK)])
         Z = np.empty((len(X), self.program.n_outputs), self.dtype)
-        self.core.outputs(parameters, X, Z, len(X))
+        self.core.outputs(parameters, _memory(X), Z, len(X))
         return Z
 
-    def forward(self, parameters: Array, X: Array) -> Array:
+    def forward(self, parameters: Array, X: Features) -> Array:
+        if isinstance(X, CSR):
+            # `backward` reads it again, when the caller may have changed what is his.
+            X = CSR(X.indptr, X.indices, X.data.copy(), X.shape) if self._reads_sparse else X.toarray()
         Z = np.empty((len(X), self.program.n_outputs), self.dtype)
-        self.core.forward(parameters, X, Z, len(X))
+        self.core.forward(parameters, _memory(X), Z, len(X))
         return Z
 
-    def backward(self, parameters: Array, D: Array, gradient: Array) -> Array:
-        dX = np.empty((len(D), self.program.n_inputs), self.dtype)
+    def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None = None) -> None:
         self.core.backward(parameters, D, gradient, dX, len(D))
-        return dX
 
     def update(
         self,
@@ -75,7 +94,7 @@ class NativeEngine:
         self,
         parameters: Array,
         state: OptimizerState,
-        X: Array,
+        X: Features,
         Y: Array,
         weights: Array | None,
         plan: Plan,
@@ -88,7 +107,7 @@ class NativeEngine:
         counts = np.zeros(len(plan.learning_rates))
         steps, interrupt = self.core.train(
             parameters,
-            X,
+            _memory(X),
             None if Y.ndim == 1 else Y,
             Y if Y.ndim == 1 else None,
             weights,
@@ -106,6 +125,7 @@ class NativeEngine:
             state.steps,
             losses,
             counts,
+            self.timers,
         )
         state.steps += steps
         if interrupt is not None:

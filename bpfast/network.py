@@ -16,18 +16,23 @@ from numpy.typing import NDArray
 
 from . import backends, checks, engines, reference
 from .layers import Layer
-from .losses import Loss, resolve_loss
+from .losses import Loss, link_of, resolve_loss
 from .memory import aligned_copy
 from .optimizers import Optimizer, optimizers
 from .penalties import Penalty, penalties
 from .program import compile_program
+from .sparse import Features
 from .specs import integer
 
 if TYPE_CHECKING:
     from .callbacks import Callback
+    from .profiling import Profile
     from .training import History
 
 Array = NDArray[Any]
+
+#: What `_start` makes anew.
+_DERIVED = ("parameters", "gradient", "_engine", "_link_name", "_lock", "_fitting", "_taped", "_backed")
 
 _living: weakref.WeakSet[Network] = weakref.WeakSet()
 
@@ -109,6 +114,7 @@ class Network:
         self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat))
         self.gradient: Mapping[str, Array] = MappingProxyType(self.program.views(self._gradient))
         self._engine = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
+        self._link_name = link_of(self.loss_spec)
         self._lock = threading.RLock()
         self._fitting = False
         self._taped = 0
@@ -116,7 +122,16 @@ class Network:
         _living.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("parameters", "gradient", "_engine", "_lock", "_fitting", "_taped", "_backed")
+        derived = (
+            "parameters",
+            "gradient",
+            "_engine",
+            "_link_name",
+            "_lock",
+            "_fitting",
+            "_taped",
+            "_backed",
+        )
         return {key: value for key, value in self.__dict__.items() if key not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -157,7 +172,7 @@ class Network:
 
         Parameters
         ----------
-        X : array (B, I)
+        X : array or sparse matrix (B, I)
 
         Returns
         -------
@@ -165,6 +180,10 @@ class Network:
             Probabilities for cross_entropy (softmax) and log_loss (sigmoid), expected counts for
             poisson (exp), values otherwise.
         """
+        with self._lock:
+            ready = self._engine.predict(self._flat, X, self._link_name)
+        if ready is not None:
+            return ready
         X = checks.features(X, self.n_inputs, self.dtype)
         with self._lock:
             Z = self._engine.outputs(self._flat, X)
@@ -174,12 +193,15 @@ class Network:
         return backends.predict(self.loss_spec, Z, self.threads, self.backend)
 
     def loss(self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None) -> float:
-        """The objective J = mean loss + α Ω(W) of these rows; without a penalty the mean loss."""
+        """The objective J = mean loss + α Ω(W) of these rows, dense or sparse.
+
+        Without a penalty it is the mean loss.
+        """
         X, Y, w = self._data(X, y, sample_weight)
         spec = None if penalty is None else penalties.resolve(penalty, "penalty")
         return self._evaluate(X, Y, w)[0] + self.penalty(spec)
 
-    def _evaluate(self, X: Array, Y: Array, w: Array | None) -> tuple[float, Array]:
+    def _evaluate(self, X: Features, Y: Array, w: Array | None) -> tuple[float, Array]:
         """The mean loss and the raw outputs."""
         with self._lock:
             Z = self._engine.outputs(self._flat, X)
@@ -198,7 +220,7 @@ class Network:
     def gradients(
         self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None
     ) -> dict[str, Array]:
-        """∂J/∂parameter of these rows, by the names of `parameters`.
+        """∂J/∂parameter of these rows, dense or sparse, by the names of `parameters`.
 
         With a penalty, the gradient of its smooth part is included.
         """
@@ -217,7 +239,7 @@ class Network:
                     result[p.name] += reference.penalty_gradient(spec, self.parameters[p.name])
         return result
 
-    def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, Array, Array | None]:
+    def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Features, Array, Array | None]:
         X = checks.features(X, self.n_inputs, self.dtype)
         Y = checks.targets(self.loss_spec, y, len(X), self.n_outputs, self.dtype)
         return X, Y, checks.weights(sample_weight, len(X))
@@ -241,7 +263,9 @@ class Network:
 
         Parameters
         ----------
-        X : array (B, I)
+        X : array or sparse matrix (B, I)
+            SciPy's sparse formats are read as CSR and never made dense, if the first layer is
+            `Dense`; the result has the same bits as with the zeros in. Otherwise a batch is.
         y : array (B,) or (B, O)
             What the loss takes: see `bpfast.losses`.
         epochs : int, default 10
@@ -292,6 +316,44 @@ class Network:
                 progress=progress,
             )
 
+    def profile(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        batch_size: int | str | None = "auto",
+        optimizer: str | Optimizer = "adam",
+        penalty: str | Penalty | None = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+    ) -> Profile:
+        """Where the time of a training step goes, layer by layer: ``print(net.profile(X, y))``.
+
+        A copy of the network is trained for two epochs, the second of which is timed in every
+        thread; this network is not changed. The parameters are those of `fit`.
+
+        Returns
+        -------
+        Profile
+
+        Raises
+        ------
+        RuntimeError
+            If the backend is not native.
+        """
+        from .training import timed_epoch
+
+        if self.backend != "native":
+            raise RuntimeError(f"profile times the native engine; this network's backend is {self.backend!r}")
+        return timed_epoch(
+            copy.copy(self),
+            *self._data(X, y, sample_weight),
+            batch_size=batch_size,
+            optimizer=optimizers.resolve(optimizer, "optimizer"),
+            penalty=None if penalty is None else penalties.resolve(penalty, "penalty"),
+            shuffle=shuffle,
+        )
+
     def _require_no_fit(self, call: str) -> None:
         if self._fitting:
             raise RuntimeError(f"{call} while fit is at work on this network; wait for its end")
@@ -327,7 +389,7 @@ class Network:
 
         Parameters
         ----------
-        X : array (B, I)
+        X : array or sparse matrix (B, I)
         training : bool, default False
             Keep what `backward` needs.
         """
@@ -353,7 +415,9 @@ class Network:
         checks.finite("dY", D)
         with self._lock:
             self._backed = True
-            return self._engine.backward(self._flat, D, self._gradient)
+            dX = np.empty((len(D), self.n_inputs), self.dtype)
+            self._engine.backward(self._flat, D, self._gradient, dX)
+        return dX
 
     def update(self, optimizer: str | Optimizer, penalty: str | Penalty | None = None) -> None:
         """One step of an optimizer with the gradient of the last `backward`."""

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import checks
+from . import _border, checks
 from .callbacks import Callback
 from .engines import Plan
+from .losses import CustomLoss
+from .native import NativeEngine
 from .optimizers import Optimizer
 from .penalties import Penalty
+from .profiling import Profile, from_timers
+from .sparse import Features
 from .specs import flag, integer
 
 if TYPE_CHECKING:
@@ -77,7 +81,7 @@ class History:
 
 def fit(
     network: Network,
-    X: Array,
+    X: Features,
     Y: Array,
     weights: Array | None,
     *,
@@ -102,9 +106,10 @@ def fit(
         callback.on_fit_begin(network, history)
     state = network._optimizer_state(optimizer)
     bar = _bar(progress, epochs)
-    good = network._flat.copy()
+    good = np.empty_like(network._flat)
     try:
         for _ in range(epochs):
+            np.copyto(good, network._flat)
             rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
             order = (network.seed, network._epochs) if shuffle else None
             plan = Plan(network.loss_spec, rows, rates, penalty, order)
@@ -119,7 +124,6 @@ def fit(
                 raise
             seconds = time.perf_counter() - start
             _require_finite(network, losses, good, len(history))
-            np.copyto(good, network._flat)
             network._epochs += 1
             figures = _figures(network, losses, counts, penalty, held_out)
             history.add(learning_rate=rates[-1], seconds=seconds, **figures)
@@ -142,6 +146,33 @@ def fit(
     return history
 
 
+def timed_epoch(
+    network: Network,
+    X: Features,
+    Y: Array,
+    weights: Array | None,
+    *,
+    batch_size: int | str | None,
+    optimizer: Optimizer,
+    penalty: Penalty | None,
+    shuffle: bool,
+) -> Profile:
+    """Train a network for two epochs on checked data and time the second; see `Network.profile`."""
+    rows = _batch_rows(batch_size, len(X), optimizer)
+    n_batches = -(-len(X) // rows)
+    state = network._optimizer_state(optimizer)
+    rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
+    order = (network.seed, 0) if flag("profile", "shuffle", shuffle) else None
+    plan = Plan(network.loss_spec, rows, rates, penalty, order)
+    engine = network._engine
+    if not isinstance(engine, NativeEngine) or isinstance(network.loss_spec, CustomLoss):
+        raise RuntimeError("profile times the native step; a custom loss does without")
+    engine.train(network._flat, state, X, Y, weights, plan)
+    engine.timers = np.zeros((engine.threads, 3 * len(network.program.ops) + 3))
+    engine.train(network._flat, state, X, Y, weights, plan)
+    return from_timers(network, engine.timers, n_batches, len(X))
+
+
 def _batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer) -> int:
     if batch_size == "auto":
         batch_size = None if optimizer.full_batch else 32
@@ -154,7 +185,7 @@ def _batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer) -> i
     return rows
 
 
-def _validation(network: Network, validation: Any) -> tuple[Array, Array, Array | None] | None:
+def _validation(network: Network, validation: Any) -> tuple[Features, Array, Array | None] | None:
     if validation is None:
         return None
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
@@ -195,7 +226,7 @@ def _roll_back(network: Network, good: Array) -> None:
 def _require_finite(network: Network, losses: Array, good: Array, epoch: int) -> None:
     """Refuse an epoch that ended in NaN or infinity: put the weights back, forget the state."""
     bad = np.flatnonzero(~np.isfinite(losses))
-    if not len(bad) and np.isfinite(network._flat).all():
+    if not len(bad) and _border.all_finite(network._flat):
         return
     _roll_back(network, good)
     if not len(bad):
@@ -229,7 +260,7 @@ def _figures(
     losses: Array,
     counts: Array,
     penalty: Penalty | None,
-    held_out: tuple[Array, Array, Array | None] | None,
+    held_out: tuple[Features, Array, Array | None] | None,
 ) -> dict[str, float]:
     figures = {"loss": float((losses * counts).sum() / counts.sum())}
     if penalty is not None:

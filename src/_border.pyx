@@ -17,6 +17,7 @@ from cpython.buffer cimport (
 )
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from libc.stdint cimport uintptr_t
+from libc.stdlib cimport getenv
 from libc.string cimport strcmp
 
 from bpfast._step cimport BP_OPENMP, op_name, tile_table
@@ -89,7 +90,15 @@ def compiler():
 
 
 cdef const tile_table* table(int item_size) except NULL:
-    return bp_tiles(isa().encode(), item_size)
+    """The tables in use; as quick as a call of a kernel on a single row wants it."""
+    cdef const char* wanted = getenv(b"BPFAST_ISA")
+    cdef const tile_table* found
+    if wanted == NULL or wanted[0] == 0:
+        wanted = bp_isa_name(0)
+    found = bp_tiles(wanted, item_size)
+    if found == NULL:
+        isa()  # says what is wrong
+    return found
 
 
 cdef list names(const Row* rows):
@@ -134,6 +143,16 @@ cdef int team_for(double work, int threads) noexcept:
     if forked or not BP_OPENMP or work <= worth_a_thread:
         return 1
     return <int>min(<double>threads, work / worth_a_thread)
+
+
+def all_finite(array):
+    """Whether a C-contiguous array of float32 or float64 holds neither NaN nor infinity."""
+    cdef View v = View(array, array.size, array.itemsize)
+    cdef const tile_table* t = table(v.item_size)
+    cdef bint finite
+    with nogil:
+        finite = t.all_finite(v.size, v.data)
+    return finite
 
 
 # ---- memory

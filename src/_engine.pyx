@@ -2,28 +2,46 @@
 # cython: freethreading_compatible=True
 """The native engine of a program: holds its memory and hands the step its pointers. No mathematics."""
 
-from libc.stdint cimport int64_t, uint64_t
+import numpy
+
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_FORMAT,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
+from bpfast._batch cimport permutation
 from bpfast._border cimport Arena, View, find, table, team_for
 from bpfast._step cimport (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
     ROW_BLOCK,
+    STRIP_ROWS,
     TIMES,
     Op,
     Run,
     Task,
     Worker,
     op_kind,
-    permutation,
     run_backward,
     run_forward,
     run_outputs,
     run_train,
     run_update,
     scratch_bytes,
+    tile_csr,
+    tile_link,
 )
+
+# Weights of so many bytes stay in a second-level cache, beside their state.
+cdef Py_ssize_t NEAR_BYTES = 131072
+# Multiply-adds that take a few microseconds.
+cdef double SMALL_WORK = 1e5
+# The rules that change neither weight nor state where the gradient is 0.
+cdef frozenset RESTING = frozenset(("sgd", "adagrad"))
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
@@ -39,6 +57,37 @@ cdef int poll(void* context) noexcept with gil:
     return 0
 
 
+cdef class Features:
+    """X of a call: the memory of a matrix (rows, I), or of a tuple (indptr, indices, values).
+
+    What the tuple holds has been checked: `sparse.CSR`.
+    """
+
+    cdef View X, indptr, indices, values
+    cdef tile_csr sparse
+    cdef double density
+
+    def __cinit__(self, X, Py_ssize_t rows, Py_ssize_t columns, int item_size):
+        cdef Py_ssize_t entries
+        memset(&self.sparse, 0, sizeof(tile_csr))
+        self.density = 1
+        if not isinstance(X, tuple):
+            self.X = View(X, rows * columns, item_size)
+            return
+        starts, indices, values = X
+        entries = len(values)
+        self.X = View(None, 0, item_size)
+        self.indptr = View(starts, rows + 1, sizeof(int64_t))
+        self.indices = View(indices, entries, sizeof(int64_t))
+        self.values = View(values, entries, item_size)
+        self.sparse.indptr = <int64_t*>self.indptr.data
+        self.sparse.indices = <int64_t*>self.indices.data
+        self.sparse.values = self.values.data
+        if self.sparse.indptr[0] != 0 or self.sparse.indptr[rows] != entries:
+            raise ValueError(f"indptr must go from 0 to {entries}")
+        self.density = <double>entries / rows / columns
+
+
 cdef class Core:
     """The native engine of one program: its ops as structures, its tapes, its scratch memory.
 
@@ -50,27 +99,35 @@ cdef class Core:
         Of every value.
     size : int
         Of the flat parameters.
-    item_size : {4, 8}
+    dtype : numpy.dtype
+        float32 or float64.
     threads : int
         At most so many.
     """
 
-    cdef Arena program, tape_memory, X_memory, dX_memory, output_memory
+    cdef Arena program, tape_memory, X_memory, dX_memory, output_memory, columns_memory
+    cdef Features taped     # a sparse X that `backward` will want, or None
+    cdef tile_csr columns
+    cdef Py_ssize_t columns_entries, first_multiply_adds
     cdef Run run
     cdef Worker* output_workers
     cdef Py_ssize_t n_values, size, tape_rows, X_rows, dX_rows, output_block, multiply_adds
     cdef int item_size, threads
-    cdef object interrupt
+    cdef object interrupt, array_type, make_array, dtype, bound
+    cdef View bound_view
+    cdef str link_name
+    cdef const tile_link* link
     cdef bint busy
 
-    def __cinit__(self, list ops, list widths, Py_ssize_t size, int item_size, int threads):
+    def __cinit__(self, list ops, list widths, Py_ssize_t size, dtype, int threads):
         cdef Py_ssize_t i
         cdef Op* op
         self.program = Arena()
         memset(&self.run, 0, sizeof(Run))
-        self.item_size, self.size, self.n_values = item_size, size, len(widths)
-        self.threads = threads
-        self.run.tiles = table(item_size)
+        self.dtype, self.item_size = dtype, dtype.itemsize
+        self.array_type, self.make_array = numpy.ndarray, numpy.empty
+        self.size, self.n_values, self.threads = size, len(widths), threads
+        self.run.tiles = table(self.item_size)
         self.run.n_ops = len(ops)
         self.run.ops = <Op*>self.program.take(len(ops), sizeof(Op))
         self.run.widths = <Py_ssize_t*>self.program.take(len(widths), sizeof(Py_ssize_t))
@@ -87,8 +144,11 @@ cdef class Core:
             if not (0 <= op.source < op.target < self.n_values):
                 raise ValueError("an op must make a value behind the one it reads")
             op.n_in, op.n_out = widths[source], widths[target]
+            if op.source == 0 and kind != "dense":
+                self.run.densify = 1
             if op.n_in < 1 or op.n_out < 1:
                 raise ValueError("a value must have at least one column")
+            op.strip = STRIP_ROWS if op.n_in * op.n_out * self.item_size > NEAR_BYTES else BLOCK_ROWS
             # By division: the product may not fit.
             if (op.W >= 0 and (op.W > size or op.n_out > (size - op.W) // op.n_in)
                     or op.b >= 0 and (op.b > size or op.n_out > size - op.b)):
@@ -97,32 +157,54 @@ cdef class Core:
 
     cdef int allocate_program(self) except -1:
         """Tasks, scratch memory and what else depends on the program alone."""
-        cdef Py_ssize_t i, row, column, rows = 1, k = 0, n_tasks = 0
+        cdef Py_ssize_t i, rows = 1, height = BLOCK_ROWS
         cdef Op* op
-        cdef Task* task
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]
             if op.W >= 0:
-                n_tasks += ceil_div(op.n_in, BLOCK_ROWS) * ceil_div(op.n_out, BLOCK_COLUMNS)
                 rows = max(rows, op.n_in)
                 self.multiply_adds += op.n_in * op.n_out
-        self.run.tasks = <Task*>self.program.take(n_tasks, sizeof(Task))
+                if op.source == 0:
+                    self.first_multiply_adds += op.n_in * op.n_out
+        # Enough tasks for every thread to get its share.
+        while height > STRIP_ROWS and self.count_tasks(height) < 8 * (self.threads - 1):
+            height //= 2
+        self.run.tasks = <Task*>self.program.take(self.count_tasks(height), sizeof(Task))
+        self.make_tasks(height)
+        self.run.workers = self.make_workers()
+        self.output_workers = self.make_workers()
+        self.run.row_squares = <double*>self.program.take(rows, sizeof(double))
+        self.run.norms = <double*>self.program.take(self.run.n_ops, sizeof(double))
+        return 0
+
+    cdef Py_ssize_t count_tasks(self, Py_ssize_t height) noexcept:
+        """Blocks of so many rows in all weights."""
+        cdef Py_ssize_t i, count = 0
+        for i in range(self.run.n_ops):
+            if self.run.ops[i].W >= 0:
+                count += (ceil_div(self.run.ops[i].n_in, height)
+                          * ceil_div(self.run.ops[i].n_out, BLOCK_COLUMNS))
+        return count
+
+    cdef int make_tasks(self, Py_ssize_t height) noexcept:
+        """The blocks of all weights, in the order of the forward pass."""
+        cdef Py_ssize_t i, row, column, k = 0
+        cdef Op* op
+        cdef Task* task
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]
             if op.W < 0:
                 continue
             for column in range(0, op.n_out, BLOCK_COLUMNS):
-                for row in range(0, op.n_in, BLOCK_ROWS):
+                for row in range(0, op.n_in, height):
                     task = &self.run.tasks[k]
                     task.op, task.i, task.j = i, row, column
-                    task.m = min(<Py_ssize_t>BLOCK_ROWS, op.n_in - row)
+                    task.m = min(height, op.n_in - row)
                     task.n = min(<Py_ssize_t>BLOCK_COLUMNS, op.n_out - column)
+                    task.before = self.run.elements
+                    self.run.elements += task.m * task.n
                     k += 1
         self.run.n_tasks = k
-        self.run.workers = self.make_workers()
-        self.output_workers = self.make_workers()
-        self.run.row_squares = <double*>self.program.take(rows, sizeof(double))
-        self.run.norms = <double*>self.program.take(self.run.n_ops, sizeof(double))
         return 0
 
     cdef Worker* make_workers(self) except NULL:
@@ -202,6 +284,24 @@ cdef class Core:
             self.dX_rows = rows
         return 0
 
+    cdef int need_columns(self, Py_ssize_t entries) except -1:
+        """Memory for the columns of a sparse batch, which `start` forgets."""
+        cdef Arena arena
+        if self.columns_memory is None or entries > self.columns_entries:
+            self.columns_memory, self.columns_entries = None, 0
+            arena = Arena()
+            self.columns.indptr = <int64_t*>arena.take(self.run.widths[0] + 2, sizeof(int64_t))
+            self.columns.indices = <int64_t*>arena.take(entries, sizeof(int64_t))
+            self.columns.values = arena.take(entries, self.item_size)
+            self.columns_memory, self.columns_entries = arena, entries
+        return 0
+
+    cdef double work_of(self, Features x, double rows):
+        """Rows of a dense X that are as much work as these."""
+        if x.density >= 1 or self.run.densify or self.multiply_adds == 0:
+            return rows
+        return rows * (1 - (1 - x.density) * self.first_multiply_adds / self.multiply_adds)
+
     cdef int need_output_tapes(self, Py_ssize_t block) except -1:
         """A small tape for each thread; its last value is the caller's."""
         cdef Py_ssize_t i
@@ -228,6 +328,7 @@ cdef class Core:
         self.run.poll = poll
         self.run.context = <void*>self
         self.run.gradient = NULL
+        self.run.sparse.indptr = self.run.columns.indptr = NULL
         self.run.want_input_delta = 0
         memset(&self.run.barrier, 0, sizeof(self.run.barrier))
         self.interrupt = None
@@ -245,44 +346,114 @@ cdef class Core:
             raise RuntimeError("this network is at work; one call at a time")
         return 0
 
+    cdef Features features(self, X, Py_ssize_t rows, bint training=False):
+        if isinstance(X, tuple) and self.run.densify and not training:
+            raise ValueError("an op that is not dense reads X: a dense X is wanted")
+        return Features(X, rows, self.run.widths[0], self.item_size)
+
     def outputs(self, parameters, X, Z, Py_ssize_t rows):
-        """Z (rows, O) = the raw outputs of X (rows, I)."""
+        """Z (rows, O) = the raw outputs of X (rows, I), or of a sparse X that a dense op reads."""
         self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
-        cdef View x = View(X, rows * self.run.widths[0], self.item_size)
+        cdef Features x = self.features(X, rows)
         cdef View z = View(Z, rows * self.run.widths[last], self.item_size, True)
         self.need_output_tapes(min(rows, <Py_ssize_t>ROW_BLOCK))
-        self.start(rows, 1)
-        self.run.parameters, self.run.X, self.run.n = p.data, x.data, rows
+        self.start(self.work_of(x, rows), 1)
+        self.run.parameters, self.run.n = p.data, rows
+        self.run.X, self.run.sparse = x.X.data, x.sparse
         with nogil:
             run_outputs(&self.run, self.output_workers, z.data, self.output_block)
         error = self.finish()
         if error is not None:
             raise error
 
+    def predict(self, parameters, X, str link):
+        """The prediction (rows, O) for X, or None unless X is exactly what the network takes.
+
+        That is a finite C-contiguous matrix of its dtype and width, with at least one row; what
+        else it may be is for the checks to find out. Nothing but the result is allocated.
+        """
+        cdef Py_buffer x
+        cdef Py_ssize_t rows
+        self.require_idle()
+        if type(X) is not self.array_type:
+            return None
+        try:
+            PyObject_GetBuffer(X, &x, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        except (BufferError, ValueError):
+            return None
+        try:
+            if (x.ndim != 2 or x.itemsize != self.item_size or x.format[1] != 0
+                    or x.format[0] != (c"d" if self.item_size == 8 else c"f")
+                    or x.shape[0] < 1 or x.shape[1] != self.run.widths[0]
+                    or <uintptr_t>x.buf % self.item_size):
+                return None
+            rows = x.shape[0]
+            if not self.run.tiles.all_finite(rows * x.shape[1], x.buf):
+                return None
+            return self.linked_outputs(parameters, <char*>x.buf, rows, link)
+        finally:
+            PyBuffer_Release(&x)
+
+    cdef object linked_outputs(self, parameters, char* X, Py_ssize_t rows, str link):
+        """The outputs of X through the link, in an array of their own."""
+        cdef Py_ssize_t n_out = self.run.widths[self.run.ops[self.run.n_ops - 1].target]
+        cdef View a
+        cdef const tile_link* f
+        cdef double work = <double>rows * self.multiply_adds
+        A = self.make_array((rows, n_out), self.dtype)
+        a = View(A, rows * n_out, self.item_size, True)
+        if parameters is not self.bound:
+            self.bound_view = View(parameters, self.size, self.item_size)
+            self.bound = parameters
+        if link is not self.link_name:
+            self.link = find(self.run.tiles.links, link)
+            self.link_name = link
+        f = self.link
+        self.need_output_tapes(min(rows, <Py_ssize_t>ROW_BLOCK))
+        self.start(rows, 1)
+        self.run.parameters, self.run.X, self.run.n = self.bound_view.data, X, rows
+        if work < SMALL_WORK:
+            # Done before another thread could have taken the interpreter.
+            self.run.poll = NULL
+            run_outputs(&self.run, self.output_workers, a.data, self.output_block)
+            f.link(rows, n_out, a.data, a.data)
+        else:
+            with nogil:
+                run_outputs(&self.run, self.output_workers, a.data, self.output_block)
+                f.link(rows, n_out, a.data, a.data)
+        error = self.finish()
+        if error is not None:
+            raise error
+        return A
+
     def forward(self, parameters, X, Z, Py_ssize_t rows):
-        """As `outputs`, and keep every value for `backward`."""
+        """As `outputs`, and keep every value for `backward`, which also wants a sparse X again."""
         self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
-        cdef View x = View(X, rows * self.run.widths[0], self.item_size)
+        cdef Features x = self.features(X, rows)
         cdef View z = View(Z, rows * self.run.widths[last], self.item_size, True)
         cdef int me
         self.need_tape(rows)
-        self.need_X(rows)
-        self.start(rows, 1)
-        memcpy(self.run.batch_X, x.data, x.size * self.item_size)
-        for me in range(self.threads):
-            self.run.workers[me].tape.A[0] = self.run.batch_X
-        self.run.parameters, self.run.n = p.data, rows
+        self.taped = None
+        if x.sparse.indptr != NULL:
+            self.taped = x
+        else:
+            self.need_X(rows)
+            memcpy(self.run.batch_X, x.X.data, x.X.size * self.item_size)
+            for me in range(self.threads):
+                self.run.workers[me].tape.A[0] = self.run.batch_X
+        self.start(self.work_of(x, rows), 1)
+        self.run.parameters, self.run.n, self.run.sparse = p.data, rows, x.sparse
         with nogil:
             run_forward(&self.run)
         self.finish()
         memcpy(z.data, self.run.workers[0].tape.A[last], z.size * self.item_size)
 
     def backward(self, parameters, D, gradient, dX, Py_ssize_t rows):
-        """The flat gradient and dX (rows, I) from D (rows, O) of the last `forward`."""
+        """The flat gradient, and dX (rows, I) or None, from D (rows, O) of the last `forward`."""
         self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
@@ -291,15 +462,21 @@ cdef class Core:
         cdef View x = View(dX, rows * self.run.widths[0], self.item_size, True)
         if self.tape_memory is None or rows > self.tape_rows:
             raise RuntimeError("backward needs a forward pass of as many rows")
-        self.need_dX(rows)
+        if dX is not None:
+            self.need_dX(rows)
+        if self.taped is not None:
+            self.need_columns(self.taped.values.size)
         self.start(rows, 2)
+        if self.taped is not None:
+            self.run.sparse, self.run.columns = self.taped.sparse, self.columns
         memcpy(self.run.workers[0].tape.D[last], d.data, d.size * self.item_size)
         self.run.parameters, self.run.gradient, self.run.n = p.data, g.data, rows
-        self.run.want_input_delta = 1
+        self.run.want_input_delta = dX is not None
         with nogil:
             run_backward(&self.run)
         self.finish()
-        memcpy(x.data, self.run.workers[0].tape.D[0], x.size * self.item_size)
+        if dX is not None:
+            memcpy(x.data, self.run.workers[0].tape.D[0], x.size * self.item_size)
 
     cdef View set_update(self, state, str rule, tuple hyperparameters, penalty):
         """The optimizer and the penalty of this call; returns the view of the state."""
@@ -348,7 +525,7 @@ cdef class Core:
         given, gets what each thread spent: see `bpfast.profiling`.
         """
         self.require_idle()
-        cdef Py_ssize_t n_in = self.run.widths[0], n_steps
+        cdef Py_ssize_t n_steps
         cdef Py_ssize_t n_out = self.run.widths[self.run.ops[self.run.n_ops - 1].target]
         cdef uint64_t seed = 0, epoch = 0
         if rows < 1 or batch_size < 1:
@@ -356,7 +533,7 @@ cdef class Core:
         batch_size = min(batch_size, rows)
         n_steps = (rows + batch_size - 1) // batch_size
         cdef View p = View(parameters, self.size, self.item_size, True)
-        cdef View x = View(X, rows * n_in, self.item_size)
+        cdef Features x = self.features(X, rows, True)
         cdef View y = View(Y, rows * n_out, self.item_size)
         cdef View c = View(classes, rows, sizeof(int64_t))
         cdef View w = View(weights, rows, sizeof(double))
@@ -374,10 +551,20 @@ cdef class Core:
         if order is not None:
             seed, epoch = shuffle
         self.need_tape(batch_size)
-        if order is not None:
+        if o.data != NULL:
+            with nogil:
+                permutation(<int64_t*>o.data, rows, seed, epoch)
+        if x.sparse.indptr != NULL and not self.run.densify:
+            self.need_columns(largest_batch(&x.sparse, rows, batch_size, <int64_t*>o.data))
+        elif order is not None or x.sparse.indptr != NULL:
             self.need_X(batch_size)
-        self.start(batch_size, 3)
-        self.run.parameters, self.run.X, self.run.Y, self.run.n = p.data, x.data, y.data, rows
+        self.start(self.work_of(x, batch_size), 3)
+        self.run.parameters, self.run.Y, self.run.n = p.data, y.data, rows
+        self.run.X, self.run.sparse = x.X.data, x.sparse
+        self.run.skip_unread = 0
+        if x.sparse.indptr != NULL and not self.run.densify:
+            self.run.columns = self.columns
+            self.run.skip_unread = penalty is None and rule in RESTING
         self.run.classes, self.run.weights = <int64_t*>c.data, <double*>w.data
         self.run.order = <int64_t*>o.data
         self.run.batch_size, self.run.t = batch_size, steps
@@ -388,8 +575,6 @@ cdef class Core:
             if s.data != NULL:
                 self.run.workers[me].seconds = <double*>s.data + me * places
         with nogil:
-            if o.data != NULL:
-                permutation(<int64_t*>o.data, rows, seed, epoch)
             run_train(&self.run)
         for me in range(self.threads):
             self.run.workers[me].seconds = NULL
@@ -399,12 +584,26 @@ cdef class Core:
     @property
     def nbytes(self):
         """Bytes held beside the parameters and their state."""
-        return sum(a.nbytes for a in (self.program, self.tape_memory, self.X_memory, self.dX_memory,
-                                  self.output_memory) if a is not None)
+        arenas = (self.program, self.tape_memory, self.X_memory, self.dX_memory,
+                  self.output_memory, self.columns_memory)
+        return sum(arena.nbytes for arena in arenas if arena is not None)
 
 
 cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
     return (a + b - 1) // b
+
+
+cdef Py_ssize_t largest_batch(const tile_csr* X, Py_ssize_t rows, Py_ssize_t batch_size,
+                              const int64_t* order) noexcept nogil:
+    """The entries of the batch that has the most."""
+    cdef Py_ssize_t i, row, entries = 0, most = 0
+    for i in range(rows):
+        row = i if order == NULL else order[i]
+        if i % batch_size == 0:
+            entries = 0
+        entries += X.indptr[row + 1] - X.indptr[row]
+        most = max(most, entries)
+    return most
 
 
 def shuffled(order, seed, epoch):

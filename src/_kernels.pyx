@@ -14,7 +14,6 @@ from bpfast._step cimport (
     BLOCK_ROWS,
     at,
     const_at,
-    product,
     scratch_bytes,
     share,
     tile_activation,
@@ -24,6 +23,8 @@ from bpfast._step cimport (
     tile_table,
     weight_gradient as gradient_tile,
 )
+
+from bpfast.memory import LINE, aligned_copy
 
 
 # ---- the loops: a team of threads over the batch
@@ -44,7 +45,7 @@ cdef void dense_rows(
         const tile_table* t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t I, Py_ssize_t O,
         const char* X, const char* W, const char* b, const tile_activation* f, double parameter,
         char* A, char* panel) noexcept nogil:
-    product(t, r1 - r0, O, I, const_at(X, r0 * I, t), I, 1, W, O, 1, b, at(A, r0 * O, t), O, panel)
+    t.product(r1 - r0, O, I, const_at(X, r0 * I, t), I, 1, W, O, 1, b, at(A, r0 * O, t), O, panel)
     f.forward((r1 - r0) * O, parameter, at(A, r0 * O, t), at(A, r0 * O, t))
 
 
@@ -77,8 +78,8 @@ cdef void delta_rows(
         const tile_table* t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t I, Py_ssize_t O,
         const char* D, const char* W, const char* Z_prev, const tile_activation* f,
         double parameter, char* D_prev, char* panel) noexcept nogil:
-    product(t, r1 - r0, I, O, const_at(D, r0 * O, t), O, 1, W, 1, O, NULL, at(D_prev, r0 * I, t),
-            I, panel)
+    t.product(r1 - r0, I, O, const_at(D, r0 * O, t), O, 1, W, 1, O, NULL, at(D_prev, r0 * I, t),
+              I, panel)
     f.derivative((r1 - r0) * I, parameter, const_at(Z_prev, r0 * I, t), at(D_prev, r0 * I, t))
 
 
@@ -101,8 +102,7 @@ cdef void gradient_block(
         char* scratch) noexcept nogil:
     cdef Py_ssize_t i = down * BLOCK_ROWS, j = across * BLOCK_COLUMNS
     gradient_tile(t, B, I, O, A_prev, D, i, min(<Py_ssize_t>BLOCK_ROWS, I - i), j,
-                  min(<Py_ssize_t>BLOCK_COLUMNS, O - j), at(dW, i * O + j, t), O, at(db, j, t), NULL,
-                  scratch)
+                  min(<Py_ssize_t>BLOCK_COLUMNS, O - j), at(dW, i * O + j, t), O, at(db, j, t), scratch)
 
 
 cdef void loop_loss_and_delta(
@@ -135,6 +135,42 @@ cdef void loop_link(
 
 # ---- the border; shapes have been checked by `kernels`
 
+# Rows of dW that earn a copy of D.
+cdef Py_ssize_t WORTH_A_COPY = 64
+# Scratch memory that is not in use: fresh memory costs a small product more than its sums.
+cdef list spare = []
+cdef Py_ssize_t MOST_SPARE = 4
+
+
+cdef class Scratch:
+    """Scratch memory of a team."""
+
+    cdef Arena arena
+    cdef char* data
+    cdef Py_ssize_t size
+
+    def __cinit__(self, Py_ssize_t size):
+        self.arena, self.size = Arena(), size
+        self.data = <char*>self.arena.take(size, 1)
+
+
+cdef Scratch borrow(Py_ssize_t size):
+    """Scratch memory of at least so many bytes."""
+    cdef Scratch old
+    while spare:
+        old = spare.pop()
+        if old.size >= size:
+            return old
+    return Scratch(size)
+
+
+cdef int put_back(Scratch scratch) except -1:
+    """Done with: the next call may have it."""
+    if len(spare) < MOST_SPARE:
+        spare.append(scratch)
+    return 0
+
+
 def dense_forward(X, W, b, str activation, double parameter, A, int threads):
     """A (B, O) = f(X (B, I) W (I, O) + b (O,))."""
     cdef Py_ssize_t B = X.shape[0], I = W.shape[0], O = W.shape[1]
@@ -143,10 +179,11 @@ def dense_forward(X, W, b, str activation, double parameter, A, int threads):
     cdef View x = View(X, B * I, size), w = View(W, I * O, size), bias = View(b, O, size)
     cdef View a = View(A, B * O, size, True)
     cdef const tile_activation* f = find(t.activations, activation)
-    cdef Arena arena = Arena()
-    cdef char* scratch = <char*>arena.take(n, scratch_bytes(t))
+    cdef Scratch scratch = borrow(n * scratch_bytes(t))
     with nogil:
-        loop_dense_forward(t, B, I, O, x.data, w.data, bias.data, f, parameter, a.data, scratch, n)
+        loop_dense_forward(t, B, I, O, x.data, w.data, bias.data, f, parameter, a.data,
+                           scratch.data, n)
+    put_back(scratch)
 
 
 def activation_derivative(Z, str activation, double parameter, F, int threads):
@@ -169,10 +206,11 @@ def propagate_delta(D, W, Z_prev, str activation, double parameter, D_prev, int 
     cdef View d = View(D, B * O, size), w = View(W, I * O, size), z = View(Z_prev, B * I, size)
     cdef View out = View(D_prev, B * I, size, True)
     cdef const tile_activation* f = find(t.activations, activation)
-    cdef Arena arena = Arena()
-    cdef char* scratch = <char*>arena.take(n, scratch_bytes(t))
+    cdef Scratch scratch = borrow(n * scratch_bytes(t))
     with nogil:
-        loop_propagate_delta(t, B, I, O, d.data, w.data, z.data, f, parameter, out.data, scratch, n)
+        loop_propagate_delta(t, B, I, O, d.data, w.data, z.data, f, parameter, out.data,
+                             scratch.data, n)
+    put_back(scratch)
 
 
 def weight_gradient(A_prev, D, dW, db, int threads):
@@ -180,12 +218,15 @@ def weight_gradient(A_prev, D, dW, db, int threads):
     cdef Py_ssize_t B = D.shape[0], I = A_prev.shape[1], O = D.shape[1]
     cdef int size = D.dtype.itemsize, n = team_for(<double>B * I * O, threads)
     cdef const tile_table* t = table(size)
+    if I >= WORTH_A_COPY and O * size % LINE == 0 and D.ctypes.data % LINE:
+        # Every strip of dW reads all of D: across the lines of the cache it is read twice.
+        D = aligned_copy(D)
     cdef View a = View(A_prev, B * I, size), d = View(D, B * O, size)
     cdef View w = View(dW, I * O, size, True), b = View(db, O, size, True)
-    cdef Arena arena = Arena()
-    cdef char* scratch = <char*>arena.take(n, scratch_bytes(t))
+    cdef Scratch scratch = borrow(n * scratch_bytes(t))
     with nogil:
-        loop_weight_gradient(t, B, I, O, a.data, d.data, w.data, b.data, scratch, n)
+        loop_weight_gradient(t, B, I, O, a.data, d.data, w.data, b.data, scratch.data, n)
+    put_back(scratch)
 
 
 def loss_and_delta(str loss, double parameter, Y, Z, weights, D, int threads):
@@ -227,6 +268,21 @@ def link(str name, Z, A, int threads):
     cdef const tile_link* f = find(t.links, name)
     with nogil:
         loop_link(t, B, O, f, z.data, a.data, n)
+
+
+def multiply_adds(int item_size, Py_ssize_t rounds, int threads):
+    """So many rounds of multiply-adds in the registers of each of exactly `threads` threads.
+
+    Returns how many were made, by one.
+    """
+    cdef const tile_table* t = table(item_size)
+    cdef double made = 0
+    cdef int _me
+    with nogil:
+        for _me in prange(threads, num_threads=threads, schedule="static",
+                          use_threads_if=threads > 1):
+            made = t.multiply_add_rounds(rounds)
+    return made
 
 
 def elementary(str name, X, Y):

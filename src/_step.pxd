@@ -3,7 +3,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "tiles/tiles.h" nogil:
-    enum: FROM_ZERO, FROM_BIAS, FROM_C
     ctypedef struct tile_update:
         double c[8]
         double rate
@@ -11,6 +10,11 @@ cdef extern from "tiles/tiles.h" nogil:
         double threshold
         int proximal
         int weight
+    ctypedef struct tile_csr:
+        const int64_t* indptr
+        const int64_t* indices
+        const void* values
+        const int64_t* rows
     ctypedef struct tile_activation:
         const char* name
         int saves_z
@@ -44,17 +48,24 @@ cdef extern from "tiles/tiles.h" nogil:
     ctypedef struct tile_table:
         const char* isa
         int item_size
-        int rows
-        int columns
-        void (*pack_transposed)(Py_ssize_t depth, Py_ssize_t n, const void* Bt, Py_ssize_t ldb,
-                                void* panel) noexcept nogil
-        void (*gemm)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const void* A, Py_ssize_t a_rs,
-                     Py_ssize_t a_cs, const void* B, Py_ssize_t ldb, int start, const void* bias,
-                     void* C, Py_ssize_t ldc) noexcept nogil
+        Py_ssize_t product_scratch
+        void (*product)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const void* A,
+                        Py_ssize_t a_rs, Py_ssize_t a_cs, const void* B, Py_ssize_t b_rs,
+                        Py_ssize_t b_cs, const void* bias, void* C, Py_ssize_t ldc,
+                        void* scratch) noexcept nogil
         void (*fetch)(Py_ssize_t m, Py_ssize_t n, const void* W, Py_ssize_t ldw) noexcept nogil
         void (*column_sums)(Py_ssize_t m, Py_ssize_t n, const void* D, Py_ssize_t ldd,
                             void* out) noexcept nogil
+        int (*all_finite)(Py_ssize_t n, const void* x) noexcept nogil
+        double (*multiply_add_rounds)(Py_ssize_t n) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t n, const void* w) noexcept nogil
+        void (*sparse_product)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const tile_csr* X,
+                               const void* B, Py_ssize_t ldb, const void* bias, void* C,
+                               Py_ssize_t ldc) noexcept nogil
+        void (*sparse_transpose)(Py_ssize_t m, Py_ssize_t n, const tile_csr* X, int64_t* starts,
+                                 int64_t* indices, void* values) noexcept nogil
+        void (*sparse_to_dense)(Py_ssize_t m, Py_ssize_t n, const tile_csr* X,
+                                void* A) noexcept nogil
         const tile_activation* activations
         const tile_loss* losses
         const tile_link* links
@@ -69,8 +80,13 @@ cdef extern from "team.h" nogil:
     int team_size()
     double team_clock()
 
+cdef extern from "pace.h" nogil:
+    ctypedef struct team_pace:
+        pass
+
 cdef enum:
-    # The rows and columns of dW that one task holds, and the rows of it that are made at a time.
+    # The rows and columns of dW that one task holds, and the rows of it that are made at a time
+    # where W is too large to stay near.
     BLOCK_ROWS = 96
     BLOCK_COLUMNS = 128
     STRIP_ROWS = 12
@@ -87,6 +103,7 @@ cdef struct Op:
     Py_ssize_t n_out
     Py_ssize_t W            # offsets in the flat parameters, in elements; -1: none
     Py_ssize_t b
+    Py_ssize_t strip        # rows of dW that are made, and spent, at a time
 
 # A share of the update that one thread makes: rows [i, i + m) and columns [j, j + n) of a dW;
 # with i = 0 also columns [j, j + n) of db.
@@ -96,6 +113,7 @@ cdef struct Task:
     Py_ssize_t m
     Py_ssize_t j
     Py_ssize_t n
+    Py_ssize_t before       # elements of the tasks before this one
 
 # One matrix a value; A what the op made, Z its pre-activation where saved, D = dL/dA.
 cdef struct Tape:
@@ -108,16 +126,18 @@ cdef struct Worker:
     int me
     char* scratch
     Tape tape               # its own pointers, to matrices that the team shares
+    tile_csr X              # the batch in sparse form; indptr is NULL where A[0] has it
     char* Y                 # the batch's targets, or its classes
     const int64_t* classes
+    # the rows of the next batch that are still to be brought near, how many a turn, and the turns
+    Py_ssize_t ahead
+    Py_ssize_t ahead_stop
+    Py_ssize_t ahead_rows
+    Py_ssize_t turns
+    tile_update of_weights  # the constants of the step under way
+    tile_update of_biases
     double* seconds         # where a profile puts them: see `tick`; NULL for none
     double since
-
-# Blocks of one shape whose lines will soon be wanted.
-cdef struct Near:
-    int count
-    char* array[3]
-    Py_ssize_t stride
 
 cdef struct Run:
     # the program
@@ -127,9 +147,12 @@ cdef struct Run:
     Py_ssize_t* widths
     Task* tasks
     Py_ssize_t n_tasks
+    Py_ssize_t elements     # of all tasks
     char* parameters
     # the data
     const char* X           # (n, I)
+    tile_csr sparse         # X in sparse form, in place of X where indptr is not NULL
+    int densify             # an op other than dense reads X: make its batches dense
     const char* Y           # (n, O), or NULL where classes are given
     const int64_t* classes  # (n,)
     const double* weights   # (n,), or NULL
@@ -138,6 +161,8 @@ cdef struct Run:
     Py_ssize_t batch_size
     # the batch under way
     char* batch_X           # where shuffled rows are gathered
+    tile_csr columns        # the transpose of a sparse batch; indptr is NULL where it is dense
+    int skip_unread         # no update of weights whose input is 0 in all of it: nothing changes
     char* batch_Y
     int64_t* batch_classes
     double* row_scale       # (batch,): what a row counts in the mean
@@ -166,6 +191,10 @@ cdef struct Run:
     int n_threads
     Worker* workers
     team_barrier barrier
+    team_pace pace
+    bint together           # whether the whole team makes the next step
+    Py_ssize_t alone_to     # the step that the first thread came to alone
+    bint alone_more         # and whether to go on
     int want_input_delta
     int stop
     int (*poll)(void* context) noexcept nogil
@@ -183,7 +212,6 @@ cdef enum:
     TIME_WAITING = 2
 
 cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil
-cdef void permutation(int64_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoch) noexcept nogil
 
 # The engine's calls.
 cdef void run_train(Run* r) noexcept nogil
@@ -195,15 +223,10 @@ cdef int op_kind(const char* name) noexcept
 cdef const char* op_name(int kind) noexcept
 
 # What the kernels as functions share with the step.
-cdef void product(
-    const tile_table* t, Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth,
-    const char* A, Py_ssize_t a_rs, Py_ssize_t a_cs,
-    const char* B, Py_ssize_t b_rs, Py_ssize_t b_cs,
-    const char* bias, char* C, Py_ssize_t ldc, char* scratch) noexcept nogil
 cdef void weight_gradient(
     const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
     const char* D, Py_ssize_t i, Py_ssize_t m, Py_ssize_t j, Py_ssize_t n, char* dW,
-    Py_ssize_t ldw, char* db, const Near* near, char* scratch) noexcept nogil
+    Py_ssize_t ldw, char* db, char* scratch) noexcept nogil
 
 cdef inline char* at(char* base, Py_ssize_t index, const tile_table* t) noexcept nogil:
     """The address of an element."""

@@ -13,95 +13,37 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport isfinite, sqrt
 from libc.string cimport memcpy, memset, strcmp
 
+from bpfast._batch cimport (
+    batch_total,
+    gather,
+    look_ahead,
+    next_turn,
+    sparse_from,
+    transpose_batch,
+)
+
 cdef extern from "team.h" nogil:
     void team_wait(team_barrier* t, int n)
+
+cdef extern from "pace.h" nogil:
+    void pace_start(team_pace* p, double now, int team, Py_ssize_t rows)
+    int pace_together(const team_pace* p)
+    void pace_step(team_pace* p, double now)
 
 # Seconds between two looks for an interrupt.
 cdef double POLL_SECONDS = 0.02
 
 
 cdef enum:
-    # How deep a product goes before its sums are put down.
-    PANEL_DEPTH = 512
-    # Rows that take turns with the columns of B that are in cache.
+    # Rows whose Z is still in cache when the activation follows.
     FEW_ROWS = 96
-    ALIAS_BYTES = 4096
-    ALIAS_PAD = 16
+    # Columns of W that are brought near at a time.
+    PANEL_COLUMNS = 32
 
 
 cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil:
-    """The scratch memory of one thread: a panel, copied rows, a strip of dW and a piece of db."""
-    return (PANEL_DEPTH * tiles.columns + ROW_BLOCK * (PANEL_DEPTH + ALIAS_PAD)
-            + (STRIP_ROWS + 1) * BLOCK_COLUMNS) * tiles.item_size
-
-
-cdef inline bint aliases(const tile_table* t, Py_ssize_t stride) noexcept nogil:
-    """Whether rows this many elements apart fall on the same lines of a first-level cache."""
-    return stride * t.item_size % ALIAS_BYTES == 0
-
-
-cdef void product(
-        const tile_table* t, Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth,
-        const char* A, Py_ssize_t a_rs, Py_ssize_t a_cs,
-        const char* B, Py_ssize_t b_rs, Py_ssize_t b_cs,
-        const char* bias, char* C, Py_ssize_t ldc, char* scratch) noexcept nogil:
-    """C (m, n) = [bias +] A (m, depth) B (depth, n), a block of rows at a time.
-
-    All three products of backpropagation are this one, with other strides.
-    """
-    cdef Py_ssize_t i = 0, rows, block
-    # A panel that is transposed must earn it.
-    block = FEW_ROWS if b_cs == 1 else ROW_BLOCK
-    while i < m:
-        rows = even_part(m - i, block)
-        product_rows(t, rows, n, depth, const_at(A, i * a_rs, t), a_rs, a_cs, B, b_rs, b_cs, bias,
-                     at(C, i * ldc, t), ldc, scratch)
-        i += rows
-
-
-cdef inline Py_ssize_t even_part(Py_ssize_t left, Py_ssize_t most) noexcept nogil:
-    """The first of nearly equal parts of at most `most`."""
-    cdef Py_ssize_t parts = (left + most - 1) // most
-    return (left + parts - 1) // parts
-
-
-cdef void product_rows(
-        const tile_table* t, Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth,
-        const char* A, Py_ssize_t a_rs, Py_ssize_t a_cs,
-        const char* B, Py_ssize_t b_rs, Py_ssize_t b_cs,
-        const char* bias, char* C, Py_ssize_t ldc, char* scratch) noexcept nogil:
-    """`product` for at most ROW_BLOCK rows: over depth, and over panels of a transposed B."""
-    cdef Py_ssize_t k = 0, j, deep, wide, rs = a_rs
-    cdef const char* rows
-    cdef char* copies = at(scratch, PANEL_DEPTH * t.columns, t)
-    cdef int start = FROM_ZERO if bias == NULL else FROM_BIAS
-    while k < depth:
-        deep = even_part(depth - k, PANEL_DEPTH)
-        rows = const_at(A, k * a_cs, t)
-        if a_cs == 1 and aliases(t, a_rs) and m > t.rows and n > 4 * t.columns:
-            rs = deep + ALIAS_PAD
-            copy_rows(t, m, deep, rows, a_rs, copies, rs)
-            rows = copies
-        if b_cs == 1:
-            t.gemm(m, n, deep, rows, rs, a_cs, const_at(B, k * b_rs, t), b_rs, start, bias, C, ldc)
-        else:
-            j = 0
-            while j < n:
-                wide = min(<Py_ssize_t>t.columns, n - j)
-                t.pack_transposed(deep, wide, const_at(B, k + j * b_cs, t), b_cs, scratch)
-                t.gemm(m, wide, deep, rows, rs, a_cs, scratch, t.columns, start,
-                       NULL if bias == NULL else const_at(bias, j, t), at(C, j, t), ldc)
-                j += wide
-        start = FROM_C
-        k += deep
-
-
-cdef void copy_rows(const tile_table* t, Py_ssize_t m, Py_ssize_t n, const char* A,
-                    Py_ssize_t a_rs, char* copies, Py_ssize_t rs) noexcept nogil:
-    """copies (m, n) of row stride rs <- A (m, n) of row stride a_rs."""
-    cdef Py_ssize_t i
-    for i in range(m):
-        memcpy(at(copies, i * rs, t), const_at(A, i * a_rs, t), n * t.item_size)
+    """The scratch memory of one thread: a product's, a block of dW and a piece of db."""
+    return (tiles.product_scratch + (BLOCK_ROWS + 1) * BLOCK_COLUMNS) * tiles.item_size
 
 
 # ---- a profile
@@ -115,87 +57,33 @@ cdef inline void tick(Worker* w, Py_ssize_t place) noexcept nogil:
         w.since = now
 
 
-# ---- order and gather
-
-cdef inline uint64_t mix64(uint64_t z) noexcept nogil:
-    """The finaliser of SplitMix64."""
-    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
-    return z ^ (z >> 31)
-
-
-cdef void permutation(int64_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoch) noexcept nogil:
-    """The order of the rows in an epoch; see `reference.permutation`."""
-    cdef uint64_t key = mix64(mix64(seed) + epoch), draw
-    cdef Py_ssize_t i, j
-    for i in range(n):
-        order[i] = i
-    for i in range(n - 1, 0, -1):
-        draw = mix64(key + <uint64_t>i * <uint64_t>0x9E3779B97F4A7C15) >> 32
-        j = <Py_ssize_t>((draw * <uint64_t>(i + 1)) >> 32)
-        order[i], order[j] = order[j], order[i]
-
-
-cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double total,
-                 Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """Rows r0 to r1 of the batch that begins at `first`: X, Y and what each counts in the mean.
-
-    Rows in their own order are where they are wanted; only a shuffled order is copied.
-    """
-    cdef Py_ssize_t i, row
-    cdef Py_ssize_t x_bytes = r.widths[0] * r.tiles.item_size
-    cdef Py_ssize_t y_bytes = r.widths[r.ops[r.n_ops - 1].target] * r.tiles.item_size
-    if r.weights == NULL:
-        for i in range(r0, r1):
-            r.row_scale[i] = 1.0 / rows
-    else:
-        for i in range(r0, r1):
-            row = first + i if r.order == NULL else r.order[first + i]
-            r.row_scale[i] = r.weights[row] / total if total > 0 else 0
-    if r.order == NULL:
-        w.tape.A[0] = <char*>r.X + first * x_bytes
-        if r.classes != NULL:
-            w.classes = r.classes + first
-        else:
-            w.Y = <char*>r.Y + first * y_bytes
-        return
-    w.tape.A[0], w.Y, w.classes = r.batch_X, r.batch_Y, r.batch_classes
-    for i in range(r0, r1):
-        row = r.order[first + i]
-        memcpy(r.batch_X + i * x_bytes, r.X + row * x_bytes, x_bytes)
-        if r.classes != NULL:
-            r.batch_classes[i] = r.classes[row]
-        else:
-            memcpy(r.batch_Y + i * y_bytes, r.Y + row * y_bytes, y_bytes)
-
-
-cdef double batch_total(Run* r, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """The weight of a batch: its rows, or the sum of their weights in order."""
-    cdef Py_ssize_t i
-    cdef double total = 0
-    if r.weights == NULL:
-        return rows
-    for i in range(first, first + rows):
-        total += r.weights[i if r.order == NULL else r.order[i]]
-    return total
-
-
 # ---- forward: X → Z, A
 
 cdef void dense_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """A = f(X W + b) for rows r0 to r1."""
+    """A = f(X W + b) for rows r0 to r1: f follows while a block of Z is in cache."""
     cdef const tile_table* t = r.tiles
-    cdef char* X = at(w.tape.A[op.source], r0 * op.n_in, t)
-    cdef char* A = at(w.tape.A[op.target], r0 * op.n_out, t)
-    cdef char* Z = A
+    cdef Py_ssize_t rows
+    cdef char* A
+    cdef char* Z
     cdef char* b = NULL
-    if w.tape.Z[op.target] != NULL:
-        Z = at(w.tape.Z[op.target], r0 * op.n_out, t)
+    cdef tile_csr X
     if op.b >= 0:
         b = at(r.parameters, op.b, t)
-    product(t, r1 - r0, op.n_out, op.n_in, X, op.n_in, 1, at(r.parameters, op.W, t), op.n_out, 1,
-            b, Z, op.n_out, w.scratch)
-    op.activation.forward((r1 - r0) * op.n_out, op.parameter, Z, A)
+    while r0 < r1:
+        rows = (r1 - r0 - 1) // FEW_ROWS + 1
+        rows = (r1 - r0 + rows - 1) // rows
+        A = Z = at(w.tape.A[op.target], r0 * op.n_out, t)
+        if w.tape.Z[op.target] != NULL:
+            Z = at(w.tape.Z[op.target], r0 * op.n_out, t)
+        if op.source == 0 and w.X.indptr != NULL:
+            X = sparse_from(&w.X, r0, NULL)
+            t.sparse_product(rows, op.n_out, op.n_in, &X, at(r.parameters, op.W, t), op.n_out, b, Z,
+                             op.n_out)
+        else:
+            t.product(rows, op.n_out, op.n_in, at(w.tape.A[op.source], r0 * op.n_in, t), op.n_in, 1,
+                      at(r.parameters, op.W, t), op.n_out, 1, b, Z, op.n_out, w.scratch)
+        op.activation.forward(rows * op.n_out, op.parameter, Z, A)
+        r0 += rows
 
 
 cdef void activation_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
@@ -267,9 +155,9 @@ cdef void dense_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1
     own_delta(r, op, w, r0, r1)
     if op.source == 0 and not r.want_input_delta:
         return
-    product(t, r1 - r0, op.n_in, op.n_out, at(w.tape.D[op.target], r0 * op.n_out, t), op.n_out, 1,
-            at(r.parameters, op.W, t), 1, op.n_out, NULL,
-            at(w.tape.D[op.source], r0 * op.n_in, t), op.n_in, w.scratch)
+    t.product(r1 - r0, op.n_in, op.n_out, at(w.tape.D[op.target], r0 * op.n_out, t), op.n_out, 1,
+              at(r.parameters, op.W, t), 1, op.n_out, NULL,
+              at(w.tape.D[op.source], r0 * op.n_in, t), op.n_in, w.scratch)
 
 
 cdef void activation_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
@@ -326,31 +214,15 @@ cdef const char* op_name(int kind) noexcept:
 cdef void weight_gradient(
         const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
         const char* D, Py_ssize_t i, Py_ssize_t m, Py_ssize_t j, Py_ssize_t n, char* dW,
-        Py_ssize_t ldw, char* db, const Near* near, char* scratch) noexcept nogil:
+        Py_ssize_t ldw, char* db, char* scratch) noexcept nogil:
     """Rows i to i + m, columns j to j + n of dW = A_prevᵀ D, summed over all B rows in order.
 
-    With the first rows also that piece of db. What is `near` comes into cache meanwhile, a panel
-    of columns at a time.
+    With the first rows also that piece of db.
     """
-    cdef Py_ssize_t c = 0, wide
     D = const_at(D, j, t)
-    while c < n:
-        wide = min(<Py_ssize_t>t.columns, n - c)
-        fetch(t, near, m, c, wide)
-        product(t, m, wide, B, const_at(A_prev, i, t), 1, I, const_at(D, c, t), O, 1, NULL,
-                at(dW, c, t), ldw, scratch)
-        c += wide
+    t.product(m, n, B, const_at(A_prev, i, t), 1, I, D, O, 1, NULL, dW, ldw, scratch)
     if i == 0 and db != NULL:
         t.column_sums(B, n, D, O, db)
-
-
-cdef void fetch(const tile_table* t, const Near* near, Py_ssize_t m, Py_ssize_t j,
-                Py_ssize_t n) noexcept nogil:
-    """Columns j to j + n of what is near."""
-    cdef int i
-    if near != NULL:
-        for i in range(near.count):
-            t.fetch(m, n, at(near.array[i], j, t), near.stride)
 
 
 cdef void row_squares(Run* r, Op* op, int me, int team) noexcept nogil:
@@ -380,14 +252,20 @@ cdef void weight_norms(Run* r, int me, int team) noexcept nogil:
         team_wait(&r.barrier, team)
 
 
-cdef void prepare_update(Run* r, Py_ssize_t step, Py_ssize_t op, int weight,
-                         tile_update* u) noexcept nogil:
-    """The constants of one step, for an op's weights or its biases."""
-    memset(u, 0, sizeof(tile_update))
-    u.weight = weight
-    r.optimizer.prepare(r.hyperparameters, r.learning_rates[step], r.t + step + 1, u)
-    if weight and r.penalty != NULL:
-        r.penalty.prepare(r.alpha, r.mix, r.norms[op], u)
+cdef void prepare_step(Run* r, Worker* w, Py_ssize_t step) noexcept nogil:
+    """The constants of one step that all weights, and all biases, have in common."""
+    memset(&w.of_weights, 0, sizeof(tile_update))
+    r.optimizer.prepare(r.hyperparameters, r.learning_rates[step], r.t + step + 1, &w.of_weights)
+    w.of_biases = w.of_weights
+    w.of_weights.weight = 1
+
+
+cdef tile_update weights_update(Run* r, Worker* w, Py_ssize_t op) noexcept nogil:
+    """The constants for an op's weights: the step's, and the penalty's part."""
+    cdef tile_update u = w.of_weights
+    if r.penalty != NULL:
+        r.penalty.prepare(r.alpha, r.mix, r.norms[op], &u)
+    return u
 
 
 cdef void update(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n,
@@ -403,19 +281,50 @@ cdef void update(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, Py_ssi
     r.optimizer.update(u, m, n, at(r.parameters, offset, t), ldw, G, ldg, s0, s1)
 
 
-cdef void weights_and_state(Run* r, Op* op, Py_ssize_t offset, Near* near) noexcept nogil:
-    """What the update of a block will want."""
-    near.stride = op.n_out
-    near.array[0] = at(r.parameters, offset, r.tiles)
-    near.count = 1 + r.optimizer.n_states
+cdef void fetch(Run* r, Op* op, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
+    """What the update of W (m, n) from `offset` on will want comes near, unless it stays there."""
+    cdef const tile_table* t = r.tiles
+    if op.strip > STRIP_ROWS:
+        return
+    t.fetch(m, n, at(r.parameters, offset, t), op.n_out)
     if r.optimizer.n_states > 0:
-        near.array[1] = at(r.state0, offset, r.tiles)
+        t.fetch(m, n, at(r.state0, offset, t), op.n_out)
     if r.optimizer.n_states > 1:
-        near.array[2] = at(r.state1, offset, r.tiles)
+        t.fetch(m, n, at(r.state1, offset, t), op.n_out)
 
 
-cdef void gradient_task(Run* r, Worker* w, Task* task, Py_ssize_t step,
-                        Py_ssize_t rows) noexcept nogil:
+cdef void strip_gradient(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
+                         Py_ssize_t rows, char* dW, Py_ssize_t ldw, char* db) noexcept nogil:
+    """Rows i to i + m of a block of dW (and db), from the batch or the columns of a sparse one."""
+    cdef const tile_table* t = r.tiles
+    cdef const char* D = at(w.tape.D[op.target], task.j, t)
+    cdef tile_csr columns
+    if op.source > 0 or r.columns.indptr == NULL:
+        weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
+                        task.j, task.n, dW, ldw, db, w.scratch)
+        return
+    columns = sparse_from(&r.columns, i, NULL)
+    t.sparse_product(m, task.n, rows, &columns, D, op.n_out, NULL, dW, ldw)
+    if i == 0 and db != NULL:
+        t.column_sums(rows, task.n, D, op.n_out, db)
+
+
+cdef Py_ssize_t changed_rows(Run* r, Py_ssize_t i, Py_ssize_t* stop) noexcept nogil:
+    """The last rows of i to stop, one behind the other, whose columns have entries in the batch.
+
+    Returns where they begin and lowers stop to where they end. Row 0 counts, for the sake of b.
+    """
+    cdef const int64_t* starts = r.columns.indptr
+    cdef Py_ssize_t k = stop[0]
+    while k > i and k > 1 and starts[k - 1] == starts[k]:
+        k -= 1
+    stop[0] = k
+    while k > i and (k == 1 or starts[k - 1] < starts[k]):
+        k -= 1
+    return k
+
+
+cdef void gradient_task(Run* r, Worker* w, Task* task, Py_ssize_t rows) noexcept nogil:
     """A block of dW (and db), strip by strip from its end.
 
     Each goes into r.gradient if there is one, otherwise straight into W (and b).
@@ -424,11 +333,14 @@ cdef void gradient_task(Run* r, Worker* w, Task* task, Py_ssize_t step,
     cdef Py_ssize_t stop = task.i + task.m, i
     cdef tile_update u
     if r.gradient == NULL:
-        prepare_update(r, step, task.op, 1, &u)
+        u = weights_update(r, w, task.op)
     while stop > task.i:
-        i = task.i + (stop - task.i - 1) // STRIP_ROWS * STRIP_ROWS
+        i = task.i + (stop - task.i - 1) // op.strip * op.strip
         if r.gradient == NULL:
-            update_strip(r, w, op, task, i, stop - i, step, rows, &u)
+            if r.skip_unread and op.source == 0:
+                i = changed_rows(r, i, &stop)
+            if stop > i:
+                update_strip(r, w, op, task, i, stop - i, rows, &u)
         else:
             gradient_strip(r, w, op, task, i, stop - i, rows)
         stop = i
@@ -441,42 +353,51 @@ cdef void gradient_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py
     cdef char* db = NULL
     if op.b >= 0:
         db = at(r.gradient, op.b + task.j, t)
-    weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
-                    task.j, task.n, at(r.gradient, op.W + i * op.n_out + task.j, t), op.n_out, db,
-                    NULL, w.scratch)
+    strip_gradient(r, w, op, task, i, m, rows, at(r.gradient, op.W + i * op.n_out + task.j, t),
+                   op.n_out, db)
 
 
 cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
-                       Py_ssize_t step, Py_ssize_t rows, tile_update* u) noexcept nogil:
+                       Py_ssize_t rows, tile_update* u) noexcept nogil:
     """Rows i to i + m of a block of dW, straight into W."""
     cdef const tile_table* t = r.tiles
-    cdef Py_ssize_t offset = op.W + i * op.n_out + task.j
+    cdef Py_ssize_t offset = op.W + i * op.n_out + task.j, c = 0, wide
     cdef char* dW = (w.scratch + scratch_bytes(t)
-                     - (STRIP_ROWS + 1) * BLOCK_COLUMNS * t.item_size)
+                     - (BLOCK_ROWS + 1) * BLOCK_COLUMNS * t.item_size)
     cdef char* db = NULL
-    cdef Near near
-    cdef tile_update of_b
+    cdef Task panel = task[0]
     if op.b >= 0:
-        db = at(dW, STRIP_ROWS * BLOCK_COLUMNS, t)
-    weights_and_state(r, op, offset, &near)
-    weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
-                    task.j, task.n, dW, BLOCK_COLUMNS, db, &near, w.scratch)
-    update(r, u, offset, m, task.n, op.n_out, dW, BLOCK_COLUMNS)
+        db = at(dW, BLOCK_ROWS * BLOCK_COLUMNS, t)
+    while c < task.n:
+        # A panel of columns at a time: so much can be on its way while the sums go on.
+        wide = min(<Py_ssize_t>PANEL_COLUMNS, task.n - c)
+        fetch(r, op, offset + c, m, wide)
+        next_turn(r, w)
+        panel.j, panel.n = task.j + c, wide
+        strip_gradient(r, w, op, &panel, i, m, rows, at(dW, c, t), task.n,
+                       NULL if db == NULL else at(db, c, t))
+        c += wide
+    if task.n == op.n_out:
+        # Whole rows lie behind each other, in W as in dW.
+        update(r, u, offset, 1, m * task.n, 0, dW, 0)
+    else:
+        update(r, u, offset, m, task.n, op.n_out, dW, task.n)
     if i == 0 and db != NULL:
-        prepare_update(r, step, task.op, 0, &of_b)
-        update(r, &of_b, op.b + task.j, 1, task.n, task.n, db, task.n)
+        update(r, &w.of_biases, op.b + task.j, 1, task.n, 0, db, 0)
 
 
 cdef void gradient_tasks(Run* r, Worker* w, Py_ssize_t step, Py_ssize_t rows,
                          int team) noexcept nogil:
-    """This thread's tiles of every dW."""
-    cdef Py_ssize_t i = r.n_tasks - 1 - w.me
+    """This thread's tiles of every dW: those that begin in its share of all the elements."""
+    cdef Py_ssize_t i, low = share(r.elements, w.me, team), high = share(r.elements, w.me + 1, team)
+    if r.gradient == NULL:
+        prepare_step(r, w, step)
     # Last to first, against the order of the forward pass: what that read last is still near, and
     # what is changed last the next step reads first.
-    while i >= 0:
-        gradient_task(r, w, &r.tasks[i], step, rows)
-        tick(w, TIMES * r.tasks[i].op + TIME_GRADIENT)
-        i -= team
+    for i in range(r.n_tasks - 1, -1, -1):
+        if low <= r.tasks[i].before < high:
+            gradient_task(r, w, &r.tasks[i], rows)
+            tick(w, TIMES * r.tasks[i].op + TIME_GRADIENT)
 
 
 # ---- the calls of the engine
@@ -516,6 +437,9 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
     """
     cdef Py_ssize_t first = step * r.batch_size, rows = min(r.batch_size, r.n - first)
     train_rows(r, w, first, rows, team)
+    if w.me == 0:
+        transpose_batch(r, first, rows, r.order)
+        tick(w, TIMES * r.n_ops + TIME_GATHER)
     weight_norms(r, w.me, team)
     team_wait(&r.barrier, team)
     tick(w, TIMES * r.n_ops + TIME_WAITING)
@@ -524,26 +448,51 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
     if w.me == 0:
         r.batch_loss[step] = mean_loss(r, rows)
         r.batch_weight[step] = batch_total(r, first, rows)
+    look_ahead(r, w, first + rows, team)
     gradient_tasks(r, w, step, rows, team)
     if w.me == 0:
         r.steps = step + 1
+        if team > 1:
+            # All read it behind the barrier; the first thread, alone, goes by the pace itself.
+            pace_step(&r.pace, team_clock())
+            r.together = pace_together(&r.pace)
     team_wait(&r.barrier, team)
     tick(w, TIMES * r.n_ops + TIME_WAITING)
     return isfinite(r.batch_loss[step])
 
 
 cdef void train(Run* r, Worker* w, int team) noexcept nogil:
-    """The steps of an epoch, up to a loss that is not finite or an interrupt."""
-    cdef Py_ssize_t step, n_steps = (r.n + r.batch_size - 1) // r.batch_size
+    """The steps of an epoch, up to a loss that is not finite or an interrupt.
+
+    The pace says whether the team makes a step or the first thread alone, while the others sleep.
+    """
+    cdef Py_ssize_t step = 0, n_steps = (r.n + r.batch_size - 1) // r.batch_size
+    cdef bint more = True
     w.since = team_clock()
-    for step in range(n_steps):
-        if not train_step(r, w, step, team):
-            return
+    w.turns = 0
+    while more and step < n_steps:
+        if team == 1 or r.together:
+            more = train_step(r, w, step, team)
+            step += 1
+            continue
+        if w.me == 0:
+            while more and step < n_steps and not pace_together(&r.pace):
+                more = train_step(r, w, step, 1)
+                pace_step(&r.pace, team_clock())
+                step += 1
+            r.alone_to, r.alone_more = step, more
+        team_wait(&r.barrier, team)
+        step, more = r.alone_to, r.alone_more
+        if w.me == 0:
+            r.together = 1
+        team_wait(&r.barrier, team)
 
 
 cdef void run_train(Run* r) noexcept nogil:
     """An epoch: one parallel region, or none for one thread."""
     r.polled = team_clock()
+    pace_start(&r.pace, r.polled, r.n_threads, r.batch_size)
+    r.together = pace_together(&r.pace)
     if r.n_threads == 1:
         train(r, &r.workers[0], 1)
         return
@@ -554,6 +503,8 @@ cdef void run_train(Run* r) noexcept nogil:
 cdef void run_forward(Run* r) noexcept nogil:
     """Forward over the whole tape."""
     cdef int me
+    for me in range(r.n_threads):
+        r.workers[me].X = r.sparse
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         forward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))
@@ -565,6 +516,7 @@ cdef void run_backward(Run* r) noexcept nogil:
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         backward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))
+    transpose_batch(r, 0, r.n, NULL)
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         gradient_tasks(r, &r.workers[me], 0, r.n, r.n_threads)
@@ -574,16 +526,17 @@ cdef void run_update(Run* r) noexcept nogil:
     """One step of the optimizer with the flat r.gradient."""
     cdef Py_ssize_t i
     cdef Op* op
+    cdef Worker* w = &r.workers[0]
     cdef tile_update u
     weight_norms(r, 0, 1)
+    prepare_step(r, w, 0)
     for i in range(r.n_ops):
         op = &r.ops[i]
         if op.W >= 0:
-            prepare_update(r, 0, i, 1, &u)
+            u = weights_update(r, w, i)
             update(r, &u, op.W, 1, op.n_in * op.n_out, 0, at(r.gradient, op.W, r.tiles), 0)
         if op.b >= 0:
-            prepare_update(r, 0, i, 0, &u)
-            update(r, &u, op.b, 1, op.n_out, 0, at(r.gradient, op.b, r.tiles), 0)
+            update(r, &w.of_biases, op.b, 1, op.n_out, 0, at(r.gradient, op.b, r.tiles), 0)
 
 
 cdef void outputs(Run* r, Worker* w, char* Z, Py_ssize_t block) noexcept nogil:
@@ -593,7 +546,11 @@ cdef void outputs(Run* r, Worker* w, char* Z, Py_ssize_t block) noexcept nogil:
     while r0 < stop and not r.stop:
         rows = min(block, stop - r0)
         # The first value is X and the last is the result: neither is copied.
-        w.tape.A[0] = <char*>const_at(r.X, r0 * r.widths[0], r.tiles)
+        w.X.indptr = NULL
+        if r.sparse.indptr != NULL:
+            w.X = sparse_from(&r.sparse, r0, NULL)
+        else:
+            w.tape.A[0] = <char*>const_at(r.X, r0 * r.widths[0], r.tiles)
         w.tape.A[last] = at(Z, r0 * r.widths[last], r.tiles)
         forward(r, w, 0, rows)
         look_for_interrupt(r, w.me)
@@ -603,7 +560,10 @@ cdef void outputs(Run* r, Worker* w, char* Z, Py_ssize_t block) noexcept nogil:
 cdef void run_outputs(Run* r, Worker* workers, char* Z, Py_ssize_t block) noexcept nogil:
     """Z (n, O), the raw outputs of X (n, I)."""
     cdef int me
-    r.polled = team_clock()
-    for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
-                     use_threads_if=r.n_threads > 1):
+    if r.poll != NULL:
+        r.polled = team_clock()
+    if r.n_threads == 1:
+        outputs(r, &workers[0], Z, block)
+        return
+    for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static"):
         outputs(r, &workers[me], Z, block)

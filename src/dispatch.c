@@ -1,6 +1,7 @@
 /* The instruction sets that were built, and which of them this CPU and its operating system run. */
 #include "dispatch.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #define DECLARE(isa) extern const tile_table tiles_##isa##_f32, tiles_##isa##_f64;
@@ -43,14 +44,28 @@ static int has(unsigned mask, unsigned leaf7_ebx) {
     return (b & leaf7_ebx) == leaf7_ebx;
 }
 
+/* has, asked once: the instruction is slow, in a virtual machine very slow. */
+static int asked(_Atomic int *answer, unsigned mask, unsigned leaf7_ebx) {
+    int known = atomic_load_explicit(answer, memory_order_relaxed);
+    if (!known) {
+        known = has(mask, leaf7_ebx) ? 1 : -1;
+        atomic_store_explicit(answer, known, memory_order_relaxed);
+    }
+    return known > 0;
+}
+
 /* XCR0: SSE and AVX state. Leaf 7: AVX2. */
-static int has_avx2(void) { return has(0x6, 1u << 5); }
+static int has_avx2(void) {
+    static _Atomic int answer;
+    return asked(&answer, 0x6, 1u << 5);
+}
 #endif
 
 #ifdef BUILT_AVX512
 /* XCR0: also opmask and both halves of ZMM. Leaf 7: AVX2, AVX-512 F, DQ, BW, VL. */
 static int has_avx512(void) {
-    return has(0xe6, 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31);
+    static _Atomic int answer;
+    return asked(&answer, 0xe6, 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31);
 }
 #endif
 

@@ -290,7 +290,10 @@ def test_an_interrupt_stops_soon_and_leaves_usable_weights(batch_size):
     sent = []
 
     def interrupt():
-        time.sleep(0.3)
+        # Past the first epoch, however long that takes here.
+        while net.epochs == 0:
+            time.sleep(0.01)
+        time.sleep(0.1)
         sent.append(time.perf_counter())
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -399,9 +402,9 @@ def test_the_border_refuses_wrong_memory():
     with pytest.raises(RuntimeError, match="forward pass of as many rows"):
         core.backward(flat, np.ones((4, 2), np.float32), flat.copy(), np.ones((4, 3), np.float32), 4)
     with pytest.raises(ValueError, match="beyond the flat vector"):
-        _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**40, 2**40], 2**62, 4, 1)
+        _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**40, 2**40], 2**62, np.dtype(np.float32), 1)
     with pytest.raises(MemoryError, match="memory"):
-        _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**30, 2**30], 2**60, 4, 1)
+        _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**30, 2**30], 2**60, np.dtype(np.float32), 1)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -1,4 +1,4 @@
-/* The matrix product on register tiles.
+/* The matrix product on register tiles, and sums over matrices.
 
    Each element of C is one sum over depth, in order, in one lane of one register: neither the
    tile's size nor its place, nor the width of the vectors, changes a bit of it. */
@@ -7,6 +7,9 @@
 
 #include "simd.h"
 #include "tiles.h"
+
+/* What a product starts from. */
+enum { FROM_ZERO = 0, FROM_BIAS = 1, FROM_C = 2 };
 
 /* As many rows as the registers hold with two vectors of columns: 32 registers or 16. */
 #if VECTOR_BYTES == 64 || TILES_NEON
@@ -17,8 +20,12 @@
 #define TILE_COLUMNS (2 * LANES)
 /* Vectors of columns of a single row: enough sums to hide the latency of an FMA. */
 #define ROW_VECTORS 8
-/* A product this deep has time to fetch what comes after it. */
+/* A product this deep has time to fetch what comes after it, and rows this many bytes apart are
+   not fetched by the hardware. */
 #define PREFETCH_DEPTH 32
+#define PREFETCH_STRIDE 2048
+/* How the last vector of a tile is: of fewer lanes, whole, or whole with more to fetch behind it. */
+enum { PARTIAL = 0, WHOLE = 1, AHEAD = 2 };
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -52,7 +59,7 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
             else acc[r][v] = LOAD(C + r * ldc + v * LANES, v);
         }
     }
-    if (depth >= PREFETCH_DEPTH) {
+    if (depth >= PREFETCH_DEPTH && ldc * (ptrdiff_t)sizeof(real) >= PREFETCH_STRIDE) {
         /* The tile below this one: its rows may be pages apart. */
         UNROLL(12)
         for (int r = 0; r < mr; r++) {
@@ -66,7 +73,7 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
         for (int v = 0; v < nv; v++) {
             b[v] = LOAD(B + v * LANES, v);
             /* The same row of the columns behind these: B's rows may be pages apart. */
-            if (whole) __builtin_prefetch(B + (nv + v) * LANES, 0, 2);
+            if (whole == AHEAD) __builtin_prefetch(B + (nv + v) * LANES, 0, 2);
         }
         UNROLL(12)
         for (int r = 0; r < mr; r++) {
@@ -88,21 +95,54 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
 #undef LOAD
 }
 
+#if HALF_LANES
+/* The tile of one vector for so few columns that half of its lanes hold them: twice as many half
+   vectors go through the same units. */
+ALWAYS_INLINE void half_tile(const int mr, const int along_rows, ptrdiff_t n, ptrdiff_t depth,
+                             const real *A, ptrdiff_t a_rs, ptrdiff_t a_cs, const real *B,
+                             ptrdiff_t ldb, int from, const real *bias, real *C, ptrdiff_t ldc) {
+    H acc[TILE_ROWS];
+    const ptrdiff_t rs = along_rows ? 1 : a_rs, cs = along_rows ? a_cs : 1;
+    UNROLL(12)
+    for (int r = 0; r < mr; r++) {
+        if (from == FROM_ZERO) acc[r] = (H){0};
+        else acc[r] = h_load_partial(from == FROM_BIAS ? bias : C + r * ldc, n);
+    }
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        const H b = h_load_partial(B, n);
+        UNROLL(12)
+        for (int r = 0; r < mr; r++) acc[r] = h_fma(h_set(A[r * rs]), b, acc[r]);
+        A += cs;
+        B += ldb;
+    }
+    UNROLL(12)
+    for (int r = 0; r < mr; r++) h_store_partial(C + r * ldc, acc[r], n);
+}
+#define TILE_HALF(mr)                                                                           \
+    if (a_rs == 1) half_tile(mr, 1, TILE_ARGUMENTS);                                            \
+    else half_tile(mr, 0, TILE_ARGUMENTS)
+#else
+#define TILE_HALF(mr)
+#endif
+
 #define TILE_ARGUMENTS n, depth, A, a_rs, a_cs, B, ldb, from, bias, C, ldc
 #define TILE_ALONG(mr, nv, whole)                                                               \
     if (a_rs == 1) tile(mr, nv, whole, 1, TILE_ARGUMENTS);                                      \
     else tile(mr, nv, whole, 0, TILE_ARGUMENTS)
 #define TILE_CASE(mr)                                                                           \
     case mr:                                                                                    \
-        if (n == TILE_COLUMNS) { TILE_ALONG(mr, 2, 1); }                                        \
-        else if (n > LANES) { TILE_ALONG(mr, 2, 0); }                                           \
-        else { TILE_ALONG(mr, 1, 0); }                                                          \
+        if (n == TILE_COLUMNS && ahead) { TILE_ALONG(mr, 2, AHEAD); }                           \
+        else if (n == TILE_COLUMNS) { TILE_ALONG(mr, 2, WHOLE); }                               \
+        else if (n > LANES) { TILE_ALONG(mr, 2, PARTIAL); }                                     \
+        else if (HALF_LANES && n <= HALF_LANES) { TILE_HALF(mr); }                              \
+        else { TILE_ALONG(mr, 1, PARTIAL); }                                                    \
         break;
 
 /* C (m, n) <- start + A B for n within TILE_COLUMNS, in tiles of nearly equal height. */
 static void gemm_panel(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
                        ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from, const real *bias,
                        real *C, ptrdiff_t ldc) {
+    const int ahead = ldb * (ptrdiff_t)sizeof(real) >= PREFETCH_STRIDE;
     for (ptrdiff_t left = (m + TILE_ROWS - 1) / TILE_ROWS; left > 0; left--) {
         const ptrdiff_t mr = (m + left - 1) / left;
         switch (mr) {
@@ -117,41 +157,49 @@ static void gemm_panel(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A,
     }
 }
 
-/* One or two rows across as many columns as make eight sums: C (m, n) of those whole blocks;
-   returns the columns done. */
+/* Blocks of eight vectors, and a last one of what is left, of one row; of two rows blocks of four.
+   C (m, n) of those; returns the columns done. */
 static ptrdiff_t gemm_rows(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
                            ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from,
                            const real *bias, real *C, ptrdiff_t ldc) {
-    const ptrdiff_t wide = (m == 1 ? ROW_VECTORS : ROW_VECTORS / 2) * LANES;
-    ptrdiff_t done = 0;
-    for (; done + wide <= n; done += wide) {
-        if (m == 1) { TILE_ALONG(1, ROW_VECTORS, 1); }
-        else { TILE_ALONG(2, ROW_VECTORS / 2, 1); }
+    const ptrdiff_t wide = (m == 1 ? ROW_VECTORS : ROW_VECTORS / 2) * LANES, whole = n / wide * wide;
+    for (ptrdiff_t done = 0; done < whole; done += wide) {
+        if (m == 1) { TILE_ALONG(1, ROW_VECTORS, AHEAD); }
+        else { TILE_ALONG(2, ROW_VECTORS / 2, AHEAD); }
         B += wide;
         C += wide;
         bias += bias ? wide : 0;
     }
-    return done;
+    n -= whole;
+    if (m == 2 || n == 0) return whole;
+    switch ((n + LANES - 1) / LANES) {
+        case 1: TILE_ALONG(1, 1, PARTIAL); break;
+        case 2: TILE_ALONG(1, 2, PARTIAL); break;
+        case 3: TILE_ALONG(1, 3, PARTIAL); break;
+        case 4: TILE_ALONG(1, 4, PARTIAL); break;
+        case 5: TILE_ALONG(1, 5, PARTIAL); break;
+        case 6: TILE_ALONG(1, 6, PARTIAL); break;
+        case 7: TILE_ALONG(1, 7, PARTIAL); break;
+        default: TILE_ALONG(1, 8, PARTIAL);
+    }
+    return whole + n;
 }
 
 /* C (m, n) <- start + A (m, depth) B (depth, n); one stride of A is 1. */
-static void gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
-                 ptrdiff_t a_cs, const void *B, ptrdiff_t ldb, int from, const void *bias_, void *C,
+static void gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
+                 ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from, const real *bias, real *C,
                  ptrdiff_t ldc) {
-    const real *bias = bias_;
     ptrdiff_t j = 0;
     if (m == 1 || m == 2) j = gemm_rows(m, n, depth, A, a_rs, a_cs, B, ldb, from, bias, C, ldc);
     for (; j < n; j += TILE_COLUMNS)
         gemm_panel(m, n - j < TILE_COLUMNS ? n - j : TILE_COLUMNS, depth, A, a_rs, a_cs,
-                   (const real *)B + j, ldb, from, bias ? bias + j : NULL, (real *)C + j, ldc);
+                   B + j, ldb, from, bias ? bias + j : NULL, C + j, ldc);
 }
 
 /* panel (depth, TILE_COLUMNS) <- Bt' (depth, n), zero beyond n, from Bt (n, depth) of row stride
    ldb; panel is the caller's. */
-static void pack_transposed(ptrdiff_t depth, ptrdiff_t n, const void *Bt_, ptrdiff_t ldb,
-                            void *panel_) {
-    const real *Bt = Bt_;
-    real *panel = panel_;
+static void pack_transposed(ptrdiff_t depth, ptrdiff_t n, const real *Bt, ptrdiff_t ldb,
+                            real *panel) {
     V x[LANES];
     for (ptrdiff_t c = 0; c < TILE_COLUMNS; c += LANES) {
         for (ptrdiff_t k = 0; k < depth; k += LANES) {
@@ -178,6 +226,16 @@ static void pack_transposed(ptrdiff_t depth, ptrdiff_t n, const void *Bt_, ptrdi
     }
 }
 
+/* panel (depth, TILE_COLUMNS) <- B (depth, n) of row stride ldb, zero beyond n. */
+static void pack_columns(ptrdiff_t depth, ptrdiff_t n, const real *B, ptrdiff_t ldb, real *panel) {
+    const ptrdiff_t second = n - LANES;
+    for (ptrdiff_t k = 0; k < depth; k++, B += ldb, panel += TILE_COLUMNS) {
+        v_store(panel, load_lanes(B, n));
+        v_store(panel + LANES, second > 0 ? load_lanes(B + LANES, second) : (V){0});
+        if (second >= LANES) __builtin_prefetch(B + TILE_COLUMNS, 0, 2);
+    }
+}
+
 /* out (n,) <- the sum of the rows of D (m, n), in order. */
 static void column_sums(ptrdiff_t m, ptrdiff_t n, const void *D_, ptrdiff_t ldd, void *out_) {
     const real *D = D_;
@@ -188,6 +246,41 @@ static void column_sums(ptrdiff_t m, ptrdiff_t n, const void *D_, ptrdiff_t ldd,
         for (ptrdiff_t r = 0; r < m; r++) sum += load_lanes(D + r * ldd + j, count);
         store_lanes(out + j, sum, count);
     }
+}
+
+/* Whether no element of x (n,) is infinite or NaN. */
+static int all_finite(ptrdiff_t n, const void *x_) {
+    const real *x = x_;
+    /* x - x is 0 where x is finite, otherwise NaN, which stays. */
+    V odd[4] = {{0}};
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        UNROLL(4)
+        for (int v = 0; v < 4; v++) {
+            const V a = v_load(x + i + v * LANES);
+            odd[v] += a - a;
+        }
+    for (; i + LANES <= n; i += LANES) odd[0] += v_load(x + i) - v_load(x + i);
+    if (i < n) odd[1] += v_load_partial(x + i, n - i) - v_load_partial(x + i, n - i);
+    const V all = (odd[0] + odd[1]) + (odd[2] + odd[3]);
+    return !v_any(all != all);
+}
+
+/* n rounds of as many independent multiply-adds as a register tile has; returns how many. */
+static double multiply_add_rounds(ptrdiff_t n) {
+    V acc[TILE_ROWS * 2];
+    const V a = v_set((real)0.5), b = v_set(1);
+    UNROLL(24)
+    for (int i = 0; i < TILE_ROWS * 2; i++) acc[i] = v_set((real)i);
+    for (ptrdiff_t k = 0; k < n; k++) {
+        UNROLL(24)
+        for (int i = 0; i < TILE_ROWS * 2; i++) {
+            acc[i] = v_fma(acc[i], a, b);
+            /* Kept in its register, and not folded with the rounds before. */
+            KEEP_IN_REGISTER(acc[i]);
+        }
+    }
+    return (double)n * TILE_ROWS * 2 * LANES;
 }
 
 /* The sum of squares of w (n,) in double, one after the other. */

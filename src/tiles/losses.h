@@ -133,15 +133,29 @@ static void finish_pointwise(ptrdiff_t at, ptrdiff_t count, ptrdiff_t n, const d
 
 POINTWISE_LOSSES(POINTWISE_LOOP)
 
-/* E (n,) <- exp(z - max z) of a row, whose maximum is returned; NaN spreads. */
-static real row_exp(ptrdiff_t n, const real *z, real *E) {
-    real top = z[0];
-    for (ptrdiff_t j = 1; j < n; j++) top = z[j] > top || z[j] != z[j] ? z[j] : top;
-    const V shift = v_set(top);
+/* The largest of z (n,), without a branch: which it is cannot be foreseen. A NaN may be passed
+   over; it comes back in the exponentials. */
+static real row_top(ptrdiff_t n, const real *z) {
+    real top[4] = {z[0], z[0], z[0], z[0]};
     ptrdiff_t j = 0;
-    for (; j + LANES <= n; j += LANES) v_store(E + j, v_exp(v_load(z + j) - shift));
-    if (j < n) v_store_partial(E + j, v_exp(v_load_partial(z + j, n - j) - shift), n - j);
-    return top;
+    for (; j + 4 <= n; j += 4)
+        for (int l = 0; l < 4; l++) top[l] = top[l] > z[j + l] ? top[l] : z[j + l];
+    for (; j < n; j++) top[0] = top[0] > z[j] ? top[0] : z[j];
+    top[0] = top[0] > top[1] ? top[0] : top[1];
+    top[2] = top[2] > top[3] ? top[2] : top[3];
+    return top[0] > top[2] ? top[0] : top[2];
+}
+
+/* E (m, n) <- exp(z - max z) of each row, whose maxima come out in top (m,); NaN spreads. */
+static void rows_exp(ptrdiff_t m, ptrdiff_t n, const real *z, real *E, real *top) {
+    ptrdiff_t i = 0;
+    for (ptrdiff_t r = 0; r < m; r++) {
+        top[r] = row_top(n, z + r * n);
+        for (ptrdiff_t j = 0; j < n; j++) E[r * n + j] = z[r * n + j] - top[r];
+    }
+    /* All rows in one go: a row may be shorter than a vector. */
+    for (; i + LANES <= m * n; i += LANES) v_store(E + i, v_exp(v_load(E + i)));
+    if (i < m * n) v_store_partial(E + i, v_exp(v_load_partial(E + i, m * n - i)), m * n - i);
 }
 
 /* The sum of a row (n,) in double: four interleaved sums, which n alone decides. */
@@ -154,32 +168,44 @@ static double row_sum(ptrdiff_t n, const real *e) {
     return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
+/* Rows whose softmax is under way together. */
+#define SOFTMAX_ROWS 32
+
+/* The loss and D of a row whose E are in d; y, or its class where y is NULL. */
+static double cross_entropy_row(ptrdiff_t n, const real *y, int64_t class, const real *z, real top,
+                                real scale, real *d) {
+    const double sum = row_sum(n, d);
+    const real share = (real)(1.0 / sum);
+    double loss = log(sum);
+    if (y == NULL) {
+        const real slope = (d[class] * share - 1) * scale;
+        loss -= (double)z[class] - (double)top;
+        for (ptrdiff_t j = 0; j < n; j++) d[j] = d[j] * share * scale;
+        d[class] = slope;
+    } else {
+        for (ptrdiff_t j = 0; j < n; j++) {
+            loss -= (double)y[j] * ((double)z[j] - (double)top);
+            d[j] = (d[j] * share - y[j]) * scale;
+        }
+    }
+    if (scale == 0)
+        for (ptrdiff_t j = 0; j < n; j++) d[j] = 0;
+    return loss;
+}
+
 /* loss = log sum exp(z) - y z, slope = softmax(z) - y; Y (m, n), or classes (m,). */
 static void cross_entropy_loss(ptrdiff_t m, ptrdiff_t n, double parameter, const void *Y_,
                                const int64_t *classes, const void *Z_, const double *row_scale,
                                void *D_, double *row_loss) {
+    const real *Y = Y_, *Z = Z_;
+    real *D = D_, top[SOFTMAX_ROWS];
     (void)parameter;
-    for (ptrdiff_t r = 0; r < m; r++) {
-        const real *z = (const real *)Z_ + r * n, *y = classes ? NULL : (const real *)Y_ + r * n;
-        real *d = (real *)D_ + r * n;
-        const real top = row_exp(n, z, d), scale = (real)row_scale[r];
-        const double sum = row_sum(n, d);
-        const real share = (real)(1.0 / sum);
-        double loss = log(sum);
-        if (classes) {
-            loss -= (double)z[classes[r]] - (double)top;
-            for (ptrdiff_t j = 0; j < n; j++) d[j] *= share;
-            d[classes[r]] -= 1;
-            for (ptrdiff_t j = 0; j < n; j++) d[j] *= scale;
-        } else {
-            for (ptrdiff_t j = 0; j < n; j++) {
-                loss -= (double)y[j] * ((double)z[j] - (double)top);
-                d[j] = (d[j] * share - y[j]) * scale;
-            }
-        }
-        if (scale == 0)
-            for (ptrdiff_t j = 0; j < n; j++) d[j] = 0;
-        row_loss[r] = loss;
+    for (ptrdiff_t r0 = 0; r0 < m; r0 += SOFTMAX_ROWS) {
+        const ptrdiff_t r1 = m - r0 < SOFTMAX_ROWS ? m : r0 + SOFTMAX_ROWS;
+        rows_exp(r1 - r0, n, Z + r0 * n, D + r0 * n, top);
+        for (ptrdiff_t r = r0; r < r1; r++)
+            row_loss[r] = cross_entropy_row(n, classes ? NULL : Y + r * n, classes ? classes[r] : 0,
+                                            Z + r * n, top[r - r0], (real)row_scale[r], D + r * n);
     }
 }
 
@@ -198,14 +224,17 @@ static void sigmoid_link(ptrdiff_t m, ptrdiff_t n, const void *Z, void *A) {
     sigmoid_forward(m * n, 0, Z, A);
 }
 
-/* A <- softmax of each row of Z. */
+/* A <- softmax of each row of Z; A may be Z. */
 static void softmax_link(ptrdiff_t m, ptrdiff_t n, const void *Z_, void *A_) {
-    for (ptrdiff_t r = 0; r < m; r++) {
-        const real *z = (const real *)Z_ + r * n;
-        real *a = (real *)A_ + r * n;
-        row_exp(n, z, a);
-        const double sum = row_sum(n, a);
-        for (ptrdiff_t j = 0; j < n; j++) a[j] = (real)((double)a[j] / sum);
+    real top[SOFTMAX_ROWS];
+    for (ptrdiff_t r0 = 0; r0 < m; r0 += SOFTMAX_ROWS) {
+        const ptrdiff_t rows = m - r0 < SOFTMAX_ROWS ? m - r0 : SOFTMAX_ROWS;
+        real *A = (real *)A_ + r0 * n;
+        rows_exp(rows, n, (const real *)Z_ + r0 * n, A, top);
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            const double sum = row_sum(n, A + r * n);
+            for (ptrdiff_t j = 0; j < n; j++) A[r * n + j] = (real)((double)A[r * n + j] / sum);
+        }
     }
 }
 

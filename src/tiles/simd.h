@@ -167,6 +167,30 @@ static inline V v_fnma(V a, V b, V c) {
 #endif
 }
 
+#if VECTOR_BYTES == 64
+/* Half vectors, for the few columns at the end of a matrix. */
+#define HALF_LANES (LANES / 2)
+#define HALF(name) SIMD_EXPAND(_mm256_, name, SIMD_SUFFIX)
+typedef real H __attribute__((vector_size(32)));
+static inline H h_set(real x) { return HALF(set1)(x); }
+static inline H h_load_partial(const real *p, ptrdiff_t n) {
+    return HALF(maskz_loadu)((__mmask8)((1u << n) - 1), p);
+}
+static inline void h_store_partial(real *p, H v, ptrdiff_t n) {
+    HALF(mask_storeu)(p, (__mmask8)((1u << n) - 1), v);
+}
+static inline H h_fma(H a, H b, H c) { return HALF(fmadd)(a, b, c); }
+#else
+#define HALF_LANES 0
+#endif
+
+/* Makes the compiler believe that the register's value is used and changed. */
+#if defined(__x86_64__)
+#define KEEP_IN_REGISTER(v) __asm__ volatile("" : "+v"(v))
+#else
+#define KEEP_IN_REGISTER(v) __asm__ volatile("" : "+w"(v))
+#endif
+
 /* The bits of a as integers. */
 static inline VI v_bits(V a) { return (VI)a; }
 

@@ -5,6 +5,8 @@
 #include "gemm.h"
 #include "losses.h"
 #include "optimizers.h"
+#include "product.h"
+#include "sparse.h"
 #include "tiles.h"
 
 #define PASTE_(a, b, c) a##b##c
@@ -22,13 +24,16 @@ extern const tile_table TABLE;
 const tile_table TABLE = {
     .isa = TEXT(ISA),
     .item_size = sizeof(real),
-    .rows = TILE_ROWS,
-    .columns = TILE_COLUMNS,
-    .pack_transposed = pack_transposed,
-    .gemm = gemm,
+    .product_scratch = PRODUCT_SCRATCH,
+    .product = product,
     .fetch = fetch,
     .column_sums = column_sums,
+    .all_finite = all_finite,
+    .multiply_add_rounds = multiply_add_rounds,
     .sum_of_squares = sum_of_squares,
+    .sparse_product = sparse_product,
+    .sparse_transpose = sparse_transpose,
+    .sparse_to_dense = sparse_to_dense,
     .activations = activation_table,
     .losses = loss_table,
     .links = link_table,

@@ -10,8 +10,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What a product starts from. */
-enum { FROM_ZERO = 0, FROM_BIAS = 1, FROM_C = 2 };
+/* Rows of a sparse matrix. Those in memory, numbered from 0, hold entries indptr[r] to indptr[r + 1]
+   of indices (columns, ascending) and values (real); row i of what is meant is row rows[i] of them,
+   or row i where rows is NULL. */
+typedef struct {
+    const int64_t *indptr;
+    const int64_t *indices;
+    const void *values;
+    const int64_t *rows;
+} tile_csr;
 
 /* How the penalty's proximal step ends an update. */
 enum { PROXIMAL_NONE = 0, PROXIMAL_SOFT = 1, PROXIMAL_HARD = 2 };
@@ -79,23 +86,34 @@ typedef struct {
 typedef struct {
     const char *isa;
     int item_size;
-    int rows;    /* of a register tile */
-    int columns; /* of a register tile, and of a packed panel */
+    ptrdiff_t product_scratch; /* elements that `product` needs */
 
-    /* panel (depth, columns) <- the transpose of Bt (n, depth) of row stride ldb, zero beyond n. */
-    void (*pack_transposed)(ptrdiff_t depth, ptrdiff_t n, const void *Bt, ptrdiff_t ldb,
-                            void *panel);
-    /* C (m, n) <- start + A (m, depth) B (depth, n), each element summed over depth in order.
-       One stride of A is 1. */
-    void (*gemm)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
-                 ptrdiff_t a_cs, const void *B, ptrdiff_t ldb, int from, const void *bias, void *C,
-                 ptrdiff_t ldc);
+    /* C (m, n) <- [bias (n,) +] A (m, depth) B (depth, n), each element summed over depth in order.
+       One stride of A is 1, and one of B; scratch is the caller's, of product_scratch elements. */
+    void (*product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
+                    ptrdiff_t a_cs, const void *B, ptrdiff_t b_rs, ptrdiff_t b_cs, const void *bias,
+                    void *C, ptrdiff_t ldc, void *scratch);
     /* Asks for W (m, n) of row stride ldw to be brought near. */
     void (*fetch)(ptrdiff_t m, ptrdiff_t n, const void *W, ptrdiff_t ldw);
     /* out (n,) <- the sum of D's rows (m, n) in order. */
     void (*column_sums)(ptrdiff_t m, ptrdiff_t n, const void *D, ptrdiff_t ldd, void *out);
+    /* Whether no element of x (n,) is infinite or NaN. */
+    int (*all_finite)(ptrdiff_t n, const void *x);
+    /* n rounds of independent multiply-adds in registers, to time; returns how many. */
+    double (*multiply_add_rounds)(ptrdiff_t n);
     /* The sum of the squares of w (n,), in double, in an order that n alone decides. */
     double (*sum_of_squares)(ptrdiff_t n, const void *w);
+
+    /* C (m, n) <- [bias +] X (m, depth) B (depth, n) for a sparse X: the bits of gemm with its
+       zeros, where B is finite. */
+    void (*sparse_product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const tile_csr *X,
+                           const void *B, ptrdiff_t ldb, const void *bias, void *C, ptrdiff_t ldc);
+    /* The transpose of a sparse X (m, n), into starts (n + 2,), of which the last is not used, and
+       memory for as many indices and values as X has. */
+    void (*sparse_transpose)(ptrdiff_t m, ptrdiff_t n, const tile_csr *X, int64_t *starts,
+                             int64_t *indices, void *values);
+    /* A (m, n) <- X. */
+    void (*sparse_to_dense)(ptrdiff_t m, ptrdiff_t n, const tile_csr *X, void *A);
 
     const tile_activation *activations;
     const tile_loss *losses;

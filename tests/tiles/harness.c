@@ -7,9 +7,10 @@
 
 #include "dispatch.h"
 
-#define SIZE 65536 /* elements of a buffer */
+#define SIZE 262144 /* elements of a buffer */
 
-static _Alignas(64) double buffer_a[SIZE], buffer_b[SIZE], buffer_c[SIZE], buffer_d[SIZE];
+static _Alignas(64) double buffer_a[SIZE], buffer_b[SIZE], buffer_c[SIZE], buffer_d[SIZE],
+    scratch[SIZE];
 /* One element past an aligned address, as rows of odd width are. */
 static void *const A = (char *)buffer_a + 8, *const B = (char *)buffer_b + 8,
                    *const C = (char *)buffer_c + 8, *const D = (char *)buffer_d + 8;
@@ -27,8 +28,6 @@ static void put(void *p, ptrdiff_t i, double x) {
     if (is_double()) ((double *)p)[i] = x;
     else ((float *)p)[i] = (float)x;
 }
-
-static void *at(void *p, ptrdiff_t i) { return (char *)p + i * tiles->item_size; }
 
 /* splitmix64. */
 static uint64_t random_bits(void) {
@@ -84,49 +83,69 @@ static void end(const char *family, const char *name) {
            (unsigned long long)hash);
 }
 
-/* Shapes around the tiles' own sizes, whole buffers hashed: a write beside C shows. */
-static void run_gemm(int from, int along_rows) {
-    static const char *const names[3][2] = {
-        {"zero", "zero_along_rows"}, {"bias", "bias_along_rows"}, {"c", "c_along_rows"}};
+/* C (m, n) of row stride n + 3 <- [bias +] A B, the strides of A and B by columns where asked; what
+   lies beside C is hashed too, for a write there must show. */
+static void one_product(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, ptrdiff_t pad, int along_rows,
+                        int transposed, int bias) {
+    const ptrdiff_t a_rs = along_rows ? 1 : depth + pad, a_cs = along_rows ? m + pad : 1;
+    const ptrdiff_t b_rs = transposed ? 1 : n + pad, b_cs = transposed ? depth + pad : 1;
+    fill(A, (m - 1) * a_rs + (depth - 1) * a_cs + 1);
+    fill(B, (depth - 1) * b_rs + (n - 1) * b_cs + 1);
+    fill(C, m * (n + 3));
+    fill(D, n);
+    tiles->product(m, n, depth, A, a_rs, a_cs, B, b_rs, b_cs, bias ? D : NULL, C, n + 3, scratch);
+    take(C, m * (n + 3));
+}
+
+static void run_product(int along_rows, int transposed, int bias) {
     static const ptrdiff_t ns[] = {1,  2,  3,  4,  5,  7,  8,  9,  11, 15,  16,  17,
                                    23, 24, 25, 31, 32, 33, 40, 47, 65, 100, 131, 260};
     static const ptrdiff_t depths[] = {1, 2, 5, 33};
+    char name[64];
     begin();
+    /* Shapes around the tiles' own sizes. */
     for (ptrdiff_t m = 1; m <= 26; m += m < 14 ? 1 : 6)
         for (size_t i = 0; i < sizeof ns / sizeof ns[0]; i++)
-            for (size_t k = 0; k < sizeof depths / sizeof depths[0]; k++) {
-                const ptrdiff_t n = ns[i], depth = depths[k], ldb = n + (m + n) % 4, ldc = n + m % 3;
-                const ptrdiff_t a_rs = along_rows ? 1 : depth + n % 3;
-                const ptrdiff_t a_cs = along_rows ? m + n % 3 : 1;
-                fill(A, (m - 1) * a_rs + (depth - 1) * a_cs + 1);
-                fill(B, depth * ldb);
-                fill(C, m * ldc + 8);
-                fill(D, n);
-                tiles->gemm(m, n, depth, A, a_rs, a_cs, B, ldb, from, from == FROM_BIAS ? D : NULL, C,
-                            ldc);
-                take(C, m * ldc + 8);
-            }
-    end("gemm", names[from][along_rows]);
+            for (size_t k = 0; k < sizeof depths / sizeof depths[0]; k++)
+                one_product(m, ns[i], depths[k], (m + ns[i]) % 4, along_rows, transposed, bias);
+    /* More than one panel's depth, enough rows to pack, rows that fall on the same lines. */
+    one_product(7, 40, 700, 1, along_rows, transposed, bias);
+    one_product(70, 100, 90, 1, along_rows, transposed, bias);
+    one_product(30, 140, 40, 984, along_rows, transposed, bias);
+    snprintf(name, sizeof name, "%s_%s_%s", along_rows ? "columns" : "rows",
+             transposed ? "transposed" : "plain", bias ? "bias" : "zero");
+    end("product", name);
 }
 
-/* Panels are as wide as the registers: put together, they are the matrix, and zero beyond it. */
-static void run_pack_transposed(void) {
+/* A sparse matrix of three entries in ten, its rows read backwards. */
+static void run_sparse(void) {
+    static int64_t indptr[64], indices[SIZE], starts[SIZE], transposed[SIZE], order[64];
     begin();
-    for (ptrdiff_t n = 1; n <= 70; n++)
-        for (ptrdiff_t depth = 1; depth <= 40; depth += 1 + n % 3) {
-            const ptrdiff_t ldb = depth + n % 3, width = tiles->columns;
-            fill(A, n * ldb);
-            for (ptrdiff_t j = 0; j < n; j += width) {
-                const ptrdiff_t count = n - j < width ? n - j : width;
-                tiles->pack_transposed(depth, count, at(A, j * ldb), ldb, C);
-                for (ptrdiff_t k = 0; k < depth; k++)
-                    for (ptrdiff_t c = 0; c < width; c++)
-                        if (c < count) put(B, k * n + j + c, get(C, k * width + c));
-                        else if (get(C, k * width + c) != 0) hash++;
-            }
-            take(B, depth * n);
+    for (ptrdiff_t n = 1; n <= 140; n += n < 40 ? 1 : 20) {
+        const ptrdiff_t m = 1 + n % 9, depth = 1 + n % 33, ldc = n + 3;
+        int64_t entries = 0;
+        for (ptrdiff_t r = 0; r < m; r++) {
+            order[r] = m - 1 - r;
+            indptr[r] = entries;
+            for (ptrdiff_t k = 0; k < depth; k++)
+                if (random_bits() % 10 < 3) indices[entries++] = k;
         }
-    end("panel", "pack_transposed");
+        indptr[m] = entries;
+        fill(A, entries);
+        fill(B, depth * n);
+        fill(C, m * ldc);
+        fill(D, n);
+        const tile_csr X = {indptr, indices, A, order};
+        tiles->sparse_product(m, n, depth, &X, B, n, n % 2 ? D : NULL, C, ldc);
+        take(C, m * ldc);
+        tiles->sparse_transpose(m, depth, &X, starts, transposed, C);
+        take(C, entries);
+        take_bytes(starts, (size_t)(depth + 1) * sizeof *starts);
+        take_bytes(transposed, (size_t)entries * sizeof *transposed);
+        tiles->sparse_to_dense(m, depth, &X, C);
+        take(C, m * depth);
+    }
+    end("sparse", "all");
 }
 
 static void run_sums(void) {
@@ -138,9 +157,13 @@ static void run_sums(void) {
         tiles->column_sums(m, n, D, ldd, C);
         take(C, n + 8);
         take_double(tiles->sum_of_squares(n, D));
+        take_double(tiles->all_finite(n, D));
+        put(D, n - 1, n % 2 ? NAN : -INFINITY);
+        take_double(tiles->all_finite(n, D));
     }
     tiles->fetch(5, 70, D, 71);
-    end("sum", "column_sums");
+    take_double(tiles->multiply_add_rounds(3) > 0);
+    end("sum", "all");
 }
 
 /* Lengths below and above one vector, then one long run. */
@@ -262,9 +285,9 @@ int main(int count, char **arguments) {
             fprintf(stderr, "no %s in this build or CPU\n", arguments[1]);
             return 1;
         }
-        for (int from = FROM_ZERO; from <= FROM_C; from++)
-            for (int along_rows = 0; along_rows < 2; along_rows++) run_gemm(from, along_rows);
-        run_pack_transposed();
+        if (tiles->product_scratch > SIZE) return 1;
+        for (int way = 0; way < 8; way++) run_product(way & 1, way >> 1 & 1, way >> 2);
+        run_sparse();
         run_sums();
         run_functions();
         run_activations();

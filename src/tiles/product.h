@@ -1,0 +1,106 @@
+/* C = bias + A B on matrices of any size: which rows and columns meet when, in one thread.
+
+   All three products of backpropagation are this one, with other strides. */
+#ifndef TILES_PRODUCT_H
+#define TILES_PRODUCT_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "gemm.h"
+#include "simd.h"
+#include "tiles.h"
+
+/* How deep a product goes before its sums are put down. */
+#define PANEL_DEPTH 512
+/* Rows that take turns with the columns of B that are in cache; more where those columns are packed
+   first, which must be earned. */
+#define FEW_ROWS 96
+#define MANY_ROWS 256
+/* Packing pays from so many rows on, where B is larger than this many bytes and lies across the
+   lines of the cache. */
+#define PACK_ROWS 48
+#define PACK_BYTES 32768
+/* Rows this many bytes apart fall on the same lines of a first-level cache: they are copied, with
+   a pad between them. */
+#define ALIAS_BYTES 4096
+#define ALIAS_PAD 16
+/* Elements of the scratch memory: a panel, and behind it the copies. */
+#define PRODUCT_SCRATCH (PANEL_DEPTH * TILE_COLUMNS + MANY_ROWS * (PANEL_DEPTH + ALIAS_PAD))
+
+/* The first of nearly equal parts of at most `most`. */
+static ptrdiff_t even_part(ptrdiff_t left, ptrdiff_t most) {
+    const ptrdiff_t parts = (left + most - 1) / most;
+    return (left + parts - 1) / parts;
+}
+
+/* copies (m, n) of row stride rs <- A (m, n) of row stride a_rs. */
+static void copy_rows(ptrdiff_t m, ptrdiff_t n, const real *A, ptrdiff_t a_rs, real *copies,
+                      ptrdiff_t rs) {
+    for (ptrdiff_t i = 0; i < m; i++)
+        memcpy(copies + i * rs, A + i * a_rs, (size_t)n * sizeof(real));
+}
+
+/* C (m, n) <- start + A B for B (depth, n), of which one stride is 1: it is packed, or transposed,
+   into `panel` two vectors of columns at a time. */
+static void gemm_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
+                        ptrdiff_t a_cs, const real *B, ptrdiff_t b_rs, ptrdiff_t b_cs, int from,
+                        const real *bias, real *C, ptrdiff_t ldc, real *panel) {
+    for (ptrdiff_t j = 0; j < n; j += TILE_COLUMNS) {
+        const ptrdiff_t wide = n - j < TILE_COLUMNS ? n - j : TILE_COLUMNS;
+        if (b_cs == 1) pack_columns(depth, wide, B + j, b_rs, panel);
+        else pack_transposed(depth, wide, B + j * b_cs, b_cs, panel);
+        gemm(m, wide, depth, A, a_rs, a_cs, panel, TILE_COLUMNS, from, bias ? bias + j : NULL,
+             C + j, ldc);
+    }
+}
+
+/* Whether the rows of B (depth, n) are better packed for m rows of A. */
+static int worth_packing(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *B, ptrdiff_t b_rs,
+                         ptrdiff_t b_cs) {
+    const ptrdiff_t size = sizeof(real), line = 64;
+    if (b_cs != 1) return 1;
+    return m >= PACK_ROWS && n * depth * size > PACK_BYTES &&
+           ((uintptr_t)B % (uintptr_t)line != 0 || b_rs * size % line != 0);
+}
+
+/* `product` for at most MANY_ROWS rows. */
+static void product_rows(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
+                         ptrdiff_t a_cs, const real *B, ptrdiff_t b_rs, ptrdiff_t b_cs,
+                         int packed, const real *bias, real *C, ptrdiff_t ldc, real *scratch) {
+    real *copies = scratch + PANEL_DEPTH * TILE_COLUMNS;
+    const int aliased = a_cs == 1 && a_rs * (ptrdiff_t)sizeof(real) % ALIAS_BYTES == 0 &&
+                        m > TILE_ROWS && n > 4 * TILE_COLUMNS;
+    int from = bias ? FROM_BIAS : FROM_ZERO;
+    for (ptrdiff_t k = 0, deep; k < depth; k += deep) {
+        const real *rows = A + k * a_cs;
+        ptrdiff_t rs = a_rs;
+        deep = even_part(depth - k, PANEL_DEPTH);
+        if (aliased) {
+            rs = deep + ALIAS_PAD;
+            copy_rows(m, deep, rows, a_rs, copies, rs);
+            rows = copies;
+        }
+        if (packed)
+            gemm_packed(m, n, deep, rows, rs, a_cs, B + k * b_rs, b_rs, b_cs, from, bias, C, ldc,
+                        scratch);
+        else gemm(m, n, deep, rows, rs, a_cs, B + k * b_rs, b_rs, from, bias, C, ldc);
+        from = FROM_C;
+    }
+}
+
+/* C (m, n) <- [bias +] A (m, depth) B (depth, n); one stride of A is 1, and one of B. */
+static void product(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
+                    ptrdiff_t a_cs, const void *B, ptrdiff_t b_rs, ptrdiff_t b_cs, const void *bias,
+                    void *C, ptrdiff_t ldc, void *scratch) {
+    const int packed = worth_packing(m, n, depth, B, b_rs, b_cs);
+    /* Where A is read down its columns, the lines of a few of them serve all of B. */
+    const ptrdiff_t block = packed ? MANY_ROWS : a_rs == 1 ? TILE_ROWS : FEW_ROWS;
+    for (ptrdiff_t i = 0, rows; i < m; i += rows) {
+        rows = even_part(m - i, block);
+        product_rows(rows, n, depth, (const real *)A + i * a_rs, a_rs, a_cs, B, b_rs, b_cs, packed,
+                     bias, (real *)C + i * ldc, ldc, scratch);
+    }
+}
+
+#endif
