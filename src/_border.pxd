@@ -2,6 +2,7 @@
 
 from bpfast._step cimport (
     tile_activation,
+    tile_function,
     tile_link,
     tile_loss,
     tile_optimizer,
@@ -15,6 +16,7 @@ ctypedef fused Row:
     tile_link
     tile_optimizer
     tile_penalty
+    tile_function
 
 cdef const tile_table* table(int item_size) except NULL
 cdef const Row* find(const Row* rows, str name) except NULL

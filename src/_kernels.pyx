@@ -17,6 +17,7 @@ from bpfast._step cimport (
     scratch_bytes,
     share,
     tile_activation,
+    tile_function,
     tile_link,
     tile_loss,
     tile_table,
@@ -282,3 +283,24 @@ def multiply_adds(int item_size, Py_ssize_t rounds, int threads):
                           use_threads_if=threads > 1):
             made = t.multiply_add_rounds(rounds)
     return made
+
+
+def elementary(str name, X, Y):
+    """Y = name(X), both (n,): the elementary functions, for their tests."""
+    cdef Py_ssize_t n = X.size
+    cdef int size = X.dtype.itemsize
+    cdef const tile_table* t = table(size)
+    cdef const tile_function* f = find(t.functions, name)
+    cdef View x = View(X, n, size), y = View(Y, n, size, True)
+    with nogil:
+        f.apply(n, x.data, y.data)
+
+
+def elementary_ulp():
+    """The elementary functions, and the maximum error in ulp that each states."""
+    cdef const tile_function* f = table(8).functions
+    stated = {}
+    while f.name != NULL:
+        stated[f.name.decode()] = f.max_ulp
+        f += 1
+    return stated

@@ -41,6 +41,10 @@ cdef extern from "tiles/tiles.h" nogil:
         const char* name
         int needs_norm
         void (*prepare)(double alpha, double mix, double norm, tile_update* u) noexcept nogil
+    ctypedef struct tile_function:
+        const char* name
+        double max_ulp
+        void (*apply)(Py_ssize_t n, const void* X, void* Y) noexcept nogil
     ctypedef struct tile_table:
         const char* isa
         int item_size
@@ -67,6 +71,7 @@ cdef extern from "tiles/tiles.h" nogil:
         const tile_link* links
         const tile_optimizer* optimizers
         const tile_penalty* penalties
+        const tile_function* functions
 
 cdef extern from "team.h" nogil:
     enum: BP_OPENMP

@@ -5,7 +5,12 @@
 #include <string.h>
 
 #define DECLARE(isa) extern const tile_table tiles_##isa##_f32, tiles_##isa##_f64;
+#ifdef BUILT_BASELINE
 DECLARE(baseline)
+#endif
+#ifdef BUILT_NEON
+DECLARE(neon)
+#endif
 #ifdef BUILT_AVX2
 DECLARE(avx2)
 #endif
@@ -73,7 +78,13 @@ static const choice choices[] = {
 #ifdef BUILT_AVX2
     ROW(avx2, has_avx2)
 #endif
-    ROW(baseline, always){NULL, NULL, NULL, NULL}};
+#ifdef BUILT_NEON
+    ROW(neon, always)
+#endif
+#ifdef BUILT_BASELINE
+    ROW(baseline, always)
+#endif
+    {NULL, NULL, NULL, NULL}};
 
 const char *bp_isa_name(int i) {
     for (const choice *c = choices; c->name; c++)

@@ -50,9 +50,9 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
     V acc[TILE_ROWS][ROW_VECTORS], b[ROW_VECTORS];
     const ptrdiff_t last = n - (nv - 1) * LANES;
 #define LOAD(p, v) (whole || (v) < nv - 1 ? v_load(p) : v_load_partial(p, last))
-#pragma GCC unroll 12
+    UNROLL(12)
     for (int r = 0; r < mr; r++) {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int v = 0; v < nv; v++) {
             if (from == FROM_ZERO) acc[r][v] = (V){0};
             else if (from == FROM_BIAS) acc[r][v] = LOAD(bias + v * LANES, v);
@@ -61,7 +61,7 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
     }
     if (depth >= PREFETCH_DEPTH && ldc * (ptrdiff_t)sizeof(real) >= PREFETCH_STRIDE) {
         /* The tile below this one: its rows may be pages apart. */
-#pragma GCC unroll 12
+        UNROLL(12)
         for (int r = 0; r < mr; r++) {
             __builtin_prefetch(C + (mr + r) * ldc, 1, 2);
             if (nv > 1) __builtin_prefetch(C + (mr + r) * ldc + LANES, 1, 2);
@@ -69,24 +69,24 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
     }
     const ptrdiff_t rs = along_rows ? 1 : a_rs, cs = along_rows ? a_cs : 1;
     for (ptrdiff_t k = 0; k < depth; k++) {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int v = 0; v < nv; v++) {
             b[v] = LOAD(B + v * LANES, v);
             /* The same row of the columns behind these: B's rows may be pages apart. */
             if (whole == AHEAD) __builtin_prefetch(B + (nv + v) * LANES, 0, 2);
         }
-#pragma GCC unroll 12
+        UNROLL(12)
         for (int r = 0; r < mr; r++) {
             const V a = v_set(A[r * rs]);
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int v = 0; v < nv; v++) acc[r][v] = v_fma(a, b[v], acc[r][v]);
         }
         A += cs;
         B += ldb;
     }
-#pragma GCC unroll 12
+    UNROLL(12)
     for (int r = 0; r < mr; r++) {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int v = 0; v < nv; v++) {
             if (whole || v < nv - 1) v_store(C + r * ldc + v * LANES, acc[r][v]);
             else v_store_partial(C + r * ldc + v * LANES, acc[r][v], last);
@@ -103,19 +103,19 @@ ALWAYS_INLINE void half_tile(const int mr, const int along_rows, ptrdiff_t n, pt
                              ptrdiff_t ldb, int from, const real *bias, real *C, ptrdiff_t ldc) {
     H acc[TILE_ROWS];
     const ptrdiff_t rs = along_rows ? 1 : a_rs, cs = along_rows ? a_cs : 1;
-#pragma GCC unroll 12
+    UNROLL(12)
     for (int r = 0; r < mr; r++) {
         if (from == FROM_ZERO) acc[r] = (H){0};
         else acc[r] = h_load_partial(from == FROM_BIAS ? bias : C + r * ldc, n);
     }
     for (ptrdiff_t k = 0; k < depth; k++) {
         const H b = h_load_partial(B, n);
-#pragma GCC unroll 12
+        UNROLL(12)
         for (int r = 0; r < mr; r++) acc[r] = h_fma(h_set(A[r * rs]), b, acc[r]);
         A += cs;
         B += ldb;
     }
-#pragma GCC unroll 12
+    UNROLL(12)
     for (int r = 0; r < mr; r++) h_store_partial(C + r * ldc, acc[r], n);
 }
 #define TILE_HALF(mr)                                                                           \
@@ -206,14 +206,14 @@ static void pack_transposed(ptrdiff_t depth, ptrdiff_t n, const real *Bt, ptrdif
             const real *source = Bt + c * ldb + k;
             real *target = panel + k * TILE_COLUMNS + c;
             if (c + LANES <= n && k + LANES <= depth) {
-#pragma GCC unroll 16
+                UNROLL(16)
                 for (int i = 0; i < LANES; i++) {
                     x[i] = v_load(source + i * ldb);
                     /* The panel behind this one. */
                     __builtin_prefetch(source + (TILE_COLUMNS + i) * ldb, 0, 2);
                 }
                 v_transpose(x);
-#pragma GCC unroll 16
+                UNROLL(16)
                 for (int i = 0; i < LANES; i++) v_store(target + i * TILE_COLUMNS, x[i]);
             } else {
                 const ptrdiff_t deep = depth - k < LANES ? depth - k : LANES;
@@ -255,7 +255,7 @@ static int all_finite(ptrdiff_t n, const void *x_) {
     V odd[4] = {{0}};
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES)
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int v = 0; v < 4; v++) {
             const V a = v_load(x + i + v * LANES);
             odd[v] += a - a;
@@ -270,10 +270,10 @@ static int all_finite(ptrdiff_t n, const void *x_) {
 static double multiply_add_rounds(ptrdiff_t n) {
     V acc[TILE_ROWS * 2];
     const V a = v_set((real)0.5), b = v_set(1);
-#pragma GCC unroll 24
+    UNROLL(24)
     for (int i = 0; i < TILE_ROWS * 2; i++) acc[i] = v_set((real)i);
     for (ptrdiff_t k = 0; k < n; k++) {
-#pragma GCC unroll 24
+        UNROLL(24)
         for (int i = 0; i < TILE_ROWS * 2; i++) {
             acc[i] = v_fma(acc[i], a, b);
             /* Kept in its register, and not folded with the rounds before. */

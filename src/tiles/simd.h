@@ -30,6 +30,12 @@ typedef int32_t ireal;
 #define SIMD_PREFIX _mm_
 #endif
 
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#define TILES_NEON 1
+#else
+#define TILES_NEON 0
+#endif
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #define SIMD_X86 1
@@ -42,8 +48,32 @@ typedef int32_t ireal;
 #define SIMD_EXPAND(prefix, name, suffix) SIMD_PASTE(prefix, name, suffix)
 /* The intrinsic called `name` for this build's width and dtype. */
 #define SIMD(name) SIMD_EXPAND(SIMD_PREFIX, name, SIMD_SUFFIX)
+#elif TILES_NEON
+#include <arm_neon.h>
+#define SIMD_X86 0
+/* The intrinsic called `name` for this build's dtype. */
+#if REAL_IS_DOUBLE
+#define NEON(name) name##_f64
+#else
+#define NEON(name) name##_f32
+#endif
 #else
 #define SIMD_X86 0
+#endif
+
+/* Whether v_fma rounds once. */
+#if defined(__FMA__) || TILES_NEON
+#define SIMD_FMA 1
+#else
+#define SIMD_FMA 0
+#endif
+
+/* Before a loop of at most n rounds: all of them are written out. */
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define UNROLL(n) PRAGMA(clang loop unroll(full))
+#else
+#define UNROLL(n) PRAGMA(GCC unroll n)
 #endif
 
 #define LANES (VECTOR_BYTES / (REAL_IS_DOUBLE ? 8 : 4))
@@ -57,6 +87,8 @@ typedef real VUnaligned
 static inline V v_set(real x) {
 #if SIMD_X86
     return SIMD(set1)(x);
+#elif TILES_NEON
+    return NEON(vdupq_n)(x);
 #else
     V v;
     for (int i = 0; i < LANES; i++) v[i] = x;
@@ -93,7 +125,7 @@ static inline V v_load_partial(const real *p, ptrdiff_t n) {
     return SIMD(maskload)(p, (__m256i)v_first_lanes(n));
 #else
     V v = {0};
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int i = 0; i < LANES; i++)
         if (i < n) v[i] = p[i];
     return v;
@@ -115,7 +147,9 @@ static inline void v_store_partial(real *p, V v, ptrdiff_t n) {
 
 /* a * b + c: rounded once where the instruction set has FMA, otherwise twice. */
 static inline V v_fma(V a, V b, V c) {
-#ifdef __FMA__
+#if TILES_NEON
+    return NEON(vfmaq)(c, a, b);
+#elif SIMD_FMA
     return SIMD(fmadd)(a, b, c);
 #else
     return a * b + c;
@@ -124,7 +158,9 @@ static inline V v_fma(V a, V b, V c) {
 
 /* c - a * b: rounded once where the instruction set has FMA, otherwise twice. */
 static inline V v_fnma(V a, V b, V c) {
-#ifdef __FMA__
+#if TILES_NEON
+    return NEON(vfmsq)(c, a, b);
+#elif SIMD_FMA
     return SIMD(fnmadd)(a, b, c);
 #else
     return c - a * b;
@@ -167,6 +203,10 @@ static inline V v_select(VI mask, V a, V b) {
     return (V)_mm512_ternarylogic_epi64((__m512i)mask, (__m512i)a, (__m512i)b, 0xca);
 #elif VECTOR_BYTES == 32
     return SIMD(blendv)(b, a, (V)mask);
+#elif TILES_NEON && REAL_IS_DOUBLE
+    return vbslq_f64((uint64x2_t)mask, a, b);
+#elif TILES_NEON
+    return vbslq_f32((uint32x4_t)mask, a, b);
 #else
     return (V)((mask & (VI)a) | (~mask & (VI)b));
 #endif
@@ -180,6 +220,8 @@ static inline int v_any(VI mask) {
     return _mm512_movepi32_mask((__m512i)mask) != 0;
 #elif SIMD_X86
     return SIMD(movemask)((V)mask) != 0;
+#elif TILES_NEON
+    return vmaxvq_u32((uint32x4_t)mask) != 0;
 #else
     ireal any = 0;
     for (int i = 0; i < LANES; i++) any |= mask[i];
@@ -187,13 +229,24 @@ static inline int v_any(VI mask) {
 #endif
 }
 
+#if !SIMD_X86
+/* v_select behind Clang's back, which would make a maximum of a comparison and a select though the
+   two differ at zeros of unlike signs. */
+static inline V v_choose(VI mask, V a, V b) {
+#if TILES_NEON && defined(__clang__)
+    __asm__("" : "+w"(mask));
+#endif
+    return v_select(mask, a, b);
+}
+#endif
+
 /* a > b ? a : b, so b where they compare equal or either is NaN: pass the operand whose NaN must
-   come out second, as in v_max(v_set(0), x). */
+   come out second, as in v_max(v_set(0), x). NEON's own maximum would spread either's NaN. */
 static inline V v_max(V a, V b) {
 #if SIMD_X86
     return SIMD(max)(a, b);
 #else
-    return v_select(a > b, a, b);
+    return v_choose(a > b, a, b);
 #endif
 }
 
@@ -202,7 +255,7 @@ static inline V v_min(V a, V b) {
 #if SIMD_X86
     return SIMD(min)(a, b);
 #else
-    return v_select(a < b, a, b);
+    return v_choose(a < b, a, b);
 #endif
 }
 
@@ -221,6 +274,8 @@ static inline V v_copysign(V a, V b) { return (V)((VI)v_abs(a) | v_sign_bit(b));
 static inline V v_sqrt(V a) {
 #if SIMD_X86
     return SIMD(sqrt)(a);
+#elif TILES_NEON
+    return NEON(vsqrtq)(a);
 #elif REAL_IS_DOUBLE
     for (int i = 0; i < LANES; i++) a[i] = __builtin_sqrt(a[i]);
     return a;
@@ -253,14 +308,14 @@ static inline V v_sqrt(V a) {
 /* x (LANES rows of a square) <- its transpose: log2(LANES) rounds of zipping the two halves. */
 static inline __attribute__((always_inline)) void v_transpose(V *x) {
     V y[LANES];
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int round = 1; round < LANES; round *= 2) {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int i = 0; i < LANES / 2; i++) {
             y[2 * i] = ZIP(x[i], x[i + LANES / 2], ZIP_LOW);
             y[2 * i + 1] = ZIP(x[i], x[i + LANES / 2], ZIP_HIGH);
         }
-#pragma GCC unroll 16
+        UNROLL(16)
         for (int i = 0; i < LANES; i++) x[i] = y[i];
     }
 }

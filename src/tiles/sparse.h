@@ -46,22 +46,22 @@ ALWAYS_INLINE void sparse_strip(const int nv, const int whole, ptrdiff_t m, ptrd
         ptrdiff_t count;
         const int64_t first = csr_row(X, r, &count), *k = X->indices + first;
         const real *x = (const real *)X->values + first;
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int v = 0; v < nv; v++) acc[v] = bias ? LOAD(bias + v * LANES, v) : (V){0};
         for (ptrdiff_t p = 0; p < count; p++) {
             const V a = v_set(x[p]);
             const real *b = B + k[p] * ldb;
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int v = 0; v < nv; v++) acc[v] = v_fma(a, LOAD(b + v * LANES, v), acc[v]);
         }
         VI turned = {0};
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int v = 0; v < nv; v++) turned |= v_bits(acc[v]) == minus_zero;
         if (__builtin_expect(v_any(turned), 0)) {
             sparse_row_with_zeros(n, depth, count, k, x, B, ldb, bias, C);
             continue;
         }
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int v = 0; v < nv; v++) {
             if (whole || v < nv - 1) v_store(C + v * LANES, acc[v]);
             else v_store_partial(C + v * LANES, acc[v], last);

@@ -1,6 +1,7 @@
 /* The tiles of one instruction set and dtype. Built once for each, with ISA (a name such as avx2)
    and REAL_IS_DOUBLE defined; everything but the table is static. */
 #include "activations.h"
+#include "functions.h"
 #include "gemm.h"
 #include "losses.h"
 #include "optimizers.h"
@@ -38,4 +39,5 @@ const tile_table TABLE = {
     .links = link_table,
     .optimizers = optimizer_table,
     .penalties = penalty_table,
+    .functions = function_table,
 };

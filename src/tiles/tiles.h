@@ -76,6 +76,13 @@ typedef struct {
     void (*prepare)(double alpha, double mix, double norm, tile_update *u);
 } tile_penalty;
 
+/* Y = f(X), both (n,), Y may be X; max_ulp: the stated maximum error. */
+typedef struct {
+    const char *name;
+    double max_ulp;
+    void (*apply)(ptrdiff_t n, const void *X, void *Y);
+} tile_function;
+
 typedef struct {
     const char *isa;
     int item_size;
@@ -113,6 +120,7 @@ typedef struct {
     const tile_link *links;
     const tile_optimizer *optimizers;
     const tile_penalty *penalties;
+    const tile_function *functions;
 } tile_table;
 
 /* Each list of a table ends with a row whose name is NULL. */

@@ -1,6 +1,7 @@
 /* Elementary functions over the vectors of simd.h. Every lane goes through the same operations in
    the same order at any width, so builds with FMA agree bit for bit; there is no scalar tail, no
-   approximate reciprocal and no call into libm. The polynomials are minimax fits. */
+   approximate reciprocal and no call into libm. The polynomials are minimax fits; the maximum errors
+   are stated in functions.h. */
 #ifndef TILES_VMATH_H
 #define TILES_VMATH_H
 
@@ -29,11 +30,7 @@ static inline __attribute__((always_inline)) V v_poly(V x, const real *c, int n)
     V square = x * x;
     int i = (n - 1) & ~1;
     V p = v_pair(x, c, i, n);
-#if defined(__clang__)
-#pragma unroll
-#else
-#pragma GCC unroll 16
-#endif
+    UNROLL(16)
     for (i -= 2; i >= 0; i -= 2) p = v_fma(p, square, v_pair(x, c, i, n));
     return p;
 }
@@ -141,10 +138,10 @@ static inline V v_exp_below(V x) {
     return m * v_power_of_two(half) * v_power_of_two(n - half);
 }
 
-/* e^x, subnormal results included; max error measured: 1.03 ulp (float), 1.02 ulp (double). */
+/* e^x, subnormal results included. */
 static inline V v_exp(V x) { return v_exp_below(v_min(v_set(EXP_MAX), x)); }
 
-/* e^x - 1; max error measured: 1.73 ulp (float), 1.74 ulp (double), 1.82 without FMA. */
+/* e^x - 1. */
 static inline V v_expm1(V x) {
     VU n;
     V clamped = v_max(v_set(EXPM1_MIN), v_min(v_set(EXP_MAX), x));
@@ -186,7 +183,7 @@ static inline V v_log_specials(V y, V a) {
     return v_select(a < V_INF, y, a);
 }
 
-/* log(x), subnormal x included; max error measured: 0.82 ulp (float), 0.85 ulp (double). */
+/* log(x), subnormal x included. */
 static inline V v_log(V x) {
     const V offset = v_set(REAL_MAX_EXPONENT), shift = v_set(REAL_MANTISSA_BITS);
     VI tiny = x < v_set(MIN_NORMAL);
@@ -197,7 +194,7 @@ static inline V v_log(V x) {
     return v_log_specials(y, x);
 }
 
-/* log(1 + x); max error measured: 1.39 ulp (float), 1.37 ulp (double). */
+/* log(1 + x). */
 static inline V v_log1p(V x) {
     const V one = v_set(1);
     V u = one + x, x_part = u - one;
@@ -211,8 +208,7 @@ static inline V v_log1p(V x) {
     return v_select(x == v_set(0), x, v_log_specials(y, u));
 }
 
-/* tanh(x) = m / (m + 2) with m = e^2|x| - 1; max error measured: 1.69 ulp (float),
-   1.70 ulp (double), 2.40 without FMA. */
+/* tanh(x) = m / (m + 2) with m = e^2|x| - 1. */
 static inline V v_tanh(V x) {
     const V two = v_set(2);
     VU n;
@@ -227,7 +223,7 @@ static inline V v_tanh(V x) {
     return v_copysign(q, x);
 }
 
-/* erf(x); max error measured: 1.12 ulp (float), 1.19 ulp (double), 1.36 without FMA. */
+/* erf(x). */
 static inline V v_erf(V x) {
     V a = v_min(v_set(ERF_MAX), v_abs(x));
     V inner = v_fma(a, POLY(a * a, ERF_C), a);
@@ -241,7 +237,7 @@ static inline V v_erf(V x) {
 
 /* What a * a lost when it was rounded to `square`. */
 static inline V v_square_error(V a, V square) {
-#ifdef __FMA__
+#if SIMD_FMA
     return v_fma(a, a, -square);
 #else
     /* The high half of the mantissa has an exact square, and an exact product with the rest. */
@@ -251,8 +247,7 @@ static inline V v_square_error(V a, V square) {
 #endif
 }
 
-/* The normal distribution function, for z < 0 to a small relative error and falling to subnormals;
-   max error measured: 3.63 ulp (float), 4.26 ulp (double); 4.75 and 5.30 without FMA. */
+/* The normal distribution function, for z < 0 to a small relative error and falling to subnormals. */
 static inline V v_normal_cdf(V z) {
     const V one = v_set(1), half = v_set((real)0.5), center = v_set(CDF_CENTER);
     V a = v_min(v_set(CDF_MAX), v_abs(z)), square = a * a;
@@ -271,16 +266,14 @@ static inline V v_normal_cdf(V z) {
     return v_select(z < v_set(0), tail, one - tail);
 }
 
-/* 1 / (1 + e^-x), falling to subnormals as e^x does; max error measured: 2.26 ulp (float),
-   2.35 ulp (double). */
+/* 1 / (1 + e^-x), falling to subnormals as e^x does. */
 static inline V v_sigmoid(V x) {
     const V one = v_set(1);
     V e = v_exp_below(-v_abs(x));
     return v_select(x < v_set(0), e, one) / (one + e);
 }
 
-/* log(1 + e^x) = max(x, 0) + 2 atanh(e / (2 + e)) with e = e^-|x|; max error measured:
-   2.68 ulp (float), 2.75 ulp (double). */
+/* log(1 + e^x) = max(x, 0) + 2 atanh(e / (2 + e)) with e = e^-|x|. */
 static inline V v_softplus(V x) {
     V e = v_exp_below(-v_abs(x));
     V t = (e + e) / (v_set(2) + e), z = t * t;
