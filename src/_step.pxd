@@ -193,8 +193,8 @@ cdef struct Run:
     team_barrier barrier
     team_pace pace
     bint together           # whether the whole team makes the next step
-    Py_ssize_t alone_to     # the step that the first thread came to alone
-    bint alone_more         # and whether to go on
+    Py_ssize_t step         # the next one
+    bint more               # whether there is to be one
     int want_input_delta
     int stop
     int (*poll)(void* context) noexcept nogil

@@ -453,51 +453,52 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
     if w.me == 0:
         r.steps = step + 1
         if team > 1:
-            # All read it behind the barrier; the first thread, alone, goes by the pace itself.
-            pace_step(&r.pace, team_clock())
-            r.together = pace_together(&r.pace)
+            # All read it behind the barrier.
+            keep_pace(r)
     team_wait(&r.barrier, team)
     tick(w, TIMES * r.n_ops + TIME_WAITING)
     return isfinite(r.batch_loss[step])
 
 
-cdef void train(Run* r, Worker* w, int team) noexcept nogil:
-    """The steps of an epoch, up to a loss that is not finite or an interrupt.
+cdef void train(Run* r, Worker* w, int team, Py_ssize_t n_steps) noexcept nogil:
+    """Steps of an epoch, up to the last, to a loss that is not finite or an interrupt.
 
-    The pace says whether the team makes a step or the first thread alone, while the others sleep.
+    A pace of the team's kind ends where the other kind begins: see `pace.h`.
     """
-    cdef Py_ssize_t step = 0, n_steps = (r.n + r.batch_size - 1) // r.batch_size
-    cdef bint more = True
+    cdef Py_ssize_t step = r.step
+    cdef bint more = True, together = r.together
     w.since = team_clock()
     w.turns = 0
-    while more and step < n_steps:
-        if team == 1 or r.together:
-            more = train_step(r, w, step, team)
-            step += 1
-            continue
-        if w.me == 0:
-            while more and step < n_steps and not pace_together(&r.pace):
-                more = train_step(r, w, step, 1)
-                pace_step(&r.pace, team_clock())
-                step += 1
-            r.alone_to, r.alone_more = step, more
-        team_wait(&r.barrier, team)
-        step, more = r.alone_to, r.alone_more
-        if w.me == 0:
-            r.together = 1
-        team_wait(&r.barrier, team)
+    while more and step < n_steps and r.together == together:
+        more = train_step(r, w, step, team)
+        step += 1
+        if team == 1 and r.n_threads > 1:
+            keep_pace(r)
+    if w.me == 0:
+        # All others have read it, before the barriers of a step.
+        r.step, r.more = step, more
+
+
+cdef void keep_pace(Run* r) noexcept nogil:
+    """The first thread tells the time of a step."""
+    pace_step(&r.pace, team_clock())
+    r.together = pace_together(&r.pace)
 
 
 cdef void run_train(Run* r) noexcept nogil:
-    """An epoch: one parallel region, or none for one thread."""
+    """An epoch: one parallel region as long as the team is faster than its first thread alone."""
+    cdef Py_ssize_t n_steps = (r.n + r.batch_size - 1) // r.batch_size
     r.polled = team_clock()
-    pace_start(&r.pace, r.polled, r.n_threads, r.batch_size)
-    r.together = pace_together(&r.pace)
-    if r.n_threads == 1:
-        train(r, &r.workers[0], 1)
-        return
-    with nogil, parallel(num_threads=r.n_threads):
-        train(r, &r.workers[threadid()], team_size())
+    r.step, r.more, r.together = 0, True, False
+    if r.n_threads > 1:
+        pace_start(&r.pace, r.polled, r.n_threads, r.batch_size)
+        r.together = pace_together(&r.pace)
+    while r.more and r.step < n_steps:
+        if not r.together:
+            train(r, &r.workers[0], 1, n_steps)
+            continue
+        with nogil, parallel(num_threads=r.n_threads):
+            train(r, &r.workers[threadid()], team_size(), n_steps)
 
 
 cdef void run_forward(Run* r) noexcept nogil:

@@ -1,47 +1,42 @@
 /* Whether a step is made by the team or by its first thread alone: what has lately been faster.
 
    Two threads are not always faster than one: a stranger may hold one of the cores, or the work
-   may be too small on this machine. The first thread times the steps of both ways in windows and
-   goes the better one, looking again when its own way slows down, and now and then in any case.
-   Which way is taken changes no bit of the result. */
+   may be too small on this machine. The first thread knows its best time of a step alone, and times
+   the team in windows: one that was slower than that sends the team to sleep for a while, longer
+   each time. Which way is taken changes no bit of the result. */
 #ifndef BPFAST_PACE_H
 #define BPFAST_PACE_H
 
 #include <stddef.h>
 
-/* A window has at least so many steps and seconds; a look at the other way is over sooner. */
-#define PACE_STEPS 4
-#define PACE_SECONDS 4e-3
-#define PACE_LOOK_STEPS 2
-#define PACE_LOOK_SECONDS 1e-3
-/* From a look to the next: at first, and at most, with each that changes nothing twice as long. */
-#define PACE_HOLD_SECONDS 0.1
-#define PACE_HOLD_MOST 3.0
-/* A look costs at most this share of the time between two. */
-#define PACE_LOOK_SHARE 0.02
-/* Steps this long are not spent on a look: threads share a core in slices of a few milliseconds,
-   and over many of those both get their part. */
+/* A window has at least so many steps and seconds: alone, together. */
+#define PACE_ALONE_STEPS 2
+#define PACE_ALONE_SECONDS 1e-3
+#define PACE_TEAM_STEPS 4
+#define PACE_TEAM_SECONDS 4e-3
+/* The team sleeps so long at first and at most, and no try takes more than this share of the time. */
+#define PACE_SLEEP_SECONDS 0.05
+#define PACE_SLEEP_MOST 10.0
+#define PACE_TRY_SHARE 0.02
+/* Steps this long are the team's: over many slices of the scheduler every thread gets its part. */
 #define PACE_LONG_STEP 0.05
-/* This much slower than the window before the last look means that something has changed. */
-#define PACE_SLOWER 1.25
 
 typedef struct {
     int together; /* how the next step is made */
-    int looking;  /* whether that is a look at the other way */
-    int known;    /* whether both ways have been timed */
     int team;
     ptrdiff_t rows;
-    double since;      /* when the step under way began */
-    double seconds;    /* of the window under way */
-    ptrdiff_t steps;   /* of the window under way */
-    double mean[2];    /* seconds a step: alone, together */
-    double held, hold; /* seconds since the last look, and until the next */
+    double since;     /* when the step under way began */
+    double seconds;   /* of the window under way */
+    ptrdiff_t steps;  /* of the window under way */
+    double alone;     /* the best mean of a window alone, seconds a step; 0 for none yet */
+    double sleep;     /* how long the team sleeps next time */
+    double slept;     /* how long it has slept by now */
 } team_pace;
 
 /* Before an epoch with batches of `rows`: what is known stays known while the work stays the same. */
 static inline void pace_start(team_pace *p, double now, int team, ptrdiff_t rows) {
     if (p->team != team || p->rows != rows) {
-        const team_pace fresh = {.together = 1, .team = team, .rows = rows, .hold = PACE_HOLD_SECONDS};
+        const team_pace fresh = {.team = team, .rows = rows, .sleep = PACE_SLEEP_SECONDS};
         *p = fresh;
     }
     p->since = now;
@@ -50,41 +45,41 @@ static inline void pace_start(team_pace *p, double now, int team, ptrdiff_t rows
 /* Whether the team makes the next step. */
 static inline int pace_together(const team_pace *p) { return p->together; }
 
-/* The first thread has made a step. */
-static inline void pace_step(team_pace *p, double now) {
-    p->seconds += now - p->since;
-    p->held += now - p->since;
-    p->steps++;
-    p->since = now;
-    if (p->steps < (p->looking ? PACE_LOOK_STEPS : PACE_STEPS) && p->seconds < PACE_LONG_STEP) return;
-    if (p->seconds < (p->looking ? PACE_LOOK_SECONDS : PACE_SECONDS)) return;
-    const int way = p->together;
-    const double mean = p->seconds / (double)p->steps, cost = p->seconds;
-    const int slower = p->known && !p->looking && mean > PACE_SLOWER * p->mean[way];
-    p->seconds = 0;
-    p->steps = 0;
-    if (p->looking) {
-        p->mean[way] = mean;
-        p->looking = 0;
-        p->known = 1;
-        p->held = 0;
-        if (p->mean[way] >= p->mean[!way]) {
-            p->together = !way;
-            p->hold = 2 * p->hold < PACE_HOLD_MOST ? 2 * p->hold : PACE_HOLD_MOST;
-        } else {
-            p->hold = PACE_HOLD_SECONDS;
-        }
-        if (p->hold < cost / PACE_LOOK_SHARE) p->hold = cost / PACE_LOOK_SHARE;
+/* A window alone is over: the team's turn, if it has slept enough. */
+static inline void pace_alone(team_pace *p, double mean, double seconds) {
+    if (p->alone == 0 || mean < p->alone) p->alone = mean;
+    p->slept -= seconds;
+    p->together = p->slept <= 0;
+}
+
+/* A window together is over: the team stays as long as it is faster. */
+static inline void pace_team(team_pace *p, double mean, double seconds) {
+    if (mean < p->alone || mean > PACE_LONG_STEP) {
+        p->sleep = PACE_SLEEP_SECONDS;
         return;
     }
-    /* Towards the newest, so that one slow window does not speak for all. */
-    if (!p->known || mean < p->mean[way]) p->mean[way] = mean;
-    else p->mean[way] = 0.75 * p->mean[way] + 0.25 * mean;
-    if (mean < PACE_LONG_STEP && (!p->known || slower || p->held >= p->hold)) {
-        p->together = !way;
-        p->looking = 1;
-        if (slower) p->mean[way] = mean;
-    }
+    p->together = 0;
+    if (p->sleep < seconds / PACE_TRY_SHARE) p->sleep = seconds / PACE_TRY_SHARE;
+    if (p->sleep > PACE_SLEEP_MOST) p->sleep = PACE_SLEEP_MOST;
+    p->slept = p->sleep;
+    p->sleep *= 2;
+    /* The best may have been another time's. */
+    p->alone *= 1.05;
+}
+
+/* The first thread has made a step. */
+static inline void pace_step(team_pace *p, double now) {
+    const ptrdiff_t steps = p->together ? PACE_TEAM_STEPS : PACE_ALONE_STEPS;
+    const double least = p->together ? PACE_TEAM_SECONDS : PACE_ALONE_SECONDS;
+    p->seconds += now - p->since;
+    p->since = now;
+    p->steps++;
+    if (p->seconds < least || (p->steps < steps && p->seconds < PACE_LONG_STEP)) return;
+    const double seconds = p->seconds, mean = seconds / (double)p->steps;
+    p->seconds = 0;
+    p->steps = 0;
+    if (p->together) pace_team(p, mean, seconds);
+    else pace_alone(p, mean, seconds);
 }
 
 #endif
