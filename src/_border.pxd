@@ -21,6 +21,7 @@ ctypedef fused Row:
 cdef const tile_table* table(int item_size) except NULL
 cdef const Row* find(const Row* rows, str name) except NULL
 cdef int team_for(double work, int threads) noexcept
+cdef bint by_the_clock() noexcept
 
 cdef class View:
     cdef Py_buffer buffer

@@ -50,7 +50,8 @@ if hasattr(os, "register_at_fork"):
 def work_per_thread(value=None):
     """How many multiply-adds a thread must have to do; with a value, set it and return the old.
 
-    For tests and benchmarks: results do not depend on it.
+    With 0 all threads always work, whatever the clock says of their pace. For tests and
+    benchmarks: results do not depend on it.
     """
     global worth_a_thread
     old = worth_a_thread
@@ -142,6 +143,8 @@ cdef int team_for(double work, int threads) noexcept:
     """How many threads this many multiply-adds deserve."""
     if forked or not BP_OPENMP or work <= worth_a_thread:
         return 1
+    if worth_a_thread == 0:
+        return threads
     return <int>min(<double>threads, work / worth_a_thread)
 
 
@@ -153,6 +156,11 @@ def all_finite(array):
     with nogil:
         finite = t.all_finite(v.size, v.data)
     return finite
+
+
+cdef bint by_the_clock() noexcept:
+    """Whether the pace decides if the team makes a step."""
+    return worth_a_thread > 0
 
 
 # ---- memory

@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 from bpfast._batch cimport permutation
-from bpfast._border cimport Arena, View, find, table, team_for
+from bpfast._border cimport Arena, View, by_the_clock, find, table, team_for
 from bpfast._step cimport (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
@@ -323,6 +323,7 @@ cdef class Core:
         """How many threads this much work deserves, and a clean slate; `finish` must follow."""
         self.busy = True
         self.run.n_threads = team_for(rows * self.multiply_adds * passes, self.threads)
+        self.run.paced = by_the_clock()
         self.run.stop = 0
         self.run.steps = 0
         self.run.poll = poll

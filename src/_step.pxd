@@ -36,7 +36,8 @@ cdef extern from "tiles/tiles.h" nogil:
         void (*prepare)(const double* h, double learning_rate, double t,
                         tile_update* u) noexcept nogil
         void (*update)(const tile_update* u, Py_ssize_t m, Py_ssize_t n, void* W, Py_ssize_t ldw,
-                       const void* G, Py_ssize_t ldg, void* S0, void* S1) noexcept nogil
+                       const void* G, Py_ssize_t ldg, const void* A, void* S0,
+                       void* S1) noexcept nogil
     ctypedef struct tile_penalty:
         const char* name
         int needs_norm
@@ -191,6 +192,7 @@ cdef struct Run:
     int n_threads
     Worker* workers
     team_barrier barrier
+    bint paced              # whether the pace decides who makes a step
     team_pace pace
     bint together           # whether the whole team makes the next step
     Py_ssize_t step         # the next one

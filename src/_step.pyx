@@ -270,8 +270,8 @@ cdef tile_update weights_update(Run* r, Worker* w, Py_ssize_t op) noexcept nogil
 
 
 cdef void update(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n,
-                 Py_ssize_t ldw, const char* G, Py_ssize_t ldg) noexcept nogil:
-    """Parameters (m, n) from `offset` on, and their state, by a gradient tile."""
+                 Py_ssize_t ldw, const char* G, Py_ssize_t ldg, const char* A) noexcept nogil:
+    """Parameters (m, n) from `offset` on, and their state, by a gradient tile or A (m,) G (n,)."""
     cdef const tile_table* t = r.tiles
     cdef char* s0 = NULL
     cdef char* s1 = NULL
@@ -279,7 +279,8 @@ cdef void update(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, Py_ssi
         s0 = at(r.state0, offset, t)
     if r.optimizer.n_states > 1:
         s1 = at(r.state1, offset, t)
-    r.optimizer.update(u, m, n, at(r.parameters, offset, t), ldw, G, ldg, s0, s1)
+    r.optimizer.update(u, m, n, at(r.parameters, offset, t), ldw, G, ldg, A, s0,
+                       s1)
 
 
 cdef void fetch(Run* r, Op* op, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
@@ -335,6 +336,10 @@ cdef void gradient_task(Run* r, Worker* w, Task* task, Py_ssize_t rows) noexcept
     cdef tile_update u
     if r.gradient == NULL:
         u = weights_update(r, w, task.op)
+        if rows == 1 and task.n >= PANEL_COLUMNS and (
+                op.source > 0 or r.columns.indptr == NULL):
+            update_outer(r, w, op, task, &u)
+            return
     while stop > task.i:
         i = task.i + (stop - task.i - 1) // op.strip * op.strip
         if r.gradient == NULL:
@@ -356,6 +361,16 @@ cdef void gradient_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py
         db = at(r.gradient, op.b + task.j, t)
     strip_gradient(r, w, op, task, i, m, rows, at(r.gradient, op.W + i * op.n_out + task.j, t),
                    op.n_out, db)
+
+
+cdef void update_outer(Run* r, Worker* w, Op* op, Task* task, tile_update* u) noexcept nogil:
+    """The update of a block for a batch of one row: dW is an outer product, and never written."""
+    cdef const tile_table* t = r.tiles
+    cdef const char* D = at(w.tape.D[op.target], task.j, t)
+    update(r, u, op.W + task.i * op.n_out + task.j, task.m, task.n, op.n_out, D, 0,
+           at(w.tape.A[op.source], task.i, t))
+    if task.i == 0 and op.b >= 0:
+        update(r, &w.of_biases, op.b + task.j, 1, task.n, 0, D, 0, NULL)
 
 
 cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
@@ -380,11 +395,11 @@ cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_s
         c += wide
     if task.n == op.n_out:
         # Whole rows lie behind each other, in W as in dW.
-        update(r, u, offset, 1, m * task.n, 0, dW, 0)
+        update(r, u, offset, 1, m * task.n, 0, dW, 0, NULL)
     else:
-        update(r, u, offset, m, task.n, op.n_out, dW, task.n)
+        update(r, u, offset, m, task.n, op.n_out, dW, task.n, NULL)
     if i == 0 and db != NULL:
-        update(r, &w.of_biases, op.b + task.j, 1, task.n, 0, db, 0)
+        update(r, &w.of_biases, op.b + task.j, 1, task.n, 0, db, 0, NULL)
 
 
 cdef void gradient_tasks(Run* r, Worker* w, Py_ssize_t step, Py_ssize_t rows,
@@ -484,7 +499,7 @@ cdef void train(Run* r, Worker* w, int team, Py_ssize_t n_steps) noexcept nogil:
 cdef void keep_pace(Run* r) noexcept nogil:
     """The first thread tells the time of a step."""
     pace_step(&r.pace, team_clock())
-    r.together = pace_together(&r.pace)
+    r.together = not r.paced or pace_together(&r.pace)
 
 
 cdef void run_train(Run* r) noexcept nogil:
@@ -494,7 +509,7 @@ cdef void run_train(Run* r) noexcept nogil:
     r.step, r.more, r.together = 0, True, False
     if r.n_threads > 1:
         pace_start(&r.pace, r.polled, r.n_threads, r.batch_size)
-        r.together = pace_together(&r.pace)
+        r.together = not r.paced or pace_together(&r.pace)
     while r.more and r.step < n_steps:
         if not r.together:
             train(r, &r.workers[0], 1, n_steps)
@@ -537,9 +552,11 @@ cdef void run_update(Run* r) noexcept nogil:
         op = &r.ops[i]
         if op.W >= 0:
             u = weights_update(r, w, i)
-            update(r, &u, op.W, 1, op.n_in * op.n_out, 0, at(r.gradient, op.W, r.tiles), 0)
+            update(r, &u, op.W, 1, op.n_in * op.n_out, 0, at(r.gradient, op.W, r.tiles), 0,
+                   NULL)
         if op.b >= 0:
-            update(r, &w.of_biases, op.b, 1, op.n_out, 0, at(r.gradient, op.b, r.tiles), 0)
+            update(r, &w.of_biases, op.b, 1, op.n_out, 0, at(r.gradient, op.b, r.tiles), 0,
+                   NULL)
 
 
 cdef void outputs(Run* r, Worker* w, char* Z, Py_ssize_t block) noexcept nogil:

@@ -22,7 +22,7 @@ DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.fixture(autouse=True)
 def every_thread_works():
     """However small the work: results must not depend on the threads."""
-    old = _border.work_per_thread(1e-9)
+    old = _border.work_per_thread(0)
     yield
     _border.work_per_thread(old)
 

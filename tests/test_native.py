@@ -46,7 +46,7 @@ PENALTIES = {
 
 @pytest.fixture(autouse=True)
 def every_thread_works():
-    old = _border.work_per_thread(1e-9)
+    old = _border.work_per_thread(0)
     yield
     _border.work_per_thread(old)
 
@@ -188,7 +188,7 @@ def test_threads_are_really_used(rng):
     code = (
         "import numpy as np, bpfast as bp\n"
         "from bpfast import _border\n"
-        "_border.work_per_thread(1e-9)\n"
+        "_border.work_per_thread(0)\n"
         "net = bp.Network([bp.Dense(8)], n_inputs=8, loss='squared_error', threads=3)\n"
         "net.fit(np.ones((64, 8)), np.ones((64, 8)), epochs=1)\n"
         "print(sum(line.startswith('Threads:') and int(line.split()[1])"
@@ -336,7 +336,7 @@ def test_a_forked_child_trains_and_does_not_hang(rng):
     code = (
         "import os, numpy as np, bpfast as bp\n"
         "from bpfast import _border\n"
-        "_border.work_per_thread(1e-9)\n"
+        "_border.work_per_thread(0)\n"
         "def train():\n"
         "    net = bp.Network([bp.Dense(9)], n_inputs=9, loss='squared_error', threads=2)\n"
         "    net.fit(np.ones((64, 9)), np.ones((64, 9)), epochs=2)\n"

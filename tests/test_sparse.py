@@ -37,7 +37,7 @@ FORMATS = {
 
 @pytest.fixture(autouse=True)
 def every_thread_works():
-    old = _border.work_per_thread(1e-9)
+    old = _border.work_per_thread(0)
     yield
     _border.work_per_thread(old)
 

@@ -131,10 +131,10 @@ ALWAYS_INLINE V proximal(const int kind, V threshold, V w) {
     return w;
 }
 
-/* One vector of W, S0, S1 by one of G. */
-#define UPDATE_LANES(name, n_states, kind, LOAD, STORE, lanes)                                  \
+/* One vector of W, S0, S1 by one of G, which comes as LOAD_G. */
+#define UPDATE_LANES(name, n_states, kind, LOAD_G, LOAD, STORE, lanes)                          \
     {                                                                                           \
-        const V w = LOAD(W + j, lanes), g = v_fma(decay, w, LOAD(G + j, lanes));                \
+        const V w = LOAD(W + j, lanes), g = v_fma(decay, w, LOAD_G(LOAD, lanes));               \
         V s0 = n_states > 0 ? LOAD(S0 + j, lanes) : ZERO;                                       \
         V s1 = n_states > 1 ? LOAD(S1 + j, lanes) : ZERO;                                       \
         STORE(W + j, proximal(kind, threshold, name##_u(c, weight, w, g, &s0, &s1)), lanes);    \
@@ -143,33 +143,43 @@ ALWAYS_INLINE V proximal(const int kind, V threshold, V w) {
     }
 #define LOAD_WHOLE(p, n) v_load(p)
 #define STORE_WHOLE(p, v, n) v_store(p, v)
+/* From memory, or as a product's only term: a sum that starts from 0 and ends after it. */
+#define GRADIENT(LOAD, lanes) LOAD(G + r * ldg + j, lanes)
+#define OUTER(LOAD, lanes) v_fma(a, LOAD(G + j, lanes), ZERO)
 
 /* The rows of a tile; its constants are kept in registers, which the stores cannot alias. */
-#define OPTIMIZER_ROWS(name, n_states, kind)                                                    \
+#define OPTIMIZER_ROWS(name, n_states, kind, LOAD_G)                                            \
     for (ptrdiff_t r = 0; r < m; r++) {                                                         \
-        const real *G = (const real *)G_ + r * ldg;                                             \
         real *W = (real *)W_ + r * ldw;                                                         \
         real *S0 = n_states > 0 ? (real *)S0_ + r * ldw : NULL;                                 \
         real *S1 = n_states > 1 ? (real *)S1_ + r * ldw : NULL;                                 \
+        const V a = A ? v_set(A[r]) : ZERO;                                                     \
         ptrdiff_t j = 0;                                                                        \
+        (void)a;                                                                                \
         for (; j + LANES <= n; j += LANES)                                                      \
-            UPDATE_LANES(name, n_states, kind, LOAD_WHOLE, STORE_WHOLE, LANES)                  \
-        if (j < n) UPDATE_LANES(name, n_states, kind, v_load_partial, v_store_partial, n - j)   \
+            UPDATE_LANES(name, n_states, kind, LOAD_G, LOAD_WHOLE, STORE_WHOLE, LANES)          \
+        if (j < n)                                                                              \
+            UPDATE_LANES(name, n_states, kind, LOAD_G, v_load_partial, v_store_partial, n - j)  \
+    }
+
+#define OPTIMIZER_KINDS(name, n_states, LOAD_G)                                                 \
+    switch (u->proximal) {                                                                      \
+        case PROXIMAL_SOFT: OPTIMIZER_ROWS(name, n_states, PROXIMAL_SOFT, LOAD_G) break;        \
+        case PROXIMAL_HARD: OPTIMIZER_ROWS(name, n_states, PROXIMAL_HARD, LOAD_G) break;        \
+        default: OPTIMIZER_ROWS(name, n_states, PROXIMAL_NONE, LOAD_G)                          \
     }
 
 #define OPTIMIZER_LOOP(name, n_hyperparameters, n_states)                                       \
     static void name##_update(const tile_update *u, ptrdiff_t m, ptrdiff_t n, void *W_,         \
-                              ptrdiff_t ldw, const void *G_, ptrdiff_t ldg, void *S0_,          \
-                              void *S1_) {                                                      \
+                              ptrdiff_t ldw, const void *G_, ptrdiff_t ldg, const void *A_,     \
+                              void *S0_, void *S1_) {                                           \
         const V decay = v_set((real)u->decay), threshold = v_set((real)u->threshold);           \
         const int weight = u->weight;                                                           \
+        const real *G = G_, *A = A_;                                                            \
         V c[8];                                                                                 \
         for (int i = 0; i < 8; i++) c[i] = v_set((real)u->c[i]);                                \
-        switch (u->proximal) {                                                                  \
-            case PROXIMAL_SOFT: OPTIMIZER_ROWS(name, n_states, PROXIMAL_SOFT) break;            \
-            case PROXIMAL_HARD: OPTIMIZER_ROWS(name, n_states, PROXIMAL_HARD) break;            \
-            default: OPTIMIZER_ROWS(name, n_states, PROXIMAL_NONE)                              \
-        }                                                                                       \
+        if (A) OPTIMIZER_KINDS(name, n_states, OUTER)                                           \
+        else OPTIMIZER_KINDS(name, n_states, GRADIENT)                                          \
     }
 
 /* Asks for W (m, n) of row stride ldw to be brought near. */

@@ -55,6 +55,34 @@ static void gemm_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A
     }
 }
 
+/* C (n,) <- start + a Bt' for one row a (depth,), Bt (n, depth): transposed squares are used as they
+   come. */
+static void row_transposed(ptrdiff_t n, ptrdiff_t depth, const real *a, const real *Bt,
+                           ptrdiff_t ldb, const real *bias, real *C) {
+    V x[LANES];
+    for (ptrdiff_t c = 0; c < n; c += LANES) {
+        const ptrdiff_t count = n - c < LANES ? n - c : LANES;
+        V acc = bias ? load_lanes(bias + c, count) : (V){0};
+        for (ptrdiff_t k = 0; k < depth; k += LANES) {
+            const ptrdiff_t deep = depth - k < LANES ? depth - k : LANES;
+            const real *source = Bt + c * ldb + k;
+            if (count == LANES && deep == LANES) {
+                UNROLL(16)
+                for (int i = 0; i < LANES; i++) x[i] = v_load(source + i * ldb);
+                v_transpose(x);
+                UNROLL(16)
+                for (int i = 0; i < LANES; i++) acc = v_fma(v_set(a[k + i]), x[i], acc);
+            } else {
+                for (int i = 0; i < LANES; i++)
+                    x[i] = i < count ? load_lanes(source + i * ldb, deep) : (V){0};
+                v_transpose(x);
+                for (int i = 0; i < deep; i++) acc = v_fma(v_set(a[k + i]), x[i], acc);
+            }
+        }
+        store_lanes(C + c, acc, count);
+    }
+}
+
 /* Whether the rows of B (depth, n) are better packed for m rows of A. */
 static int worth_packing(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *B, ptrdiff_t b_rs,
                          ptrdiff_t b_cs) {
@@ -93,6 +121,10 @@ static void product_rows(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *
 static void product(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, ptrdiff_t a_rs,
                     ptrdiff_t a_cs, const void *B, ptrdiff_t b_rs, ptrdiff_t b_cs, const void *bias,
                     void *C, ptrdiff_t ldc, void *scratch) {
+    if (m == 1 && a_cs == 1 && b_rs == 1 && b_cs > 1) {
+        row_transposed(n, depth, A, B, b_cs, bias, C);
+        return;
+    }
     const int packed = worth_packing(m, n, depth, B, b_rs, b_cs);
     /* Where A is read down its columns, the lines of a few of them serve all of B. */
     const ptrdiff_t block = packed ? MANY_ROWS : a_rs == 1 ? TILE_ROWS : FEW_ROWS;

@@ -58,14 +58,15 @@ typedef struct {
 } tile_link;
 
 /* prepare: from hyperparameters h, learning rate and step t (from 1) to the constants c and rate.
-   update: W, S0, S1 (m, n) of row stride ldw, in place; G (m, n) of row stride ldg. */
+   update: W, S0, S1 (m, n) of row stride ldw, in place; G (m, n) of row stride ldg, or where A (m,)
+   is given, the outer product of A and G (n,). */
 typedef struct {
     const char *name;
     int n_hyperparameters;
     int n_states;
     void (*prepare)(const double *h, double learning_rate, double t, tile_update *u);
     void (*update)(const tile_update *u, ptrdiff_t m, ptrdiff_t n, void *W, ptrdiff_t ldw,
-                   const void *G, ptrdiff_t ldg, void *S0, void *S1);
+                   const void *G, ptrdiff_t ldg, const void *A, void *S0, void *S1);
 } tile_optimizer;
 
 /* prepare: the penalty's part of an update whose rate is set, from its strength and mix and, where

@@ -261,7 +261,7 @@ static void run_optimizers(void) {
                     if (penalty->name) penalty->prepare(0.3, 0.4, 1.7, &u);
                     if (n % 5) fill(B, m * ldg);
                     else fill_widely(B, m * ldg);
-                    f->update(&u, m, n, A, ldw, B, ldg, C, D);
+                    f->update(&u, m, n, A, ldw, B, ldg, NULL, C, D);
                     for (int i = 0; i < 8; i++) take_double(u.c[i]);
                 }
                 take(A, all);
