@@ -92,29 +92,20 @@ static int worth_packing(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *
            ((uintptr_t)B % (uintptr_t)line != 0 || b_rs * size % line != 0);
 }
 
-/* `product` for at most MANY_ROWS rows. */
-static void product_rows(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
-                         ptrdiff_t a_cs, const real *B, ptrdiff_t b_rs, ptrdiff_t b_cs,
-                         int packed, const real *bias, real *C, ptrdiff_t ldc, real *scratch) {
-    real *copies = scratch + PANEL_DEPTH * TILE_COLUMNS;
-    const int aliased = a_cs == 1 && a_rs * (ptrdiff_t)sizeof(real) % ALIAS_BYTES == 0 &&
-                        m > TILE_ROWS && n > 4 * TILE_COLUMNS;
-    int from = bias ? FROM_BIAS : FROM_ZERO;
-    for (ptrdiff_t k = 0, deep; k < depth; k += deep) {
-        const real *rows = A + k * a_cs;
-        ptrdiff_t rs = a_rs;
-        deep = even_part(depth - k, PANEL_DEPTH);
-        if (aliased) {
-            rs = deep + ALIAS_PAD;
-            copy_rows(m, deep, rows, a_rs, copies, rs);
-            rows = copies;
-        }
-        if (packed)
-            gemm_packed(m, n, deep, rows, rs, a_cs, B + k * b_rs, b_rs, b_cs, from, bias, C, ldc,
-                        scratch);
-        else gemm(m, n, deep, rows, rs, a_cs, B + k * b_rs, b_rs, from, bias, C, ldc);
-        from = FROM_C;
+/* C (m, n) <- start + A B for at most MANY_ROWS rows and PANEL_DEPTH deep. */
+static void product_block(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
+                          ptrdiff_t a_cs, const real *B, ptrdiff_t b_rs, ptrdiff_t b_cs, int packed,
+                          int from, const real *bias, real *C, ptrdiff_t ldc, real *scratch) {
+    if (a_cs == 1 && a_rs * (ptrdiff_t)sizeof(real) % ALIAS_BYTES == 0 && m > TILE_ROWS &&
+        n > 4 * TILE_COLUMNS) {
+        real *copies = scratch + PANEL_DEPTH * TILE_COLUMNS;
+        copy_rows(m, depth, A, a_rs, copies, depth + ALIAS_PAD);
+        A = copies;
+        a_rs = depth + ALIAS_PAD;
     }
+    if (packed)
+        gemm_packed(m, n, depth, A, a_rs, a_cs, B, b_rs, b_cs, from, bias, C, ldc, scratch);
+    else gemm(m, n, depth, A, a_rs, a_cs, B, b_rs, from, bias, C, ldc);
 }
 
 /* C (m, n) <- [bias +] A (m, depth) B (depth, n); one stride of A is 1, and one of B. */
@@ -128,10 +119,16 @@ static void product(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, pt
     const int packed = worth_packing(m, n, depth, B, b_rs, b_cs);
     /* Where A is read down its columns, the lines of a few of them serve all of B. */
     const ptrdiff_t block = packed ? MANY_ROWS : a_rs == 1 ? TILE_ROWS : FEW_ROWS;
-    for (ptrdiff_t i = 0, rows; i < m; i += rows) {
-        rows = even_part(m - i, block);
-        product_rows(rows, n, depth, (const real *)A + i * a_rs, a_rs, a_cs, B, b_rs, b_cs, packed,
-                     bias, (real *)C + i * ldc, ldc, scratch);
+    int from = bias ? FROM_BIAS : FROM_ZERO;
+    for (ptrdiff_t k = 0, deep; k < depth; k += deep) {
+        deep = even_part(depth - k, PANEL_DEPTH);
+        for (ptrdiff_t i = 0, rows; i < m; i += rows) {
+            rows = even_part(m - i, block);
+            product_block(rows, n, deep, (const real *)A + i * a_rs + k * a_cs, a_rs, a_cs,
+                          (const real *)B + k * b_rs, b_rs, b_cs, packed, from, bias,
+                          (real *)C + i * ldc, ldc, scratch);
+        }
+        from = FROM_C;
     }
 }
 
