@@ -148,11 +148,13 @@ cdef class Core:
                 self.run.densify = 1
             if op.n_in < 1 or op.n_out < 1:
                 raise ValueError("a value must have at least one column")
-            op.strip = STRIP_ROWS if op.n_in * op.n_out * self.item_size > NEAR_BYTES else BLOCK_ROWS
             # By division: the product may not fit.
             if (op.W >= 0 and (op.W > size or op.n_out > (size - op.W) // op.n_in)
                     or op.b >= 0 and (op.b > size or op.n_out > size - op.b)):
                 raise ValueError("an op's parameters lie beyond the flat vector")
+            op.strip = BLOCK_ROWS
+            if op.W >= 0 and op.n_in * op.n_out > NEAR_BYTES // self.item_size:
+                op.strip = STRIP_ROWS
         self.allocate_program()
 
     cdef int allocate_program(self) except -1:
