@@ -38,6 +38,8 @@ from bpfast._step cimport (
 
 # Weights of so many bytes stay in a second-level cache, beside their state.
 cdef Py_ssize_t NEAR_BYTES = 131072
+# Multiply-adds of a row from which on its batches may be worth a second thread.
+cdef Py_ssize_t WORTH_SHARING = 4096
 # Multiply-adds that take a few microseconds.
 cdef double SMALL_WORK = 1e5
 # The rules that change neither weight nor state where the gradient is 0.
@@ -168,8 +170,9 @@ cdef class Core:
                 self.multiply_adds += op.n_in * op.n_out
                 if op.source == 0:
                     self.first_multiply_adds += op.n_in * op.n_out
-        # Enough tasks for every thread to get its share.
-        while height > STRIP_ROWS and self.count_tasks(height) < 8 * (self.threads - 1):
+        # Enough tasks for every thread to get its share, of work that is worth sharing.
+        while (self.multiply_adds >= WORTH_SHARING and height > STRIP_ROWS
+               and self.count_tasks(height) < 8 * (self.threads - 1)):
             height //= 2
         self.run.tasks = <Task*>self.program.take(self.count_tasks(height), sizeof(Task))
         self.make_tasks(height)

@@ -2,8 +2,8 @@
 
    Two threads are not always faster than one: a stranger may hold one of the cores, or the work
    may be too small on this machine. The first thread knows its best time of a step alone, and times
-   the team in windows: one that was slower than that sends the team to sleep for a while. Which way
-   is taken changes no bit of the result. */
+   the team in windows: two in a row that were slower send the team to sleep for a while (one may be
+   the end of somebody else's work). Which way is taken changes no bit of the result. */
 #ifndef BPFAST_PACE_H
 #define BPFAST_PACE_H
 
@@ -15,7 +15,7 @@
 #define PACE_TEAM_STEPS 4
 #define PACE_TEAM_SECONDS 4e-3
 /* A try of the team takes at most this share of the time; it sleeps no longer than so. */
-#define PACE_TRY_SHARE 0.01
+#define PACE_TRY_SHARE 0.02
 #define PACE_SLEEP_MOST 5.0
 /* Steps this long are the team's: over many slices of the scheduler every thread gets its part. */
 #define PACE_LONG_STEP 0.05
@@ -28,7 +28,8 @@ typedef struct {
     double seconds;   /* of the window under way */
     ptrdiff_t steps;  /* of the window under way */
     double alone;     /* the best mean of a window alone, seconds a step; 0 for none yet */
-    double awake;     /* when the team is to be tried again */
+    int slower;       /* windows in a row in which the team was */
+    double asleep;    /* seconds of steps until the team is to be tried again */
 } team_pace;
 
 /* Before an epoch with batches of `rows`: what is known stays known while the work stays the same. */
@@ -44,17 +45,23 @@ static inline void pace_start(team_pace *p, double now, int team, ptrdiff_t rows
 static inline int pace_together(const team_pace *p) { return p->together; }
 
 /* A window alone is over: the team's turn, if it has slept enough. */
-static inline void pace_alone(team_pace *p, double mean, double now) {
+static inline void pace_alone(team_pace *p, double mean, double seconds) {
     if (p->alone == 0 || mean < p->alone) p->alone = mean;
-    p->together = now >= p->awake;
+    p->asleep -= seconds;
+    p->together = p->asleep <= 0;
 }
 
 /* A window together is over: the team stays as long as it is faster. */
-static inline void pace_team(team_pace *p, double mean, double seconds, double now) {
-    if (mean < p->alone || mean > PACE_LONG_STEP) return;
-    const double sleep = seconds / PACE_TRY_SHARE;
+static inline void pace_team(team_pace *p, double mean, double seconds) {
+    if (mean < p->alone || mean > PACE_LONG_STEP) {
+        p->slower = 0;
+        return;
+    }
+    if (++p->slower < 2) return;
+    p->slower = 0;
     p->together = 0;
-    p->awake = now + (sleep < PACE_SLEEP_MOST ? sleep : PACE_SLEEP_MOST);
+    p->asleep = 2 * seconds / PACE_TRY_SHARE;
+    if (p->asleep > PACE_SLEEP_MOST) p->asleep = PACE_SLEEP_MOST;
     /* The best may have been another time's. */
     p->alone *= 1.05;
 }
@@ -70,8 +77,8 @@ static inline void pace_step(team_pace *p, double now) {
     const double seconds = p->seconds, mean = seconds / (double)p->steps;
     p->seconds = 0;
     p->steps = 0;
-    if (p->together) pace_team(p, mean, seconds, now);
-    else pace_alone(p, mean, now);
+    if (p->together) pace_team(p, mean, seconds);
+    else pace_alone(p, mean, seconds);
 }
 
 #endif
