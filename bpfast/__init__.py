@@ -29,6 +29,7 @@ from .losses import (
     Huber,
     LogLoss,
     Poisson,
+    Quantile,
     SquaredError,
 )
 from .network import Network
@@ -82,6 +83,7 @@ __all__ = [
     "Network",
     "Orthogonal",
     "Poisson",
+    "Quantile",
     "RMSprop",
     "ReLU",
     "ReduceOnPlateau",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,7 +62,15 @@ class Plan:
     learning_rates : float64 array, one a batch
     penalty : Penalty or None
     shuffle : (seed, epoch) or None
-        What the order of the rows is drawn from; None keeps the order.
+        What the order of the rows is drawn from; None keeps the order, or takes `order`.
+    order : int64 array or None
+        The numbers of the rows to take, in their order; not with `shuffle`.
+    loss_scale : float
+        What the mean loss is multiplied by.
+    alphas : float64 array, one a batch, or None
+        The penalty's strength in each batch, in place of its own.
+    objective : bool
+        Whether the losses of the batches include the penalty, of the weights before the step.
     """
 
     loss: Loss
@@ -70,6 +78,16 @@ class Plan:
     learning_rates: NDArray[np.float64]
     penalty: Penalty | None
     shuffle: tuple[int, int] | None
+    order: NDArray[np.int64] | None = None
+    loss_scale: float = 1.0
+    alphas: NDArray[np.float64] | None = None
+    objective: bool = False
+
+    def penalty_of(self, batch: int) -> Penalty | None:
+        """The penalty of a batch."""
+        if self.penalty is None or self.alphas is None:
+            return self.penalty
+        return replace(self.penalty, alpha=float(self.alphas[batch]))
 
 
 class Engine(Protocol):
@@ -257,7 +275,9 @@ def train_in_python(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`Engine.train`, step by step from Python: the reference's, and any engine's under a custom loss."""
     n = len(X)
-    order = np.arange(n) if plan.shuffle is None else reference.permutation(n, *plan.shuffle)
+    order = np.arange(n) if plan.order is None else plan.order
+    if plan.shuffle is not None:
+        order = reference.permutation(n, *plan.shuffle)
     losses = np.full(len(plan.learning_rates), np.nan)
     counts = np.zeros(len(plan.learning_rates))
     gradient = np.zeros_like(parameters)
@@ -266,11 +286,16 @@ def train_in_python(
         w = None if weights is None else weights[rows]
         Z = engine.forward(parameters, take(X, rows))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            loss, D = reference.mean_loss(*reference.row_losses(plan.loss, Y[rows], Z), w)
+            loss, D = reference.mean_loss(*reference.row_losses(plan.loss, Y[rows], Z), w, plan.loss_scale)
+        penalty = plan.penalty_of(batch)
+        if plan.objective and penalty is not None:
+            views = engine.program.views(parameters)
+            penalised = (views[p.name] for p in engine.program.parameters if p.penalised)
+            loss += sum(reference.penalty_value(penalty, W) for W in penalised)
         losses[batch] = loss
         counts[batch] = len(rows) if w is None else w.sum()
         if not np.isfinite(loss):
             break
         engine.backward(parameters, D, gradient)
-        engine.update(parameters, gradient, state, learning_rate, plan.penalty)
+        engine.update(parameters, gradient, state, learning_rate, penalty)
     return losses, counts

@@ -127,6 +127,31 @@ class Huber(Loss):
         return self.threshold
 
 
+@losses.register("quantile", "pinball")
+@dataclass(frozen=True)
+class Quantile(Loss):
+    """L = max(q r, (q - 1) r), r = y - z: at its minimum a share q of the y lies below z (Koenker 1978).
+
+    ∂L/∂z = -q where y > z, 1 - q where y < z, 0 at z = y.
+
+    Parameters
+    ----------
+    quantile : float, default 0.5
+        q, above 0 and below 1; 0.5 is half the absolute error.
+    """
+
+    quantile: float = 0.5
+    smooth: ClassVar[bool] = False
+    metric: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        self._set("quantile", number("Quantile", "quantile", self.quantile, above=0, below=1))
+
+    @property
+    def parameter(self) -> float:
+        return self.quantile
+
+
 @losses.register("poisson")
 @dataclass(frozen=True)
 class Poisson(Loss):

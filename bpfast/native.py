@@ -101,8 +101,11 @@ class NativeEngine:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if isinstance(plan.loss, CustomLoss):
             return train_in_python(self, parameters, state, X, Y, weights, plan)
-        if plan.shuffle is not None and len(self._order) != len(X):
-            self._order = np.empty(len(X), np.int64)
+        order = plan.order
+        if plan.shuffle is not None:
+            if len(self._order) != len(X):
+                self._order = np.empty(len(X), np.int64)
+            order = self._order
         losses = np.full(len(plan.learning_rates), np.nan)
         counts = np.zeros(len(plan.learning_rates))
         steps, interrupt = self.core.train(
@@ -113,14 +116,17 @@ class NativeEngine:
             weights,
             len(X),
             plan.batch_size,
-            None if plan.shuffle is None else self._order,
+            order,
             plan.shuffle,
             plan.loss.name,
             plan.loss.parameter,
+            plan.loss_scale,
             state.arrays,
             state.optimizer.rule,
             state.optimizer.hyperparameters,
             _penalty(plan.penalty),
+            plan.alphas,
+            plan.objective,
             plan.learning_rates,
             state.steps,
             losses,

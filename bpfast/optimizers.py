@@ -99,6 +99,7 @@ def _check_betas(owner: str, spec: Adam | AdamW) -> None:
     spec._set("beta_1", number(owner, "beta_1", spec.beta_1, at_least=0, below=1))
     spec._set("beta_2", number(owner, "beta_2", spec.beta_2, at_least=0, below=1))
     spec._set("epsilon", number(owner, "epsilon", spec.epsilon, above=0))
+    flag(owner, "epsilon_hat", spec.epsilon_hat)
 
 
 @optimizers.register("adam")
@@ -114,12 +115,16 @@ class Adam(Optimizer):
     beta_1, beta_2 : float, default 0.9 and 0.999
         The decay of the two moments, from 0 to below 1.
     epsilon : float, default 1e-8
+    epsilon_hat : bool, default False
+        Let ε join the root before its correction, as the paper's ε̂ does, and with it scikit-learn
+        and Keras: w ← w - η m̂ / ((√v + ε) / √(1-β₂ᵗ)).
     """
 
     learning_rate: float | Schedule = 1e-3
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
+    epsilon_hat: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,7 +132,7 @@ class Adam(Optimizer):
 
     @property
     def hyperparameters(self) -> tuple[float, ...]:
-        return (self.beta_1, self.beta_2, self.epsilon)
+        return (self.beta_1, self.beta_2, self.epsilon, float(self.epsilon_hat))
 
     @property
     def state(self) -> dict[str, float]:
@@ -146,6 +151,8 @@ class AdamW(Optimizer):
     epsilon : float, default 1e-8
     weight_decay : float, default 0.01
         λ ≥ 0; biases do not decay.
+    epsilon_hat : bool, default False
+        As in `Adam`.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -153,6 +160,7 @@ class AdamW(Optimizer):
     beta_2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.01
+    epsilon_hat: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,7 +169,7 @@ class AdamW(Optimizer):
 
     @property
     def hyperparameters(self) -> tuple[float, ...]:
-        return (self.beta_1, self.beta_2, self.epsilon, self.weight_decay)
+        return (self.beta_1, self.beta_2, self.epsilon, float(self.epsilon_hat), self.weight_decay)
 
     @property
     def state(self) -> dict[str, float]:

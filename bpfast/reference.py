@@ -175,6 +175,12 @@ def _huber(Y: Array, Z: Array, threshold: float) -> tuple[Array, Array]:
     return inside * (np.abs(R) - 0.5 * inside), np.clip(R, -threshold, threshold)
 
 
+def _quantile(Y: Array, Z: Array, quantile: float) -> tuple[Array, Array]:
+    R = Y - Z
+    slope = np.where(R > 0, -quantile, 1 - quantile).astype(R.dtype)
+    return np.maximum(quantile * R, (quantile - 1) * R), np.where(R == 0, 0, slope)
+
+
 def _poisson(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
     slope, value = _capped_exp(Z)
     return value - Y * Z, slope - Y
@@ -188,6 +194,7 @@ POINTWISE_LOSSES: dict[str, Callable[[Array, Array, float], tuple[Array, Array]]
     "exponential": _exponential,
     "hinge": _hinge,
     "huber": _huber,
+    "quantile": _quantile,
     "poisson": _poisson,
 }
 
@@ -256,16 +263,18 @@ def _custom_losses(loss: CustomLoss, Y: Array, Z: Array) -> tuple[Array, Array]:
     return rows.astype(np.float64), D.astype(Z.dtype)
 
 
-def mean_loss(rows: Array, D: Array, n: int, weights: Array | None) -> tuple[float, Array]:
-    """The weighted mean over rows, and the slopes scaled to be its derivative."""
+def mean_loss(
+    rows: Array, D: Array, n: int, weights: Array | None, scale: float = 1.0
+) -> tuple[float, Array]:
+    """`scale` times the weighted mean over rows, and the slopes scaled to be its derivative."""
     if weights is None:
-        return float(rows.sum() / len(rows)), D * D.dtype.type(1.0 / len(rows) / n)
+        return float(rows.sum() / len(rows) * scale), D * D.dtype.type(scale / len(rows) / n)
     total = weights.sum()
     if total == 0:
         return 0.0, np.zeros_like(D)
-    scale = (weights / total / n).astype(D.dtype)[:, None]
+    share = (scale * weights / total / n).astype(D.dtype)[:, None]
     counted = np.where(weights > 0, rows, 0)
-    return float((weights * counted).sum() / total), np.where(scale > 0, D, 0) * scale
+    return float(scale * (weights * counted).sum() / total), np.where(share > 0, D, 0) * share
 
 
 def loss_and_delta(loss: str | Loss, Y: Any, Z: Any, *, sample_weight: Any = None) -> tuple[float, Array]:
@@ -313,18 +322,20 @@ def _nesterov(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: 
 
 
 def _adam(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
-    beta_1, beta_2, epsilon = h[:3]
+    beta_1, beta_2, epsilon, epsilon_hat = h[:4]
     s[0] = beta_1 * s[0] + (1 - beta_1) * g
     s[1] = beta_2 * s[1] + (1 - beta_2) * g * g
     m_hat = s[0] / (1 - beta_1**t)
     v_hat = s[1] / (1 - beta_2**t)
+    if epsilon_hat:
+        epsilon /= math.sqrt(1 - beta_2**t)
     w -= lr * m_hat / (np.sqrt(v_hat) + epsilon)
     return lr
 
 
 def _adamw(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: bool) -> float:
     if decay:
-        w -= lr * h[3] * w
+        w -= lr * h[4] * w
     return _adam(w, g, s, h, lr, t, decay)
 
 

@@ -60,11 +60,11 @@ cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double to
     cdef Py_ssize_t y_bytes = r.widths[r.ops[r.n_ops - 1].target] * r.tiles.item_size
     if r.weights == NULL:
         for i in range(r0, r1):
-            r.row_scale[i] = 1.0 / rows
+            r.row_scale[i] = r.loss_scale / rows
     else:
         for i in range(r0, r1):
             row = first + i if r.order == NULL else r.order[first + i]
-            r.row_scale[i] = r.weights[row] / total if total > 0 else 0
+            r.row_scale[i] = r.loss_scale * r.weights[row] / total if total > 0 else 0
     if r.sparse.indptr != NULL and r.densify:
         gather_dense(r, first, r0, r1)
     if r.order == NULL:

@@ -161,12 +161,13 @@ cdef class Core:
 
     cdef int allocate_program(self) except -1:
         """Tasks, scratch memory and what else depends on the program alone."""
-        cdef Py_ssize_t i, rows = 1, height = BLOCK_ROWS
+        cdef Py_ssize_t i, rows = 1, all_rows = 0, height = BLOCK_ROWS
         cdef Op* op
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]
             if op.W >= 0:
                 rows = max(rows, op.n_in)
+                all_rows += op.n_in
                 self.multiply_adds += op.n_in * op.n_out
                 if op.source == 0:
                     self.first_multiply_adds += op.n_in * op.n_out
@@ -179,6 +180,7 @@ cdef class Core:
         self.run.workers = self.make_workers()
         self.output_workers = self.make_workers()
         self.run.row_squares = <double*>self.program.take(rows, sizeof(double))
+        self.run.row_values = <double*>self.program.take(all_rows, sizeof(double))
         self.run.norms = <double*>self.program.take(self.run.n_ops, sizeof(double))
         return 0
 
@@ -521,29 +523,36 @@ cdef class Core:
         self.finish()
 
     def train(self, parameters, X, Y, classes, weights, Py_ssize_t rows, Py_ssize_t batch_size,
-              order, shuffle, str loss, double loss_parameter, state, str rule,
-              tuple hyperparameters, penalty, learning_rates, Py_ssize_t steps, batch_loss,
-              batch_weight, seconds=None):
+              order, shuffle, str loss, double loss_parameter, double loss_scale, state, str rule,
+              tuple hyperparameters, penalty, alphas, bint objective, learning_rates,
+              Py_ssize_t steps, batch_loss, batch_weight, seconds=None):
         """An epoch, in place. Returns the steps made, and what a signal handler raised or None.
 
         `order` is int64 memory of `rows` elements for the shuffled order, (seed, epoch) of which
-        is `shuffle`; both None keep the rows' own order. `seconds` (threads, 3 n_ops + 3), where
-        given, gets what each thread spent: see `bpfast.profiling`.
+        is `shuffle`; without `shuffle` it holds the numbers of the rows to take; both None keep the
+        rows' own order. `alphas`, one a step, go in place of the penalty's strength; with
+        `objective` the losses include the penalty. `seconds` (threads, 3 n_ops + 3), where given,
+        gets what each thread spent: see `bpfast.profiling`.
         """
         self.require_idle()
-        cdef Py_ssize_t n_steps
+        cdef Py_ssize_t n_steps, length = rows
         cdef Py_ssize_t n_out = self.run.widths[self.run.ops[self.run.n_ops - 1].target]
         cdef uint64_t seed = 0, epoch = 0
         if rows < 1 or batch_size < 1:
             raise ValueError("an epoch needs at least one row and batches of at least one")
-        batch_size = min(batch_size, rows)
-        n_steps = (rows + batch_size - 1) // batch_size
+        if order is not None and shuffle is None:
+            length = len(order)
+            if length < 1:
+                raise ValueError("an order of at least one row is wanted")
+        batch_size = min(batch_size, length)
+        n_steps = (length + batch_size - 1) // batch_size
         cdef View p = View(parameters, self.size, self.item_size, True)
         cdef Features x = self.features(X, rows, True)
         cdef View y = View(Y, rows * n_out, self.item_size)
         cdef View c = View(classes, rows, sizeof(int64_t))
         cdef View w = View(weights, rows, sizeof(double))
-        cdef View o = View(order, rows, sizeof(int64_t), True)
+        cdef View o = View(order, length, sizeof(int64_t), shuffle is not None)
+        cdef View a = View(alphas, n_steps, sizeof(double))
         cdef View rates = View(learning_rates, n_steps, sizeof(double))
         cdef View losses = View(batch_loss, n_steps, sizeof(double), True)
         cdef View counts = View(batch_weight, n_steps, sizeof(double), True)
@@ -554,18 +563,22 @@ cdef class Core:
             raise ValueError("either Y or classes is wanted")
         cdef View _state = self.set_update(state, rule, hyperparameters, penalty)
         self.run.loss, self.run.loss_parameter = find(self.run.tiles.losses, loss), loss_parameter
-        if order is not None:
+        if shuffle is not None:
             seed, epoch = shuffle
         self.need_tape(batch_size)
-        if o.data != NULL:
+        if shuffle is not None:
             with nogil:
                 permutation(<int64_t*>o.data, rows, seed, epoch)
+        elif o.data != NULL and not all_within(<int64_t*>o.data, length, rows):
+            raise ValueError(f"an order of row numbers from 0 to {rows - 1} is wanted")
         if x.sparse.indptr != NULL and not self.run.densify:
-            self.need_columns(largest_batch(&x.sparse, rows, batch_size, <int64_t*>o.data))
+            self.need_columns(largest_batch(&x.sparse, length, batch_size, <int64_t*>o.data))
         elif order is not None or x.sparse.indptr != NULL:
             self.need_X(batch_size)
         self.start(self.work_of(x, batch_size), 3)
-        self.run.parameters, self.run.Y, self.run.n = p.data, y.data, rows
+        self.run.parameters, self.run.Y, self.run.n = p.data, y.data, length
+        self.run.loss_scale, self.run.objective = loss_scale, objective
+        self.run.alphas = <double*>a.data
         self.run.X, self.run.sparse = x.X.data, x.sparse
         self.run.skip_unread = 0
         if x.sparse.indptr != NULL and not self.run.densify:
@@ -582,6 +595,7 @@ cdef class Core:
                 self.run.workers[me].seconds = <double*>s.data + me * places
         with nogil:
             run_train(&self.run)
+        self.run.alphas = NULL
         for me in range(self.threads):
             self.run.workers[me].seconds = NULL
         error = self.finish()
@@ -610,6 +624,15 @@ cdef Py_ssize_t largest_batch(const tile_csr* X, Py_ssize_t rows, Py_ssize_t bat
         entries += X.indptr[row + 1] - X.indptr[row]
         most = max(most, entries)
     return most
+
+
+cdef bint all_within(const int64_t* order, Py_ssize_t length, Py_ssize_t rows) noexcept nogil:
+    """Whether every number is that of a row."""
+    cdef Py_ssize_t i
+    for i in range(length):
+        if not (0 <= order[i] < rows):
+            return False
+    return True
 
 
 def shuffled(order, seed, epoch):

@@ -42,6 +42,7 @@ cdef extern from "tiles/tiles.h" nogil:
         const char* name
         int needs_norm
         void (*prepare)(double alpha, double mix, double norm, tile_update* u) noexcept nogil
+        double (*value)(Py_ssize_t n, double mix, const void* w) noexcept nogil
     ctypedef struct tile_function:
         const char* name
         double max_ulp
@@ -137,6 +138,7 @@ cdef struct Worker:
     Py_ssize_t turns
     tile_update of_weights  # the constants of the step under way
     tile_update of_biases
+    double alpha            # the penalty's strength in it
     double* seconds         # where a profile puts them: see `tick`; NULL for none
     double since
 
@@ -169,9 +171,11 @@ cdef struct Run:
     double* row_scale       # (batch,): what a row counts in the mean
     double* row_loss        # (batch,)
     double* row_squares     # (rows of the largest W,): for norms
+    double* row_values      # (rows of all W,): what they add to the penalty
     # the loss
     const tile_loss* loss
     double loss_parameter
+    double loss_scale       # what the mean loss is multiplied by
     # the update; gradient: where to put it instead of updating
     char* gradient
     char* state0
@@ -181,6 +185,8 @@ cdef struct Run:
     const tile_penalty* penalty
     double alpha
     double mix
+    const double* alphas    # one a step, in place of alpha, or NULL
+    bint objective          # whether a batch's loss includes the penalty
     double* norms           # (n_ops,)
     const double* learning_rates   # one a step
     Py_ssize_t t            # steps made before this call

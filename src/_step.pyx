@@ -130,7 +130,7 @@ cdef double mean_loss(Run* r, Py_ssize_t rows) noexcept nogil:
     if r.weights == NULL:
         for i in range(rows):
             total += r.row_loss[i]
-        return total / rows
+        return total / rows * r.loss_scale
     for i in range(rows):
         if r.row_scale[i] > 0:
             total += r.row_loss[i] * r.row_scale[i]
@@ -253,19 +253,59 @@ cdef void weight_norms(Run* r, int me, int team) noexcept nogil:
         team_wait(&r.barrier, team)
 
 
+cdef void penalty_rows(Run* r, int me, int team) noexcept nogil:
+    """This thread's share of what the rows of every W add to the penalty, where somebody asks."""
+    cdef Py_ssize_t i, row, before = 0
+    cdef Op* op
+    if not r.objective or r.penalty == NULL or r.penalty.value == NULL:
+        return
+    for i in range(r.n_ops):
+        op = &r.ops[i]
+        if op.W < 0:
+            continue
+        for row in range(share(op.n_in, me, team), share(op.n_in, me + 1, team)):
+            r.row_values[before + row] = r.penalty.value(
+                op.n_out, r.mix, at(r.parameters, op.W + row * op.n_out, r.tiles))
+        before += op.n_in
+
+
+cdef double penalty_value(Run* r, Py_ssize_t step) noexcept nogil:
+    """The penalty of the weights before the step, where the losses are to include it."""
+    cdef Py_ssize_t i, row, before = 0
+    cdef double total = 0
+    if not r.objective or r.penalty == NULL:
+        return 0
+    for i in range(r.n_ops):
+        if r.ops[i].W < 0:
+            continue
+        if r.penalty.value == NULL:
+            total += r.norms[i]
+            continue
+        for row in range(before, before + r.ops[i].n_in):
+            total += r.row_values[row]
+        before += r.ops[i].n_in
+    return total * step_alpha(r, step)
+
+
+cdef inline double step_alpha(Run* r, Py_ssize_t step) noexcept nogil:
+    """The penalty's strength in a step."""
+    return r.alpha if r.alphas == NULL else r.alphas[step]
+
+
 cdef void prepare_step(Run* r, Worker* w, Py_ssize_t step) noexcept nogil:
     """The constants of one step that all weights, and all biases, have in common."""
     memset(&w.of_weights, 0, sizeof(tile_update))
     r.optimizer.prepare(r.hyperparameters, r.learning_rates[step], r.t + step + 1, &w.of_weights)
     w.of_biases = w.of_weights
     w.of_weights.weight = 1
+    w.alpha = step_alpha(r, step)
 
 
 cdef tile_update weights_update(Run* r, Worker* w, Py_ssize_t op) noexcept nogil:
     """The constants for an op's weights: the step's, and the penalty's part."""
     cdef tile_update u = w.of_weights
     if r.penalty != NULL:
-        r.penalty.prepare(r.alpha, r.mix, r.norms[op], &u)
+        r.penalty.prepare(w.alpha, r.mix, r.norms[op], &u)
     return u
 
 
@@ -458,12 +498,13 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
         transpose_batch(r, first, rows, r.order)
         tick(w, TIMES * r.n_ops + TIME_GATHER)
     weight_norms(r, w.me, team)
+    penalty_rows(r, w.me, team)
     team_wait(&r.barrier, team)
     tick(w, TIMES * r.n_ops + TIME_WAITING)
     if r.stop:
         return False
     if w.me == 0:
-        r.batch_loss[step] = mean_loss(r, rows)
+        r.batch_loss[step] = mean_loss(r, rows) + penalty_value(r, step)
         r.batch_weight[step] = batch_total(r, first, rows)
     look_ahead(r, w, first + rows, team)
     gradient_tasks(r, w, step, rows, team)

@@ -23,8 +23,7 @@ SOLVERS = {
         bp.SGD(0.05, momentum=0.9, nesterov=True),
         {"solver": "sgd", "momentum": 0.9, "nesterovs_momentum": True},
     ),
-    # scikit-learn puts ε before the correction of v; one that vanishes makes the two rules one.
-    "adam": (bp.Adam(0.05, epsilon=1e-30), {"solver": "adam", "epsilon": 1e-30}),
+    "adam": (bp.Adam(0.05, epsilon=1e-3, epsilon_hat=True), {"solver": "adam", "epsilon": 1e-3}),
 }
 
 
@@ -76,8 +75,10 @@ def test_regressor(build, error, rng, activation, solver, batch_size, outputs):
     estimator = estimator_of(MLPRegressor, activation, options, batch_size)
     expected = train(estimator, net, X, y if outputs > 1 else y[:, 0], epochs=10)
     # Its gradient is Σ (z - y) / B, half of the sum of squares; ours is 2 (z - y) / (B O).
-    # Adam does not feel the factor.
-    factor = 1.0 if solver == "adam" else outputs / 2
+    factor = outputs / 2
+    if solver == "adam":
+        # Adam feels the factor in its ε alone.
+        optimizer, factor = bp.Adam(0.05, epsilon=1e-3 / factor, epsilon_hat=True), 1.0
     net.fit(X, y, epochs=10, batch_size=batch_size, shuffle=False, optimizer=scaled(optimizer, factor))
     for name, array in net.parameters.items():
         assert error(array, expected[name]) <= 1e-10, name

@@ -43,6 +43,10 @@ LOSSES = {
     ),
     bp.Exponential(): (lambda z, y: torch.exp(-y * z).mean(dim=1), lambda z: z),
     bp.Hinge(): (lambda z, y: torch.clamp(1 - y * z, min=0).mean(dim=1), lambda z: z),
+    bp.Quantile(0.7): (
+        lambda z, y: torch.maximum(0.7 * (y - z), -0.3 * (y - z)).mean(dim=1),
+        lambda z: z,
+    ),
     bp.Huber(0.6): (rowwise(F.huber_loss, delta=0.6), lambda z: z),
     bp.Poisson(): (rowwise(F.poisson_nll_loss, log_input=True, full=False), torch.exp),
 }

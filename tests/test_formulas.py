@@ -218,6 +218,13 @@ def huber(threshold):
     return value, slope
 
 
+def quantile(q):
+    return (
+        lambda y, z: q * (y - z) if y > z else (1 - q) * (z - y),
+        lambda y, z: -q if y > z else (1 - q if y < z else 0.0),
+    )
+
+
 #: specification → L(y, z), ∂L/∂z for one row and output.
 POINTWISE = {
     bp.SquaredError(): (lambda y, z: (z - y) ** 2, lambda y, z: 2 * (z - y)),
@@ -230,6 +237,8 @@ POINTWISE = {
     bp.Hinge(): (lambda y, z: max(0.0, 1 - y * z), lambda y, z: -y if y * z < 1 else 0.0),
     bp.Huber(): huber(1.0),
     bp.Huber(0.3): huber(0.3),
+    bp.Quantile(): quantile(0.5),
+    bp.Quantile(0.9): quantile(0.9),
     bp.Poisson(): (lambda y, z: math.exp(z) - y * z, lambda y, z: math.exp(z) - y),
 }
 

@@ -37,7 +37,7 @@ def nesterov(rate, momentum):
         change = momentum * velocity - rate() * g
 
 
-def adam(rate, beta_1, beta_2, epsilon, decay=0.0):
+def adam(rate, beta_1, beta_2, epsilon, decay=0.0, hat=False):
     change, gradients = None, []
     while True:
         g, w = yield change
@@ -48,7 +48,8 @@ def adam(rate, beta_1, beta_2, epsilon, decay=0.0):
         share_2 = [beta_2 ** (t - k) for k in range(1, t + 1)]
         mean = sum(s * h for s, h in zip(share_1, gradients, strict=True)) / math.fsum(share_1)
         square = sum(s * h**2 for s, h in zip(share_2, gradients, strict=True)) / math.fsum(share_2)
-        change = -rate() * decay * w - rate() * mean / (np.sqrt(square) + epsilon)
+        correction = math.sqrt(1 - beta_2**t) if hat else 1.0
+        change = -rate() * decay * w - rate() * mean / (np.sqrt(square) + epsilon / correction)
 
 
 def rmsprop(rate, rho, epsilon):
@@ -92,7 +93,13 @@ RULES = {
     bp.SGD(0.05, momentum=0.8, nesterov=True): lambda rate, weight: nesterov(rate, 0.8),
     bp.Adam(): lambda rate, weight: adam(rate, 0.9, 0.999, 1e-8),
     bp.Adam(0.02, beta_1=0.7, beta_2=0.95, epsilon=1e-3): lambda rate, weight: adam(rate, 0.7, 0.95, 1e-3),
+    bp.Adam(0.02, epsilon=1e-3, epsilon_hat=True): lambda rate, weight: adam(
+        rate, 0.9, 0.999, 1e-3, hat=True
+    ),
     bp.AdamW(): lambda rate, weight: adam(rate, 0.9, 0.999, 1e-8, 0.01 * weight),
+    bp.AdamW(0.02, epsilon=1e-3, epsilon_hat=True): lambda rate, weight: adam(
+        rate, 0.9, 0.999, 1e-3, 0.01 * weight, hat=True
+    ),
     bp.AdamW(0.02, 0.8, 0.9, 1e-4, 0.3): lambda rate, weight: adam(rate, 0.8, 0.9, 1e-4, 0.3 * weight),
     bp.RMSprop(): lambda rate, weight: rmsprop(rate, 0.9, 1e-8),
     bp.RMSprop(0.02, rho=0.5, epsilon=1e-2): lambda rate, weight: rmsprop(rate, 0.5, 1e-2),

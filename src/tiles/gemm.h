@@ -5,6 +5,8 @@
 #ifndef TILES_GEMM_H
 #define TILES_GEMM_H
 
+#include <math.h>
+
 #include "simd.h"
 #include "tiles.h"
 
@@ -283,12 +285,30 @@ static double multiply_add_rounds(ptrdiff_t n) {
     return (double)n * TILE_ROWS * 2 * LANES;
 }
 
-/* The sum of squares of w (n,) in double, one after the other. */
-static double sum_of_squares(ptrdiff_t n, const void *w_) {
-    const real *w = w_;
-    double sum = 0;
-    for (ptrdiff_t i = 0; i < n; i++) sum += (double)w[i] * (double)w[i];
-    return sum;
-}
+/* Sums that go on side by side, so that an addition need not wait for the one before. */
+#define SUMS 16
+
+/* The sum of a term of x, each element of w (n,), in double: SUMS sums, which are added up in order. */
+#define SUM_OF(name, term)                                                                      \
+    static double name(ptrdiff_t n, const void *w_) {                                           \
+        const real *w = w_;                                                                     \
+        double s[SUMS] = {0}, sum = 0;                                                          \
+        ptrdiff_t i = 0;                                                                        \
+        for (; i + SUMS <= n; i += SUMS)                                                        \
+            for (int l = 0; l < SUMS; l++) {                                                    \
+                const double x = (double)w[i + l];                                              \
+                s[l] += (term);                                                                 \
+            }                                                                                   \
+        for (int l = 0; i < n; i++, l++) {                                                      \
+            const double x = (double)w[i];                                                      \
+            s[l] += (term);                                                                     \
+        }                                                                                       \
+        for (int l = 0; l < SUMS; l++) sum += s[l];                                             \
+        return sum;                                                                             \
+    }
+
+SUM_OF(sum_of_squares, x * x)
+SUM_OF(sum_of_magnitudes, fabs(x))
+SUM_OF(count_of_nonzeros, x != 0)
 
 #endif

@@ -69,6 +69,12 @@ ALWAYS_INLINE V huber_l(V y, V z, V threshold, V *slope) {
     return inside * v_fnma(v_set((real)0.5), inside, v_abs(r));
 }
 
+ALWAYS_INLINE V quantile_l(V y, V z, V q, V *slope) {
+    const V r = y - z;
+    *slope = v_select(r == ZERO, ZERO, v_select(r > ZERO, -q, ONE - q));
+    return v_max(q * r, (q - ONE) * r);
+}
+
 ALWAYS_INLINE V poisson_l(V y, V z, V p, V *slope) {
     (void)p;
     V e;
@@ -79,7 +85,7 @@ ALWAYS_INLINE V poisson_l(V y, V z, V p, V *slope) {
 
 #define POINTWISE_LOSSES(ROW)                                                                   \
     ROW(squared_error) ROW(absolute_error) ROW(log_loss) ROW(exponential) ROW(hinge)            \
-    ROW(huber) ROW(poisson)
+    ROW(huber) ROW(quantile) ROW(poisson)
 
 /* Elements whose losses wait on the stack to be summed. */
 #define LOSS_CHUNK 512

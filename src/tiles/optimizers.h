@@ -47,7 +47,7 @@ ALWAYS_INLINE V nesterov_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
     return w + v_fnma(c[0], g, c[1] * *s0);
 }
 
-/* h: beta_1, beta_2, epsilon. */
+/* h: beta_1, beta_2, epsilon, whether epsilon joins the root before its correction. */
 static void adam_prepare(const double *h, double learning_rate, double t, tile_update *u) {
     u->c[0] = learning_rate / (1 - pow(h[0], t));
     u->c[1] = h[0];
@@ -55,7 +55,7 @@ static void adam_prepare(const double *h, double learning_rate, double t, tile_u
     u->c[3] = h[1];
     u->c[4] = 1 - h[1];
     u->c[5] = 1 / sqrt(1 - pow(h[1], t));
-    u->c[6] = h[2];
+    u->c[6] = h[3] != 0 ? h[2] * u->c[5] : h[2];
     u->rate = learning_rate;
 }
 ALWAYS_INLINE V adam_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
@@ -65,10 +65,10 @@ ALWAYS_INLINE V adam_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
     return v_fnma(c[0], *s0 / v_fma(v_sqrt(*s1), c[5], c[6]), w);
 }
 
-/* h: beta_1, beta_2, epsilon, weight_decay. */
+/* h: as Adam's, weight_decay. */
 static void adamw_prepare(const double *h, double learning_rate, double t, tile_update *u) {
     adam_prepare(h, learning_rate, t, u);
-    u->c[7] = learning_rate * h[3];
+    u->c[7] = learning_rate * h[4];
 }
 ALWAYS_INLINE V adamw_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
     return adam_u(c, weight, weight ? v_fnma(c[7], w, w) : w, g, s0, s1);
@@ -119,7 +119,7 @@ ALWAYS_INLINE V rprop_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
 
 /* name, hyperparameters, states. */
 #define OPTIMIZERS(ROW)                                                                         \
-    ROW(sgd, 0, 0) ROW(momentum, 1, 1) ROW(nesterov, 1, 1) ROW(adam, 3, 2) ROW(adamw, 4, 2)     \
+    ROW(sgd, 0, 0) ROW(momentum, 1, 1) ROW(nesterov, 1, 1) ROW(adam, 4, 2) ROW(adamw, 5, 2)     \
     ROW(rmsprop, 2, 1) ROW(adagrad, 1, 1) ROW(rprop, 4, 2)
 
 /* The proximal step: soft or hard threshold; kind is a literal. */
@@ -228,11 +228,31 @@ static void frobenius_prepare(double alpha, double mix, double norm, tile_update
     u->decay = norm > 0 ? alpha / norm : 0;
 }
 
-static const tile_penalty penalty_table[] = {{"l2", 0, l2_prepare},
-                                             {"l1", 0, l1_prepare},
-                                             {"elastic_net", 0, elastic_net_prepare},
-                                             {"l0", 0, l0_prepare},
-                                             {"frobenius", 1, frobenius_prepare},
-                                             {NULL, 0, NULL}};
+static double elastic_net_value(ptrdiff_t n, double mix, const void *w) {
+    return mix * sum_of_magnitudes(n, w) + 0.5 * (1 - mix) * sum_of_squares(n, w);
+}
+
+static double l2_value(ptrdiff_t n, double mix, const void *w) {
+    (void)mix;
+    return 0.5 * sum_of_squares(n, w);
+}
+
+static double l1_value(ptrdiff_t n, double mix, const void *w) {
+    (void)mix;
+    return sum_of_magnitudes(n, w);
+}
+
+static double l0_value(ptrdiff_t n, double mix, const void *w) {
+    (void)mix;
+    return count_of_nonzeros(n, w);
+}
+
+static const tile_penalty penalty_table[] = {
+    {"l2", 0, l2_prepare, l2_value},
+    {"l1", 0, l1_prepare, l1_value},
+    {"elastic_net", 0, elastic_net_prepare, elastic_net_value},
+    {"l0", 0, l0_prepare, l0_value},
+    {"frobenius", 1, frobenius_prepare, NULL},
+    {NULL, 0, NULL, NULL}};
 
 #endif

@@ -70,11 +70,13 @@ typedef struct {
 } tile_optimizer;
 
 /* prepare: the penalty's part of an update whose rate is set, from its strength and mix and, where
-   needs_norm, the norm of the whole matrix. */
+   needs_norm, the norm of the whole matrix. value: what a row w (n,) adds to the penalty of strength
+   1; where needs_norm it is the norm, and value is NULL. */
 typedef struct {
     const char *name;
     int needs_norm;
     void (*prepare)(double alpha, double mix, double norm, tile_update *u);
+    double (*value)(ptrdiff_t n, double mix, const void *w);
 } tile_penalty;
 
 /* Y = f(X), both (n,), Y may be X; max_ulp: the stated maximum error. */
