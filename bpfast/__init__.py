@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import _built as _built
 from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
-from .callbacks import Callback, EarlyStopping
+from .callbacks import Callback, EarlyStopping, ProgressBar
 from .diagnostics import check_gradients
 from .files import load
 from .info import __version__, info
@@ -83,6 +83,7 @@ __all__ = [
     "Network",
     "Orthogonal",
     "Poisson",
+    "ProgressBar",
     "Quantile",
     "RMSprop",
     "ReLU",

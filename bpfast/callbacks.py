@@ -1,4 +1,4 @@
-"""Callbacks: what `fit` calls after every epoch."""
+"""Callbacks: what `fit` calls after every epoch, or every batch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ class Callback:
 
     def on_fit_begin(self, network: Network, history: History) -> None:
         """Before the first epoch."""
+
+    def on_batch_end(self, network: Network, batch: int, loss: float) -> bool | None:
+        """After every batch of an epoch, from 0, with its loss; return True to end the training.
+
+        Where no callback has this method, a whole epoch is one native call; the weights are the
+        same either way.
+        """
 
     def on_epoch_end(self, network: Network, history: History) -> bool | None:
         """After every epoch; return True to end the training."""
@@ -91,3 +98,28 @@ class EarlyStopping(Callback):
             for name, array in network.parameters.items():
                 array[...] = self._weights[name]
             self._weights = None
+
+
+class ProgressBar(Callback):
+    """A bar on standard error that moves with the epochs and shows their figures (tqdm)."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_fit_begin(self, network: Network, history: History) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=history.planned, unit="epoch", dynamic_ncols=True)
+
+    def on_epoch_end(self, network: Network, history: History) -> None:
+        self._bar.update()
+        hidden = ("learning_rate", "seconds", "penalty")
+        figures = {
+            name: f"{column[-1]:.4g}" for name, column in history.columns.items() if name not in hidden
+        }
+        self._bar.set_postfix(figures, refresh=False)
+
+    def on_fit_end(self, network: Network, history: History) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None

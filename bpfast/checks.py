@@ -300,12 +300,17 @@ def threads(value: Any) -> int | None:
 
 
 def default_threads() -> int:
-    """`BPFAST_NUM_THREADS`, or the cores that this process may use."""
+    """`BPFAST_NUM_THREADS`, or the cores that this process may use, as far as OpenMP is not limited.
+
+    OpenMP is by `OMP_NUM_THREADS`, and by pools of workers that share the cores (joblib, threadpoolctl).
+    """
     text = os.environ.get("BPFAST_NUM_THREADS")
     if text:
         if not text.isdecimal() or not 1 <= int(text) <= 1024:
             raise ValueError(f"BPFAST_NUM_THREADS must be a number from 1 to 1024; got {text!r}")
         return int(text)
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _border.thread_limit()))

@@ -279,7 +279,8 @@ class Network:
         validation : (X, y) or (X, y, sample_weight), optional
             Evaluated after every epoch.
         callbacks : sequence of Callback
-            Called after every epoch, in order; any ends the training by returning True.
+            Called after every epoch, and every batch if they want, in order; any ends the training by
+            returning True.
         shuffle : bool, default True
             A new order of the rows every epoch.
         sample_weight : array (B,), optional

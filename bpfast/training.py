@@ -6,14 +6,16 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _border, checks
-from .callbacks import Callback
-from .engines import Plan
+from ._engine import shuffled
+from .callbacks import Callback, ProgressBar
+from .engines import OptimizerState, Plan
 from .losses import CustomLoss
 from .native import NativeEngine
 from .optimizers import Optimizer
@@ -38,11 +40,14 @@ class History:
         (of the epoch's last batch), ``seconds`` (of training alone); with a penalty ``penalty``
         (α Ω(W) after the epoch); with validation ``val_loss`` and ``val_accuracy`` or ``val_r2``.
         Also as attributes and by ``history["loss"]``.
+    planned : int or None
+        The epochs that were asked for.
     """
 
-    def __init__(self, *more: str) -> None:
+    def __init__(self, *more: str, planned: int | None = None) -> None:
         names = ("loss", "learning_rate", "seconds", *more)
         self.columns: dict[str, list[float]] = {name: [] for name in names}
+        self.planned = planned
 
     def add(self, **figures: float) -> None:
         """Append an epoch."""
@@ -97,15 +102,14 @@ def fit(
     """Train a network on checked data; see `Network.fit`."""
     rows = _batch_rows(batch_size, len(X), optimizer)
     held_out = _validation(network, validation)
-    callbacks = _callbacks(callbacks)
     shuffle, progress = flag("fit", "shuffle", shuffle), flag("fit", "progress", progress)
+    callbacks = [*([ProgressBar()] if progress else []), *callback_list(callbacks)]
     n_batches = -(-len(X) // rows)
     network._taped, network._backed = 0, False
-    history = History(*_columns(network, penalty, held_out))
+    history = History(*_columns(network, penalty, held_out), planned=epochs)
     for callback in callbacks:
         callback.on_fit_begin(network, history)
     state = network._optimizer_state(optimizer)
-    bar = _bar(progress, epochs)
     good = np.empty_like(network._flat)
     try:
         for _ in range(epochs):
@@ -115,11 +119,10 @@ def fit(
             plan = Plan(network.loss_spec, rows, rates, penalty, order)
             start = time.perf_counter()
             try:
-                with network._lock:
-                    losses, counts = network._engine.train(network._flat, state, X, Y, weights, plan)
+                losses, counts, ended = run_epoch(network, state, X, Y, weights, plan, callbacks)
             except Exception:
-                # A custom loss has failed; after an interrupt, on the other hand, what was
-                # learned is kept.
+                # A custom loss or a callback has failed; after an interrupt, on the other hand,
+                # what was learned is kept.
                 _roll_back(network, good)
                 raise
             seconds = time.perf_counter() - start
@@ -128,22 +131,63 @@ def fit(
             figures = _figures(network, losses, counts, penalty, held_out)
             history.add(learning_rate=rates[-1], seconds=seconds, **figures)
             state.clock.tick(optimizer.schedule, figures.get("val_loss", figures["loss"]))
-            if bar is not None:
-                bar.update()
-                shown = {k: f"{v:.4g}" for k, v in figures.items() if k != "penalty"}
-                bar.set_postfix(shown, refresh=False)
             # Every callback sees every epoch, also when an earlier one ends the training.
-            answers = [callback.on_epoch_end(network, history) for callback in callbacks]
-            if any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers):
+            if any([_yes(callback.on_epoch_end(network, history)) for callback in callbacks]) or ended:
                 break
     finally:
-        # Each of them, also when another raises.
-        with ExitStack() as ending:
-            for callback in reversed(callbacks):
-                ending.callback(callback.on_fit_end, network, history)
-            if bar is not None:
-                bar.close()
+        end_callbacks(callbacks, network, history)
     return history
+
+
+def end_callbacks(callbacks: Sequence[Callback], network: Network, history: History) -> None:
+    """Tell each of them that the training is over, also when another raises."""
+    with ExitStack() as ending:
+        for callback in reversed(callbacks):
+            ending.callback(callback.on_fit_end, network, history)
+
+
+def _yes(answer: Any) -> bool:
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
+
+
+def run_epoch(
+    network: Network,
+    state: OptimizerState,
+    X: Features,
+    Y: Array,
+    weights: Array | None,
+    plan: Plan,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[Array, Array, bool]:
+    """One epoch: the losses and weights of its batches, and whether a callback ends the training.
+
+    One call of the engine, or one a batch where a callback wants to see them: the same bits.
+    """
+    watching = [c for c in callbacks if type(c).on_batch_end is not Callback.on_batch_end]
+    if not watching:
+        with network._lock:
+            return *network._engine.train(network._flat, state, X, Y, weights, plan), False
+    order = np.arange(len(X)) if plan.order is None else plan.order
+    if plan.shuffle is not None:
+        shuffled(order, *plan.shuffle)
+    losses = np.full(len(plan.learning_rates), np.nan)
+    counts = np.zeros(len(plan.learning_rates))
+    for batch in range(len(losses)):
+        one = slice(batch, batch + 1)
+        part = replace(
+            plan,
+            learning_rates=plan.learning_rates[one],
+            alphas=None if plan.alphas is None else plan.alphas[one],
+            shuffle=None,
+            order=order[batch * plan.batch_size : (batch + 1) * plan.batch_size],
+        )
+        with network._lock:
+            losses[one], counts[one] = network._engine.train(network._flat, state, X, Y, weights, part)
+        if not np.isfinite(losses[batch]):
+            break
+        if any([_yes(c.on_batch_end(network, batch, float(losses[batch]))) for c in watching]):
+            return losses[: batch + 1], counts[: batch + 1], True
+    return losses, counts, False
 
 
 def timed_epoch(
@@ -198,7 +242,8 @@ def _validation(network: Network, validation: Any) -> tuple[Features, Array, Arr
     return Xv, Yv, checks.weights(weights, len(Xv), "validation sample_weight")
 
 
-def _callbacks(callbacks: Any) -> list[Callback]:
+def callback_list(callbacks: Any) -> list[Callback]:
+    """One callback, or a sequence of them, checked."""
     if isinstance(callbacks, Callback):
         return [callbacks]
     if not isinstance(callbacks, Sequence):
@@ -207,14 +252,6 @@ def _callbacks(callbacks: Any) -> list[Callback]:
         if not isinstance(callback, Callback):
             raise TypeError(f"fit: callbacks must be Callback objects; got {callback!r}")
     return list(callbacks)
-
-
-def _bar(progress: bool, epochs: int) -> Any:
-    if not progress:
-        return None
-    from tqdm import tqdm
-
-    return tqdm(total=epochs, unit="epoch", dynamic_ncols=True)
 
 
 def _roll_back(network: Network, good: Array) -> None:

@@ -27,6 +27,9 @@ cdef extern from "dispatch.h":
     const tile_table* bp_tiles(const char* isa, int item_size)
     const char* bp_compiler()
 
+cdef extern from "team.h" nogil:
+    int team_limit()
+
 cdef extern from "memory.h" nogil:
     void large_pages(void* block, size_t size)
 
@@ -137,6 +140,11 @@ cdef const Row* find(const Row* rows, str name) except NULL:
             return rows
         rows += 1
     raise ValueError(f"the native engine has no {name!r}")
+
+
+def thread_limit():
+    """The threads that OpenMP is allowed here: by OMP_NUM_THREADS, or by a pool that limits its workers."""
+    return team_limit()
 
 
 cdef int team_for(double work, int threads) noexcept:

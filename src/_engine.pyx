@@ -48,6 +48,10 @@ cdef frozenset RESTING = frozenset(("sgd", "adagrad"))
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
+cdef extern from "team.h" nogil:
+    int team_enter()
+    void team_leave()
+
 
 cdef int poll(void* context) noexcept with gil:
     """Let Python handle a signal; whatever a handler raises is kept and ends the call."""
@@ -329,7 +333,9 @@ cdef class Core:
     cdef int start(self, double rows, double passes) except -1:
         """How many threads this much work deserves, and a clean slate; `finish` must follow."""
         self.busy = True
-        self.run.n_threads = team_for(rows * self.multiply_adds * passes, self.threads)
+        # Networks that are at work at the same time, in other threads, leave each other room.
+        self.run.n_threads = team_for(rows * self.multiply_adds * passes,
+                                      max(1, self.threads // team_enter()))
         self.run.paced = by_the_clock()
         self.run.stop = 0
         self.run.steps = 0
@@ -346,6 +352,7 @@ cdef class Core:
         """The work is done; returns what a signal handler raised, or None."""
         error, self.interrupt = self.interrupt, None
         self.busy = False
+        team_leave()
         return error
 
     cdef int require_idle(self) except -1:

@@ -21,9 +21,12 @@
 #include <omp.h>
 #define BP_OPENMP 1
 static inline int team_size(void) { return omp_get_num_threads(); }
+/* What OMP_NUM_THREADS, or whoever limits OpenMP in this thread, leaves. */
+static inline int team_limit(void) { return omp_get_max_threads(); }
 #else
 #define BP_OPENMP 0
 static inline int team_size(void) { return 1; }
+static inline int team_limit(void) { return 1; }
 #endif
 
 /* Turns before sleeping: about 5 µs where a pause takes 40 cycles. */
@@ -71,6 +74,12 @@ static inline void team_wait(team_barrier *t, int n) {
     }
     atomic_fetch_sub(&t->sleepers, 1);
 }
+
+/* How many calls are at work in this process, from this one's `team_enter` to its `team_leave`: they
+   divide the cores between them. */
+static _Atomic int team_calls;
+static inline int team_enter(void) { return atomic_fetch_add(&team_calls, 1) + 1; }
+static inline void team_leave(void) { atomic_fetch_sub(&team_calls, 1); }
 
 /* Seconds on a clock that only goes forward. */
 static inline double team_clock(void) {
