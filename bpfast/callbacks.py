@@ -113,11 +113,8 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, network: Network, history: History) -> None:
         self._bar.update()
-        hidden = ("learning_rate", "seconds", "penalty")
-        figures = {
-            name: f"{column[-1]:.4g}" for name, column in history.columns.items() if name not in hidden
-        }
-        self._bar.set_postfix(figures, refresh=False)
+        shown = [name for name in history.columns if name not in ("learning_rate", "seconds", "penalty")]
+        self._bar.set_postfix({name: f"{history[name][-1]:.4g}" for name in shown}, refresh=False)
 
     def on_fit_end(self, network: Network, history: History) -> None:
         if self._bar is not None:

@@ -309,8 +309,5 @@ def default_threads() -> int:
         if not text.isdecimal() or not 1 <= int(text) <= 1024:
             raise ValueError(f"BPFAST_NUM_THREADS must be a number from 1 to 1024; got {text!r}")
         return int(text)
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _border.thread_limit()))

@@ -142,7 +142,6 @@ class Quantile(Loss):
 
     quantile: float = 0.5
     smooth: ClassVar[bool] = False
-    metric: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         self._set("quantile", number("Quantile", "quantile", self.quantile, above=0, below=1))

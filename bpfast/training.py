@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -131,8 +131,7 @@ def fit(
             figures = _figures(network, losses, counts, penalty, held_out)
             history.add(learning_rate=rates[-1], seconds=seconds, **figures)
             state.clock.tick(optimizer.schedule, figures.get("val_loss", figures["loss"]))
-            # Every callback sees every epoch, also when an earlier one ends the training.
-            if any([_yes(callback.on_epoch_end(network, history)) for callback in callbacks]) or ended:
+            if _asked(callback.on_epoch_end(network, history) for callback in callbacks) or ended:
                 break
     finally:
         end_callbacks(callbacks, network, history)
@@ -146,8 +145,9 @@ def end_callbacks(callbacks: Sequence[Callback], network: Network, history: Hist
             ending.callback(callback.on_fit_end, network, history)
 
 
-def _yes(answer: Any) -> bool:
-    return isinstance(answer, (bool, np.bool_)) and bool(answer)
+def _asked(answers: Iterable[Any]) -> bool:
+    """Whether a callback wants the end; each of them is called, also when an earlier one does."""
+    return sum(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers) > 0
 
 
 def run_epoch(
@@ -185,7 +185,7 @@ def run_epoch(
             losses[one], counts[one] = network._engine.train(network._flat, state, X, Y, weights, part)
         if not np.isfinite(losses[batch]):
             break
-        if any([_yes(c.on_batch_end(network, batch, float(losses[batch]))) for c in watching]):
+        if _asked(c.on_batch_end(network, batch, float(losses[batch])) for c in watching):
             return losses[: batch + 1], counts[: batch + 1], True
     return losses, counts, False
 
