@@ -6,6 +6,7 @@ A pointwise loss is the mean over rows and outputs; cross_entropy is the mean ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -43,6 +44,11 @@ class Loss(Spec):
 losses: Family[Loss] = Family("loss", Loss)
 
 
+def _check_cap(loss: LogLoss | CrossEntropy) -> None:
+    if loss.cap is not None:
+        loss._set("cap", number(type(loss).__name__, "cap", loss.cap, above=0))
+
+
 @losses.register("squared_error", "mse")
 @dataclass(frozen=True)
 class SquaredError(Loss):
@@ -63,11 +69,25 @@ class LogLoss(Loss):
     """L = softplus(z) - y z = -y log p - (1 - y) log(1 - p) with p = sigmoid(z); ∂L/∂z = p - y.
 
     Targets are 0 or 1, or probabilities, one column an output (several: multi-label).
+
+    Parameters
+    ----------
+    cap : float, optional
+        The most that an output of a row counts; the gradient has no cap. Where probabilities are
+        clipped to ε, as in scikit-learn, it is -log ε.
     """
 
+    cap: float | None = None
     link: ClassVar[str] = "sigmoid"
     targets: ClassVar[str] = "probabilities"
     metric: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        _check_cap(self)
+
+    @property
+    def parameter(self) -> float:
+        return math.inf if self.cap is None else self.cap
 
 
 @losses.register("cross_entropy", "softmax_cross_entropy")
@@ -76,11 +96,24 @@ class CrossEntropy(Loss):
     """L = -Σ y log softmax(z) over the outputs; ∂L/∂z = softmax(z) - y.
 
     Targets are integer classes (B,), or rows (B, O) of probabilities that sum to 1.
+
+    Parameters
+    ----------
+    cap : float, optional
+        The most that a row counts; the gradient has no cap. See `LogLoss`.
     """
 
+    cap: float | None = None
     link: ClassVar[str] = "softmax"
     targets: ClassVar[str] = "classes"
     metric: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        _check_cap(self)
+
+    @property
+    def parameter(self) -> float:
+        return math.inf if self.cap is None else self.cap
 
 
 @losses.register("exponential")

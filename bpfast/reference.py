@@ -154,9 +154,10 @@ def _absolute_error(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
     return np.abs(Z - Y), np.sign(Z - Y)
 
 
-def _log_loss(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
+def _log_loss(Y: Array, Z: Array, cap: float) -> tuple[Array, Array]:
     # max(z, 0) - y z first: it cancels exactly where the prediction is confident and right.
-    return np.maximum(Z, 0) - Y * Z + np.log1p(np.exp(-np.abs(Z))), _sigmoid(Z) - Y
+    loss = np.maximum(Z, 0) - Y * Z + np.log1p(np.exp(-np.abs(Z)))
+    return np.minimum(loss, cap), _sigmoid(Z) - Y
 
 
 def _exponential(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
@@ -205,7 +206,7 @@ def _softmax(Z: Array) -> Array:
     return E
 
 
-def _cross_entropy(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
+def _cross_entropy(Y: Array, Z: Array, cap: float) -> tuple[Array, Array]:
     shifted = Z - Z.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
     D = _softmax(Z)
@@ -216,7 +217,7 @@ def _cross_entropy(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
     else:
         loss = log_sum - (Y * shifted).sum(axis=1)
         D -= Y
-    return loss, D
+    return np.minimum(loss, cap), D
 
 
 #: name → f(Y, Z, parameter) → (loss (B,), ∂loss/∂Z), row by row.

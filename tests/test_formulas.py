@@ -233,6 +233,10 @@ POINTWISE = {
         lambda y, z: -(y * -softplus(-z) + (1 - y) * -softplus(z)),
         lambda y, z: sigmoid(z) - y,
     ),
+    bp.LogLoss(cap=0.7): (
+        lambda y, z: min(0.7, -(y * -softplus(-z) + (1 - y) * -softplus(z))),
+        lambda y, z: sigmoid(z) - y,
+    ),
     bp.Exponential(): (lambda y, z: math.exp(-y * z), lambda y, z: -y * math.exp(-y * z)),
     bp.Hinge(): (lambda y, z: max(0.0, 1 - y * z), lambda y, z: -y if y * z < 1 else 0.0),
     bp.Huber(): huber(1.0),
@@ -253,7 +257,8 @@ def row_loss(spec, y, z):
     """The loss of one row: the mean over its outputs, or cross-entropy."""
     if spec.name == "cross_entropy":
         shares = y if isinstance(y, list) else [float(o == y) for o in range(len(z))]
-        return -math.fsum(p * log for p, log in zip(shares, log_softmax(z), strict=True))
+        loss = -math.fsum(p * log for p, log in zip(shares, log_softmax(z), strict=True))
+        return loss if spec.cap is None else min(loss, spec.cap)
     value = POINTWISE[spec][0]
     return math.fsum(value(a, b) for a, b in zip(y, z, strict=True)) / len(z)
 
@@ -265,7 +270,7 @@ def row_delta(spec, y, z):
     return [POINTWISE[spec][1](a, b) / len(z) for a, b in zip(y, z, strict=True)]
 
 
-LOSSES = [*POINTWISE, bp.CrossEntropy()]
+LOSSES = [*POINTWISE, bp.CrossEntropy(), bp.CrossEntropy(cap=0.9)]
 over_losses = pytest.mark.parametrize("spec", LOSSES, ids=str)
 over_weights = pytest.mark.parametrize("weights", [None, [0.5, 0.0, 2.0, 1.0, 0.25, 3.0, 0.0]])
 
@@ -305,7 +310,8 @@ def test_loss_and_delta_by_loops(kernels, error, rng, make_targets, spec, weight
     assert error(D, expected_D) <= 16 * EPS[dtype]
 
 
-@over_losses
+# The gradient of a capped loss has no cap.
+@pytest.mark.parametrize("spec", [spec for spec in LOSSES if getattr(spec, "cap", None) is None], ids=str)
 @over_weights
 def test_delta_by_differences(kernels, error, rng, make_targets, spec, weights):
     rows, outputs, h = 7, 3, 1e-5

@@ -41,11 +41,11 @@ ALWAYS_INLINE V absolute_error_l(V y, V z, V p, V *slope) {
     return v_abs(r);
 }
 
-ALWAYS_INLINE V log_loss_l(V y, V z, V p, V *slope) {
-    (void)p;
+ALWAYS_INLINE V log_loss_l(V y, V z, V cap, V *slope) {
     *slope = v_sigmoid(z) - y;
     /* max(z, 0) - y z first: it cancels exactly where the prediction is confident and right. */
-    return v_fnma(y, z, v_max(ZERO, z)) + v_softplus(-v_abs(z));
+    const V value = v_fnma(y, z, v_max(ZERO, z)) + v_softplus(-v_abs(z));
+    return v_select(value > cap, cap, value);
 }
 
 ALWAYS_INLINE V exponential_l(V y, V z, V p, V *slope) {
@@ -199,19 +199,20 @@ static double cross_entropy_row(ptrdiff_t n, const real *y, int64_t class, const
     return loss;
 }
 
-/* loss = log sum exp(z) - y z, slope = softmax(z) - y; Y (m, n), or classes (m,). */
-static void cross_entropy_loss(ptrdiff_t m, ptrdiff_t n, double parameter, const void *Y_,
+/* loss = log sum exp(z) - y z, at most cap, slope = softmax(z) - y; Y (m, n), or classes (m,). */
+static void cross_entropy_loss(ptrdiff_t m, ptrdiff_t n, double cap, const void *Y_,
                                const int64_t *classes, const void *Z_, const double *row_scale,
                                void *D_, double *row_loss) {
     const real *Y = Y_, *Z = Z_;
     real *D = D_, top[SOFTMAX_ROWS];
-    (void)parameter;
     for (ptrdiff_t r0 = 0; r0 < m; r0 += SOFTMAX_ROWS) {
         const ptrdiff_t r1 = m - r0 < SOFTMAX_ROWS ? m : r0 + SOFTMAX_ROWS;
         rows_exp(r1 - r0, n, Z + r0 * n, D + r0 * n, top);
-        for (ptrdiff_t r = r0; r < r1; r++)
+        for (ptrdiff_t r = r0; r < r1; r++) {
             row_loss[r] = cross_entropy_row(n, classes ? NULL : Y + r * n, classes ? classes[r] : 0,
                                             Z + r * n, top[r - r0], (real)row_scale[r], D + r * n);
+            if (row_loss[r] > cap) row_loss[r] = cap;
+        }
     }
 }
 

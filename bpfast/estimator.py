@@ -1,0 +1,399 @@
+"""What the scikit-learn estimators share: parameters read, data checked, a network held, fits undone.
+
+Public API of scikit-learn alone, from 1.5 on.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
+
+from . import checks, optimizers, penalties
+from .activations import Activation, Sigmoid, activations
+from .callbacks import Callback
+from .layers import Dense, Layer
+from .losses import CrossEntropy, LogLoss, Loss, losses
+from .network import Network
+from .schedules import Constant, Schedule
+from .sparse import Features
+from .specs import number
+from .training import callback_list
+
+try:
+    from sklearn.utils.validation import validate_data
+except ImportError:  # before 1.6
+
+    def validate_data(estimator: Any, X: Any, y: Any = "no_validation", **options: Any) -> Any:
+        return estimator._validate_data(X, y, **options)
+
+
+Array = NDArray[Any]
+
+#: What there is beside scikit-learn's own.
+OUR_SOLVERS = tuple(name for name in optimizers.optimizers if name not in ("sgd", "adam"))
+OUR_ACTIVATIONS = tuple(name for name in activations if name not in ("identity", "tanh", "relu"))
+LOSSES = tuple(name for name in losses if name not in ("squared_error", "poisson"))
+#: The largest momentum: scikit-learn takes 1 too, which is this to the last bit but one.
+MOST_MOMENTUM = float(np.nextafter(1.0, 0.0))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An estimator's parameters, read.
+
+    Attributes
+    ----------
+    hidden : tuple of int
+    activations : tuple of Activation
+        One a hidden layer.
+    optimizer : Optimizer or None
+        None for lbfgs.
+    rate : str
+        How the learning rate changes: as scikit-learn's parameter says, or "schedule" for the
+        optimizer's own way.
+    penalty : Penalty or None
+        Its α is divided by the weight of each batch.
+    dropout : tuple of float
+        One a hidden layer.
+    dtype : dtype or None
+        None for the data's.
+    threads : int or None
+    callbacks : list of Callback
+    """
+
+    hidden: tuple[int, ...]
+    activations: tuple[Activation, ...]
+    optimizer: optimizers.Optimizer | None
+    rate: str
+    penalty: penalties.Penalty | None
+    dropout: tuple[float, ...]
+    dtype: np.dtype[Any] | None
+    threads: int | None
+    callbacks: list[Callback]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a fit sees, checked: X, targets as the loss takes them, float64 weights or None.
+
+    `raw` is what a scorer is given: X and y as they came.
+    """
+
+    X: Features
+    Y: Array
+    weights: Array | None
+    raw: tuple[Any, Any]
+
+
+class BaseMLP(BaseEstimator):  # type: ignore[misc]
+    """The part that the classifier and the regressor have in common."""
+
+    #: scikit-learn's class of the same name.
+    _theirs: type
+    _optimizer: Any
+    coefs_: list[Array]
+    intercepts_: list[Array]
+
+    def _keep(self, parameters: dict[str, Any]) -> None:
+        """The parameters of `__init__` as attributes, untouched."""
+        for name, value in parameters.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
+
+    # ---- parameters
+
+    def _recipe(self) -> Recipe:
+        """Read and check the parameters, scikit-learn's own by scikit-learn."""
+        activation = self._activations_or_none()
+        solver = self.solver if self._is_ours("solver") else None
+        self._judge()
+        hidden = _hidden(self.hidden_layer_sizes)
+        if activation is None:
+            activation = (activations.resolve(self.activation),) * len(hidden)
+        elif len(activation) == 1 and not isinstance(self.activation, (tuple, list)):
+            activation = activation * len(hidden)
+        if len(activation) != len(hidden):
+            raise ValueError(
+                f"activation names {len(activation)} layers; hidden_layer_sizes has {len(hidden)}"
+            )
+        rate = "schedule" if isinstance(self.learning_rate, Schedule) else self.learning_rate
+        if isinstance(solver, optimizers.Optimizer):
+            rate = "schedule"
+            if isinstance(self.learning_rate, Schedule):
+                solver = replace(solver, learning_rate=self.learning_rate)
+        elif self.solver == "adam" and rate != "schedule":
+            # As there: the rates by name are for sgd; and for the solvers that only we have.
+            rate = "constant"
+        return Recipe(
+            hidden=hidden,
+            activations=activation,
+            optimizer=None if self.solver == "lbfgs" else self._optimizer_of(solver),
+            rate=rate,
+            penalty=self._penalty(),
+            dropout=_dropout(self.dropout, len(hidden)),
+            dtype=None if self.dtype is None else checks.dtype_of(self.dtype),
+            threads=_threads(self.n_jobs),
+            callbacks=callback_list(() if self.callbacks is None else self.callbacks),
+        )
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a parameter's value is one that scikit-learn does not know and we do."""
+        value = getattr(self, name)
+        if name == "activation":
+            return self._activations_or_none() is not None
+        if name == "solver":
+            known = isinstance(value, optimizers.Optimizer)
+            return known or value in OUR_SOLVERS
+        if name == "learning_rate":
+            return isinstance(value, Schedule)
+        if name == "loss":
+            return isinstance(value, Loss) or value in LOSSES
+        return False
+
+    def _activations_or_none(self) -> tuple[Activation, ...] | None:
+        """The activations that are not scikit-learn's: a tuple, an object, a name of ours."""
+        value = self.activation
+        if isinstance(value, (tuple, list)):
+            return tuple(activations.resolve(each) for each in value)
+        if isinstance(value, Activation):
+            return (value,)
+        if isinstance(value, str) and value in OUR_ACTIVATIONS:
+            return (activations.resolve(value),)
+        return None
+
+    def _judge(self) -> None:
+        """Let scikit-learn judge its own parameters: an estimator of its own is asked to fit no rows."""
+        parameters = {
+            name: getattr(self, name)
+            for name in inspect.signature(self._theirs).parameters
+            if not (name in ("activation", "solver", "learning_rate", "loss") and self._is_ours(name))
+        }
+        try:
+            self._theirs(**parameters).fit(np.empty((0, 1)), np.empty(0))
+        except ValueError as error:
+            # Of parameters it is a TypeError too; of the missing rows it is not.
+            if isinstance(error, TypeError):
+                raise error from None
+
+    def _optimizer_of(self, solver: Any) -> optimizers.Optimizer:
+        """The optimizer of the solver's name, with those of the parameters that it takes."""
+        if isinstance(solver, optimizers.Optimizer):
+            return solver
+        rate = self.learning_rate
+        if not isinstance(rate, Schedule):
+            rate = float(self.learning_rate_init)
+        if self.solver == "sgd":
+            momentum = min(float(self.momentum), MOST_MOMENTUM)
+            nesterov = bool(self.nesterovs_momentum) and momentum > 0
+            return optimizers.SGD(rate, momentum=momentum, nesterov=nesterov)
+        if self.solver == "adam":
+            return optimizers.Adam(rate, self.beta_1, self.beta_2, self.epsilon, epsilon_hat=True)
+        kind = optimizers.optimizers[solver]
+        ours = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        taken = inspect.signature(kind).parameters
+        return kind(learning_rate=rate, **{name: value for name, value in ours.items() if name in taken})
+
+    def _penalty(self) -> penalties.Penalty | None:
+        if self.penalty not in ("l2", "l1", "elasticnet", None):
+            raise ValueError(f"penalty must be 'l2', 'l1', 'elasticnet' or None; got {self.penalty!r}")
+        ratio = number(type(self).__name__, "l1_ratio", self.l1_ratio, at_least=0, at_most=1)
+        if self.penalty is None or self.alpha == 0:
+            return None
+        alpha = float(self.alpha)
+        if self.penalty == "elasticnet":
+            return penalties.ElasticNet(alpha, ratio)
+        return penalties.L2(alpha) if self.penalty == "l2" else penalties.L1(alpha)
+
+    # ---- data
+
+    def _weights(self, sample_weight: Any, rows: int) -> Array | None:
+        """The weights of the rows as float64 (B,), from a number or a sequence."""
+        if sample_weight is None:
+            return None
+        if isinstance(sample_weight, Real):
+            sample_weight = np.full(rows, sample_weight, np.float64)
+        weights = check_array(
+            sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight", ensure_min_samples=0
+        )
+        if weights.ndim != 1:
+            raise ValueError(f"sample_weight must have 1 dimension; got shape {weights.shape}")
+        if len(weights) != rows:
+            raise ValueError(f"sample_weight.shape == {weights.shape}, expected {(rows,)}!")
+        if not weights.any():
+            raise ValueError("sample_weight is zero in every row; at least one above zero is wanted")
+        return checks.weights(weights, rows)
+
+    def _matrices(self, X: Any, y: Any, reset: bool, **options: Any) -> tuple[Any, Any]:
+        """X and y by scikit-learn's checks; a y of one column becomes flat."""
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            dtype=(np.float64, np.float32),
+            reset=reset,
+            **options,
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    # ---- the network
+
+    def _make_network(self, recipe: Recipe, widths: Sequence[int], dtype: Any) -> Network:
+        """A network of these widths; its weights are set by whoever calls."""
+        layers: list[Layer] = []
+        for units, activation, rate in zip(recipe.hidden, recipe.activations, recipe.dropout, strict=True):
+            layers.append(Dense(units, activation, initializer="zeros"))
+            if rate > 0:
+                from .layers import Dropout
+
+                layers.append(Dropout(rate))
+        layers.append(Dense(widths[-1], initializer="zeros"))
+        loss = self._loss(dtype)
+        return Network(layers, n_inputs=widths[0], loss=loss, dtype=dtype, threads=recipe.threads)
+
+    def _draw(self, recipe: Recipe, widths: Sequence[int], random: Any) -> Iterator[tuple[Array, Array]]:
+        """The initial W and b of every layer, as scikit-learn draws them (Glorot & Bengio 2010).
+
+        Uniform up to √(6 / (I + O)), √(2 / (I + O)) for the sigmoid; the last layer goes by the
+        last hidden activation.
+        """
+        kinds = [*recipe.activations, *(recipe.activations[-1:] or [None])]
+        for kind, fan_in, fan_out in zip(kinds, widths[:-1], widths[1:], strict=True):
+            bound = np.sqrt((2.0 if isinstance(kind, Sigmoid) else 6.0) / (fan_in + fan_out))
+            yield random.uniform(-bound, bound, (fan_in, fan_out)), random.uniform(-bound, bound, fan_out)
+
+    def _adopt(self, network: Network) -> None:
+        """Make the network this estimator's: coefs_ and intercepts_ become views of its parameters."""
+        views = network.parameters
+        self.coefs_ = [views[op.W.name] for op in network.program.ops if op.W is not None]
+        self.intercepts_ = [views[op.b.name] for op in network.program.ops if op.b is not None]
+        self._held = (network, [*self.coefs_, *self.intercepts_], self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        """The parameters that a held network depends on beside its weights."""
+        return (self.activation, self.dropout, self.n_jobs, self.loss, self.dtype)
+
+    def _network(self) -> Network:
+        """The network of coefs_ and intercepts_ as they are now, which anybody may have replaced."""
+        held = self.__dict__.get("_held")
+        arrays = [*self.coefs_, *self.intercepts_]
+        if held is not None and all(a is b for a, b in zip(arrays, held[1], strict=False)):
+            network, known, key = held
+            if len(known) == len(arrays) and key == self._key():
+                return network  # type: ignore[no-any-return]
+        coefs = [np.asarray(W) for W in self.coefs_]
+        widths = [len(coefs[0]), *(W.shape[1] for W in coefs)]
+        recipe = replace(self._recipe(), hidden=tuple(widths[1:-1]))
+        dtype = recipe.dtype or (np.float32 if coefs[0].dtype == np.float32 else np.float64)
+        network = self._make_network(recipe, widths, dtype)
+        self._set_weights(network, zip(coefs, self.intercepts_, strict=True))
+        self._adopt(network)
+        return network
+
+    @staticmethod
+    def _set_weights(network: Network, weights: Any) -> None:
+        dense = [op for op in network.program.ops if op.W is not None]
+        for op, (W, b) in zip(dense, weights, strict=True):
+            assert op.W is not None
+            assert op.b is not None
+            network.parameters[op.W.name][...] = W
+            network.parameters[op.b.name][...] = b
+
+    def _loss(self, dtype: Any = np.float64) -> Loss:
+        """What a network of this dtype minimises; it owns the link of the prediction."""
+        raise NotImplementedError
+
+    def _linked(self, X: Any) -> Array:
+        """What the network predicts for rows that are checked here: (B, O)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        return self._network().predict(X)
+
+    def to_network(self) -> Network:
+        """A bpfast `Network` of its own with these weights: `predict` gives what this estimator's does.
+
+        For a classifier these are the probabilities of `classes_` (of the second, where there are
+        two).
+        """
+        check_is_fitted(self)
+        network = copy.deepcopy(self._network())
+        if isinstance(network.loss_spec, (LogLoss, CrossEntropy)):
+            # The cap is scikit-learn's way to count.
+            network.loss_spec = replace(network.loss_spec, cap=None)
+        return network
+
+    # ---- as it was
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_held"}
+
+    @contextmanager
+    def _or_as_before(self) -> Iterator[None]:
+        """After an error everything is as it was before the call."""
+        before = dict(self.__dict__)
+        lengths = {name: len(value) for name, value in before.items() if isinstance(value, list)}
+        held = before.get("_held")
+        weights = None if held is None else held[0]._flat.copy()
+        try:
+            yield
+        except Exception:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            for name, length in lengths.items():
+                del before[name][length:]
+            if weights is not None:
+                before["_held"][0]._flat[...] = weights
+                self.__dict__.pop("_optimizer", None)
+            raise
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _hidden(sizes: Any) -> tuple[int, ...]:
+    """The widths of the hidden layers, from a number or a sequence."""
+    sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+    if np.any(np.array(sizes) <= 0):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    return tuple(Dense(units).units for units in sizes)
+
+
+def _dropout(rates: Any, layers: int) -> tuple[float, ...]:
+    """The share that is dropped behind each hidden layer."""
+    rates = tuple(rates) if isinstance(rates, (tuple, list)) else (rates,) * layers
+    if len(rates) != layers:
+        raise ValueError(f"dropout names {len(rates)} layers; hidden_layer_sizes has {layers}")
+    return tuple(number("dropout", "a rate", rate, at_least=0, below=1) for rate in rates)
+
+
+def _threads(n_jobs: Any) -> int | None:
+    """At most so many threads: None for the default, counted from the cores where negative."""
+    if n_jobs is None or n_jobs == -1:
+        return None
+    if isinstance(n_jobs, (int, np.integer)) and not isinstance(n_jobs, bool) and n_jobs < -1:
+        return max(1, checks.default_threads() + 1 + int(n_jobs))
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or n_jobs == 0:
+        raise ValueError(f"n_jobs must be a number of threads, -1 or None; got {n_jobs!r}")
+    return checks.threads(n_jobs)
+
+
+def rate_of(optimizer: optimizers.Optimizer) -> float | None:
+    """The learning rate of an optimizer, if it is one number."""
+    schedule = optimizer.schedule
+    return schedule.learning_rate if isinstance(schedule, Constant) else None

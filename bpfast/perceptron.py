@@ -1,0 +1,254 @@
+"""How the scikit-learn estimators are fitted: the order of things in `fit` and `partial_fit`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+
+from . import checks, quasi_newton
+from .estimator import BaseMLP, Data, Recipe
+from .network import Network
+from .stochastic import NOT_FINITE, Options, fit_epochs, held_out_part, scorer_of
+from .training import History, end_callbacks
+
+Array = NDArray[Any]
+
+
+class Perceptron(BaseMLP):
+    """`fit` and `partial_fit` of both, less what their targets need."""
+
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, validation_data: Any, incremental: bool, classes: Any = None
+    ) -> Any:
+        with self._or_as_before():
+            self._train(X, y, sample_weight, validation_data, incremental, classes)
+        return self
+
+    def _train(
+        self, X: Any, y: Any, sample_weight: Any, validation_data: Any, incremental: bool, classes: Any
+    ) -> None:
+        recipe = self._recipe()
+        self._loss()
+        stops_early = self.early_stopping and recipe.optimizer is not None
+        if stops_early and incremental and validation_data is None:
+            raise ValueError(
+                "partial_fit does not support early_stopping=True without validation_data: pass the "
+                "rows to go by, validation_data=(X, y)"
+            )
+        _require_possible(self, recipe, validation_data)
+        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        if incremental:
+            self._take_classes(classes, y)
+        X, y = self._matrices(X, y, first, **self._y_options)
+        weights = self._weights(sample_weight, X.shape[0])
+        self._learn_targets(y, incremental)
+        Y = self._targets(y)
+        weights = self._class_weights(y, weights, incremental)
+        self.n_outputs_ = self._outputs(Y)
+        widths = (X.shape[1], *recipe.hidden, self.n_outputs_)
+        random = check_random_state(self.random_state)
+        network = self._begin(recipe, widths, X.dtype, random) if first else self._go_on(recipe, widths)
+        data = self._data(network, X, y, Y, weights)
+        if recipe.optimizer is None:
+            self._minimize(network, recipe, data)
+        else:
+            self._epochs(network, recipe, data, validation_data, stops_early, incremental, random)
+        if not all(np.isfinite(array).all() for array in (*self.coefs_, *self.intercepts_)):
+            raise ValueError(NOT_FINITE)
+
+    def _begin(self, recipe: Recipe, widths: tuple[int, ...], dtype: Any, random: Any) -> Network:
+        """A new network, and the figures of a fit that starts."""
+        network = self._make_network(recipe, widths, recipe.dtype or dtype)
+        self._set_weights(network, self._draw(recipe, widths, random))
+        self._adopt(network)
+        self.n_layers_ = len(widths)
+        self.n_iter_ = self.t_ = 0
+        self.out_activation_ = self._out_activation()
+        self._no_improvement_count = 0
+        for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_", "best_loss_"):
+            self.__dict__.pop(name, None)
+        return network
+
+    def _go_on(self, recipe: Recipe, widths: tuple[int, ...]) -> Network:
+        network = self._network()
+        if network.program.n_outputs != widths[-1] or network.program.n_inputs != widths[0]:
+            raise ValueError(
+                f"the fitted network has {network.n_inputs} inputs and {network.n_outputs} outputs; the "
+                f"data have {widths[0]} and {widths[-1]}"
+            )
+        return network
+
+    def _data(self, network: Network, X: Any, y: Any, Y: Array, weights: Array | None) -> Data:
+        features = checks.features(X, network.n_inputs, network.dtype)
+        goals = checks.targets(network.loss_spec, Y, X.shape[0], network.n_outputs, network.dtype)
+        return Data(features, goals, weights, (X, y))
+
+    def _minimize(self, network: Network, recipe: Recipe, data: Data) -> None:
+        """The solver lbfgs: all rows at once."""
+        penalty = recipe.penalty
+        if penalty is not None:
+            rows = len(data.X) if data.weights is None else data.weights.sum()
+            penalty = type(penalty)(penalty.alpha / rows)
+        offset = self._offset(data.Y)
+        constant = 0.0 if offset is None else float(np.average(offset, weights=data.weights))
+        self.history_ = history = History(planned=self.max_iter)
+
+        def after(value: float) -> bool:
+            history.add(loss=value + constant, learning_rate=np.nan, seconds=np.nan)
+            if self.verbose:
+                print(f"Iteration {len(history)}, loss = {history.loss[-1]:.8f}")
+            answers = [callback.on_epoch_end(network, history) for callback in recipe.callbacks]
+            return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
+
+        for callback in recipe.callbacks:
+            callback.on_fit_begin(network, history)
+        try:
+            found = quasi_newton.minimize(
+                network,
+                data.X,
+                data.Y,
+                data.weights,
+                penalty=penalty,
+                loss_scale=self._scale(),
+                max_iter=self.max_iter,
+                max_fun=self.max_fun,
+                tolerance=self.tol,
+                after=after,
+            )
+        finally:
+            end_callbacks(recipe.callbacks, network, history)
+        self.n_iter_ = min(found.iterations, self.max_iter)
+        self.loss_ = found.value + constant
+        if not found.converged and np.isfinite(found.value):
+            warnings.warn(
+                f"lbfgs failed to converge after {self.n_iter_} iteration(s): {found.message}. Increase "
+                f"max_iter ({self.max_iter}) or max_fun ({self.max_fun}), or scale the data.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        if not np.isfinite(found.value):
+            raise ValueError(NOT_FINITE)
+
+    def _epochs(
+        self,
+        network: Network,
+        recipe: Recipe,
+        data: Data,
+        validation_data: Any,
+        stops_early: bool,
+        incremental: bool,
+        random: Any,
+    ) -> None:
+        """The stochastic solvers."""
+        rows = held_out = None
+        if validation_data is not None:
+            held_out = self._validation(network, validation_data)
+        elif stops_early:
+            rows, rest = self._split(data, random)
+            held_out = held_out_part(data, rest)
+        self._start_curves(network, stops_early, held_out is not None)
+        options = Options(
+            epochs=1 if incremental else self.max_iter,
+            rows=rows,
+            held_out=held_out,
+            score=scorer_of(self, network) if stops_early else None,
+            offset=self._offset(data.Y),
+            scale=self._scale(),
+            incremental=incremental,
+        )
+        fit_epochs(self, network, recipe, data, options, random)
+
+    def _start_curves(self, network: Network, stops_early: bool, validates: bool) -> None:
+        """The curves of this fit, which go on those of one before."""
+        self.should_stop_ = False
+        self.loss_curve_ = self.__dict__.get("loss_curve_", [])
+        if validates:
+            self.validation_loss_curve_ = self.__dict__.get("validation_loss_curve_", [])
+        if not stops_early:
+            best = self.__dict__.get("best_loss_")
+            self.best_loss_ = np.inf if best is None else best
+            self.validation_scores_ = self.best_validation_score_ = None
+        elif self.__dict__.get("validation_scores_") is None:
+            self.best_loss_ = None
+            self.validation_scores_ = []
+            self.best_validation_score_ = -np.inf
+            self._best = network._flat.copy()
+
+    def _split(self, data: Data, random: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows to train on and those held out, as scikit-learn splits them."""
+        rows = np.arange(len(data.X))
+        stratify = self._stratify(data.Y)
+        train, held_out = train_test_split(
+            rows, random_state=random, test_size=self.validation_fraction, stratify=stratify
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        return train, held_out
+
+    def _validation(self, network: Network, validation_data: Any) -> Data:
+        """validation_data=(X, y) or (X, y, sample_weight), checked."""
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            raise TypeError("validation_data must be (X, y) or (X, y, sample_weight)")
+        X, y = self._matrices(*validation_data[:2], reset=False, **self._y_options)
+        weights = self._weights(validation_data[2] if len(validation_data) == 3 else None, X.shape[0])
+        return self._data(network, X, y, self._targets(y), weights)
+
+    # ---- what the targets decide; by default as for a regressor
+
+    _y_options: ClassVar[dict[str, Any]] = {}
+
+    def _take_classes(self, classes: Any, y: Any) -> None:
+        """The classes of a first call of partial_fit."""
+
+    def _learn_targets(self, y: Array, incremental: bool) -> None:
+        """Take the classes of y over, or require that they are those that are known."""
+
+    def _targets(self, y: Array) -> Array:
+        """What the loss takes for y."""
+        return y
+
+    def _class_weights(self, y: Array, weights: Array | None, incremental: bool) -> Array | None:
+        """The weights of the rows with those of their classes."""
+        return weights
+
+    def _outputs(self, Y: Array) -> int:
+        return 1 if Y.ndim == 1 else Y.shape[1]
+
+    def _stratify(self, Y: Array) -> Array | None:
+        return None
+
+    def _offset(self, Y: Array) -> Array | None:
+        """What scikit-learn's loss of each row has beside ours."""
+        return None
+
+    def _scale(self) -> float:
+        """What our mean loss is multiplied by to be scikit-learn's."""
+        return 1.0
+
+    def _out_activation(self) -> str:
+        return "identity"
+
+    def _own_score(self, predicted: Array, data: Data) -> float:
+        raise NotImplementedError
+
+
+def _require_possible(est: Any, recipe: Recipe, validation_data: Any) -> None:
+    """Refuse what lbfgs can't do."""
+    if recipe.optimizer is not None:
+        return
+    if recipe.penalty is not None and not recipe.penalty.smooth:
+        raise ValueError(f"penalty={est.penalty!r} needs a stochastic solver; lbfgs takes 'l2' or None")
+    for name, given in (
+        ("dropout", any(recipe.dropout)),
+        ("validation_data", validation_data is not None),
+    ):
+        if given:
+            raise ValueError(f"{name} needs a stochastic solver, such as 'adam'; got solver='lbfgs'")

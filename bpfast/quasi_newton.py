@@ -1,0 +1,132 @@
+"""L-BFGS on a network: SciPy's minimiser over the flat parameters, with the native loss and gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import backends, reference
+from .penalties import Penalty
+from .sparse import Features
+
+if TYPE_CHECKING:
+    from .network import Network
+
+Array = NDArray[Any]
+
+
+#: The objective where it can't be computed.
+TOO_FAR = 1e150
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where the minimiser ended.
+
+    Attributes
+    ----------
+    value : float
+        The objective there.
+    iterations : int
+    converged : bool
+    message : str
+        SciPy's, of why it stopped.
+    """
+
+    value: float
+    iterations: int
+    converged: bool
+    message: str
+
+
+def objective(
+    network: Network,
+    X: Features,
+    Y: Array,
+    weights: Array | None,
+    penalty: Penalty | None,
+    loss_scale: float,
+    gradient: Array,
+) -> float:
+    """J = loss_scale · mean loss + α Ω(W), and its flat gradient, in place, on checked data."""
+    engine, flat = network._engine, network._flat
+    with network._lock:
+        network._taped, network._backed = 0, False
+        Z = engine.forward(flat, X)
+        value, D = backends.evaluate(network.loss_spec, Y, Z, weights, network.threads, network.backend)
+        engine.backward(flat, D * D.dtype.type(loss_scale) if loss_scale != 1 else D, gradient)
+    value *= loss_scale
+    if penalty is not None:
+        for p in network.program.parameters:
+            if p.penalised:
+                W = network.parameters[p.name]
+                value += reference.penalty_value(penalty, W)
+                gradient[p.block] += reference.penalty_gradient(penalty, W).ravel()
+    return value
+
+
+def minimize(
+    network: Network,
+    X: Features,
+    Y: Array,
+    weights: Array | None,
+    *,
+    penalty: Penalty | None = None,
+    loss_scale: float = 1.0,
+    max_iter: int = 200,
+    max_fun: int = 15000,
+    tolerance: float = 1e-4,
+    after: Callable[[float], bool] = lambda value: False,
+) -> Minimum:
+    """Minimise the objective over all rows by L-BFGS-B (Byrd et al. 1995), in place.
+
+    Parameters
+    ----------
+    network : Network
+    X, Y, weights
+        Checked data.
+    penalty : Penalty, optional
+        A smooth one.
+    loss_scale : float
+        What the mean loss is multiplied by.
+    max_iter, max_fun : int
+        The most iterations, and evaluations of the objective.
+    tolerance : float
+        Of the largest element of the gradient.
+    after : callable
+        Called after every iteration, with the objective; ends the search by returning True.
+    """
+    from scipy.optimize import minimize as scipy_minimize
+
+    flat = network._flat
+    gradient = np.zeros_like(flat)
+
+    def evaluate(x: Array) -> tuple[float, Array]:
+        flat[...] = x
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                value = objective(network, X, Y, weights, penalty, loss_scale, gradient)
+        except FloatingPointError:
+            # An exponent reached its cap: a step too far, from which the line search comes back.
+            return TOO_FAR, gradient.astype(np.float64)
+        return value, gradient.astype(np.float64)
+
+    def step(intermediate_result: Any) -> None:
+        flat[...] = intermediate_result.x
+        if after(float(intermediate_result.fun)):
+            raise StopIteration
+
+    options = {"maxiter": max_iter, "maxfun": max_fun, "gtol": tolerance}
+    start = flat.astype(np.float64)
+    try:
+        found = scipy_minimize(evaluate, start, method="L-BFGS-B", jac=True, callback=step, options=options)
+    except BaseException:
+        flat[...] = start
+        raise
+    flat[...] = found.x
+    stopped = found.status == 99  # by `after`
+    return Minimum(float(found.fun), int(found.nit), bool(found.success or stopped), str(found.message))

@@ -1,0 +1,574 @@
+"""`MLPClassifier` and `MLPRegressor`: scikit-learn's, with its parameters, attributes and numbers.
+
+``from bpfast.sklearn import MLPClassifier`` in place of ``from sklearn.neural_network import
+MLPClassifier`` is the whole change. With the same integer `random_state` the weights start the same
+and the rows come in the same order, so that in float64 the loss curve, the weights and the predictions
+are scikit-learn's up to rounding. Where they differ, why, and how to get the old numbers:
+
+``squared_error`` with several outputs
+    There the loss is the mean over outputs, the gradient that of their sum (scikit-learn's issue 8349).
+    Here the gradient is the loss's. For k outputs the old numbers come from `learning_rate_init` times
+    k (sgd) or `epsilon` divided by k (adam), and `alpha` divided by k. With lbfgs, whose search the
+    wrong gradient misled, they do not come back.
+``partial_fit`` of the regressor with ``solver="lbfgs"``
+    There it is a whole fit; here, as with the classifier, there is none: call `fit` with `warm_start`.
+``partial_fit`` with ``early_stopping``
+    There it is refused. Here it goes by ``validation_data=(X, y)``, and is refused without.
+`warm_start` with `early_stopping`
+    There the second fit trains on in the arrays in which the best weights are kept, and may end with
+    others. Here it ends with the best.
+A loss or a weight that becomes NaN or infinite
+    There the epochs go on to the last. Here the first such epoch ends the fit, with the same ValueError;
+    with early stopping the best weights are kept, and a ConvergenceWarning says so.
+An error in the middle of `fit`
+    There the estimator is left half changed, here as it was before the call.
+``loss="poisson"`` with negative targets, negative sample weights
+    There a NaN, or a loss without bound. Here a ValueError.
+``momentum=1``
+    Is the largest float64 below 1.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin, is_classifier
+from sklearn.metrics import r2_score
+from sklearn.neural_network import MLPClassifier as TheirClassifier
+from sklearn.neural_network import MLPRegressor as TheirRegressor
+from sklearn.preprocessing import LabelBinarizer, label_binarize
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import type_of_target, unique_labels
+from sklearn.utils.validation import check_is_fitted
+
+from .estimator import Data
+from .losses import CrossEntropy, LogLoss, Loss, resolve_loss
+from .perceptron import Perceptron
+
+Array = NDArray[Any]
+
+__all__ = ["MLPClassifier", "MLPRegressor", "from_sklearn"]
+
+
+def _trains_in_parts(est: Any) -> bool:
+    if isinstance(est.solver, str) and est.solver == "lbfgs":
+        raise AttributeError("partial_fit needs a stochastic solver, such as 'adam'; got solver='lbfgs'")
+    return True
+
+
+def _has_probabilities(est: Any) -> bool:
+    if est._has_margins():
+        raise AttributeError(f"loss={est.loss!r} gives no probabilities; decision_function gives its values")
+    return True
+
+
+def _has_margins(est: Any) -> bool:
+    if not est._has_margins():
+        raise AttributeError(f"loss={est.loss!r} gives probabilities: predict_proba")
+    return True
+
+
+class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
+    """A dense network that classifies: scikit-learn's `MLPClassifier`, trained natively.
+
+    Parameters from `hidden_layer_sizes` to `max_fun` are scikit-learn's, with its defaults and its
+    checks; what more they take is said here. Those behind them are new, and off by default.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default (100,)
+    activation : str, Activation or a tuple of them, default "relu"
+        Also every activation of bpfast, such as ``"gelu"`` or ``bp.LeakyReLU(0.1)``; a tuple has
+        one for each hidden layer.
+    solver : {"adam", "sgd", "lbfgs"} or Optimizer, default "adam"
+        Also ``"adamw"``, ``"rmsprop"``, ``"adagrad"`` and ``"rprop"`` with `learning_rate_init`,
+        `beta_1`, `beta_2` and `epsilon` as far as they take them, or an object such as
+        ``bp.AdamW(0.01, weight_decay=0.1)``, whose own numbers count.
+    alpha : float, default 0.0001
+        The strength of `penalty`, divided by the weight of the batch.
+    batch_size : int or "auto", default "auto"
+        By default 200, or all rows if there are fewer.
+    learning_rate : {"constant", "invscaling", "adaptive"} or Schedule, default "constant"
+        The names are for sgd, as there, and for the solvers that are new. A schedule, such as
+        ``bp.Cosine(0.01, epochs=50)``, is for every stochastic solver.
+    learning_rate_init : float, default 0.001
+    power_t : float, default 0.5
+    max_iter : int, default 200
+    shuffle : bool, default True
+    random_state : int, RandomState or None, default None
+    tol : float, default 1e-4
+    verbose : bool, default False
+    warm_start : bool, default False
+    momentum : float, default 0.9
+    nesterovs_momentum : bool, default True
+    early_stopping : bool, default False
+    validation_fraction : float, default 0.1
+    beta_1, beta_2 : float, default 0.9 and 0.999
+    epsilon : float, default 1e-8
+    n_iter_no_change : int, default 10
+    max_fun : int, default 15000
+    loss : {"log_loss", "hinge", "exponential"} or Loss, default "log_loss"
+        hinge and exponential take one output a class against the rest, and give no probabilities.
+    penalty : {"l2", "l1", "elasticnet"} or None, default "l2"
+        L1 makes weights exactly 0; see `bpfast.penalties`.
+    l1_ratio : float, default 0.5
+        The share of L1 in the elastic net.
+    dropout : float or tuple of float, default 0.0
+        The share of each hidden layer's outputs that training leaves out (`bpfast.Dropout`).
+    class_weight : dict, "balanced" or None, default None
+        As in scikit-learn's linear models.
+    scoring : str, callable or None, default None
+        What early stopping goes by: a scorer of scikit-learn's; None for accuracy.
+    keep_optimizer : bool, default False
+        With `warm_start`, go on with the optimizer's moments and rate too.
+    callbacks : sequence of Callback or None, default None
+        `bpfast.Callback` objects, such as ``bp.ProgressBar()``, which are called after every epoch,
+        or batch.
+    dtype : {"float32", "float64"} or None, default None
+        Of the weights and the arithmetic; None for that of X. float32 takes about half the time.
+    n_jobs : int or None, default None
+        Threads, at most; None and -1 for the cores at hand. Results do not depend on it.
+
+    Attributes
+    ----------
+    classes_, coefs_, intercepts_, loss_, loss_curve_, best_loss_, validation_scores_, \
+    best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, \
+    feature_names_in_
+        As in scikit-learn. `coefs_` and `intercepts_` are what predictions are made of; change them.
+    validation_loss_curve_ : list of float
+        The loss of the held-out rows after every epoch, if there are any.
+    history_ : bpfast.History
+        The figures of the last call, with learning rates and seconds; ``history_.plot()``.
+    should_stop_ : bool
+        Whether `tol` and `n_iter_no_change` ended the training; what a loop around `partial_fit`
+        goes by.
+
+    Notes
+    -----
+    See `bpfast.sklearn` for where numbers differ from scikit-learn's, and how to get the old ones.
+
+    Examples
+    --------
+    >>> from bpfast.sklearn import MLPClassifier
+    >>> from sklearn.datasets import load_digits
+    >>> X, y = load_digits(return_X_y=True)
+    >>> MLPClassifier(random_state=0).fit(X, y).score(X, y)
+    1.0
+    """
+
+    _theirs = TheirClassifier
+    _target_type: str
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        loss="log_loss",
+        penalty="l2",
+        l1_ratio=0.5,
+        dropout=0.0,
+        class_weight=None,
+        scoring=None,
+        keep_optimizer=False,
+        callbacks=None,
+        dtype=None,
+        n_jobs=None,
+    ):
+        self._keep(locals())
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> MLPClassifier:
+        """Fit to X and y.
+
+        Parameters
+        ----------
+        X : array, sparse matrix or data frame (n, n_features)
+        y : array (n,) or (n, n_labels)
+            Classes, or 0 and 1 for each of several labels.
+        sample_weight : array (n,), optional
+            At least 0.
+        validation_data : (X, y) or (X, y, sample_weight), optional
+            Held-out rows: `validation_loss_curve_` follows them, and early stopping goes by them in
+            place of a part of X.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, validation_data, incremental=False)
+
+    @available_if(_trains_in_parts)
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        classes: Any = None,
+        *,
+        validation_data: Any = None,
+    ) -> MLPClassifier:
+        """One epoch over the given data, from where the last call ended.
+
+        Parameters
+        ----------
+        X, y, sample_weight, validation_data
+            As for `fit`.
+        classes : array (n_classes,)
+            All that will ever come; needed in the first call.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, validation_data, incremental=True, classes=classes)
+
+    def predict(self, X: Any) -> Array:
+        """The classes (n,), or the labels (n, n_labels) as 0 and 1."""
+        A = self._linked(X)
+        threshold = 0.0 if self._has_margins() else 0.5
+        if self._target_type == "multilabel":
+            return (threshold < A).astype(int)
+        if self._target_type == "multiclass":
+            return self.classes_[A.argmax(axis=1)]
+        return self.classes_[(A[:, 0] > threshold).astype(int) * (len(self.classes_) - 1)]
+
+    @available_if(_has_probabilities)
+    def predict_proba(self, X: Any) -> Array:
+        """The probabilities (n, n_classes), in the order of `classes_`."""
+        A = self._linked(X)
+        return np.hstack([1 - A, A]) if A.shape[1] == 1 else A
+
+    @available_if(_has_probabilities)
+    def predict_log_proba(self, X: Any) -> Array:
+        """The logarithms of `predict_proba`."""
+        probabilities = self.predict_proba(X)
+        return np.log(probabilities, out=probabilities)
+
+    @available_if(_has_margins)
+    def decision_function(self, X: Any) -> Array:
+        """The raw outputs (n, n_classes), or (n,) for two classes: the classes' margins.
+
+        There where the loss has no probabilities, hinge and exponential.
+        """
+        A = self._linked(X)
+        return A[:, 0] if A.shape[1] == 1 else A
+
+    # ---- targets
+
+    def _has_margins(self) -> bool:
+        """Whether the loss takes -1 and +1, and gives values instead of probabilities."""
+        return self._family().targets == "signs"
+
+    def _family(self) -> Loss:
+        """The loss as the parameter names it, for one output."""
+        loss = resolve_loss(self.loss)
+        if loss.name not in ("log_loss", "hinge", "exponential"):
+            raise ValueError(f"loss must be 'log_loss', 'hinge' or 'exponential'; got {self.loss!r}")
+        return loss
+
+    def _loss(self, dtype: Any = np.float64) -> Loss:
+        loss = self._family()
+        if loss.name != "log_loss":
+            return loss
+        several = self.__dict__.get("_target_type") == "multiclass"
+        return (CrossEntropy if several else LogLoss)(cap=-np.log(np.finfo(dtype).eps))
+
+    def _take_classes(self, classes: Any, y: Any) -> None:
+        known = self.__dict__.get("classes_")
+        if known is None and classes is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        if classes is None:
+            return
+        if known is None:
+            self._set_classes(y if type_of_target(y).startswith("multilabel") else classes)
+        elif not np.array_equal(known, unique_labels(classes)):
+            raise ValueError(
+                f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {known!r}"
+            )
+
+    def _set_classes(self, y: Any) -> None:
+        """Classes and the kind of target from labels; LabelBinarizer knows what labels may be."""
+        self.classes_ = LabelBinarizer().fit(y).classes_
+        if type_of_target(y).startswith("multilabel"):
+            self._target_type = "multilabel"
+        else:
+            self._target_type = "binary" if len(self.classes_) <= 2 else "multiclass"
+
+    def _learn_targets(self, y: Array, incremental: bool) -> None:
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self._set_classes(y)
+            return
+        found = unique_labels(y)
+        if self.warm_start and set(found) != set(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit."
+                f" Previously got {self.classes_}, `y` has {found}"
+            )
+        if len(np.setdiff1d(found, self.classes_, assume_unique=True)):
+            raise ValueError(
+                "`y` has classes not in `self.classes_`. "
+                f"`self.classes_` has {self.classes_}. 'y' has {found}."
+            )
+
+    def _targets(self, y: Array) -> Array:
+        """Places in classes_ for cross_entropy, else a column of 0 and 1, or of -1 and +1, an output."""
+        if (self._target_type == "multilabel") != type_of_target(y).startswith("multilabel"):
+            raise ValueError(
+                f"y is {type_of_target(y)}; the targets of the first fit were {self._target_type}"
+            )
+        low = -1.0 if self._has_margins() else 0.0
+        if self._target_type == "multilabel":
+            return np.where(label_binarize(y, classes=self.classes_) > 0, 1.0, low)
+        unknown = np.setdiff1d(unique_labels(y), self.classes_)
+        if len(unknown):
+            raise ValueError(f"y holds {unknown[0]!r}, which is not among the classes {self.classes_}")
+        codes = np.searchsorted(self.classes_, y)
+        if self._target_type == "binary":
+            return np.where(codes == 1, 1.0, low)[:, None]
+        if low == 0:
+            return codes
+        return np.where(codes[:, None] == np.arange(len(self.classes_)), 1.0, low)
+
+    def _class_weights(self, y: Array, weights: Array | None, incremental: bool) -> Array | None:
+        if self.class_weight is None:
+            return weights
+        if incremental and isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is not for partial_fit, which sees a part of the data: "
+                "pass the weights, as compute_class_weight gives them for all of it"
+            )
+        own = compute_sample_weight(self.class_weight, y)
+        return own if weights is None else own * weights
+
+    def _outputs(self, Y: Array) -> int:
+        return len(self.classes_) if Y.ndim == 1 else Y.shape[1]
+
+    def _stratify(self, Y: Array) -> Array | None:
+        # By the names that scikit-learn's split gives them.
+        return np.where(Y[:, 0] > 0, "True", "False") if self.n_outputs_ == 1 else None
+
+    def _scale(self) -> float:
+        # One loss a row: over several labels, or classes against the rest, the sum.
+        return 1.0 if self._loss().name == "cross_entropy" else float(self.n_outputs_)
+
+    def _out_activation(self) -> str:
+        if self._has_margins():
+            return "identity"
+        return "softmax" if self._target_type == "multiclass" else "logistic"
+
+    def _own_score(self, predicted: Array, data: Data) -> float:
+        if self._target_type == "multiclass":
+            goal = data.Y if data.Y.ndim == 1 else data.Y.argmax(axis=1)
+            right = predicted.argmax(axis=1) == goal
+        else:
+            threshold = 0.0 if self._has_margins() else 0.5
+            right = ((predicted > threshold) == (threshold < data.Y)).all(axis=1)
+        return float(np.average(right, weights=data.weights))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def _more_tags(self) -> dict[str, Any]:  # before scikit-learn 1.6
+        return {"multilabel": True}
+
+
+class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
+    """A dense network that predicts numbers: scikit-learn's `MLPRegressor`, trained natively.
+
+    Parameters are `MLPClassifier`'s, less `class_weight`, and
+
+    Parameters
+    ----------
+    loss : str or Loss, default "squared_error"
+        ``"squared_error"`` and ``"poisson"`` as in scikit-learn, half the squared error and half the
+        Poisson deviance; also ``"absolute_error"``, ``"huber"``, ``"quantile"`` (the median) or an
+        object, such as ``bp.Quantile(0.9)``.
+    scoring : str, callable or None, default None
+        None for R².
+
+    Attributes
+    ----------
+    coefs_, intercepts_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, \
+    n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_, \
+    validation_loss_curve_, history_, should_stop_
+        As in `MLPClassifier`.
+
+    Examples
+    --------
+    >>> from bpfast.sklearn import MLPRegressor
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = MLPRegressor(solver="lbfgs", alpha=100, random_state=0)
+    >>> bool(make_pipeline(StandardScaler(), model).fit(X, y).score(X, y) > 0.5)
+    True
+    """
+
+    _theirs = TheirRegressor
+    _y_options: ClassVar[dict[str, Any]] = {"y_numeric": True}
+
+    def __init__(
+        self,
+        loss="squared_error",
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        penalty="l2",
+        l1_ratio=0.5,
+        dropout=0.0,
+        scoring=None,
+        keep_optimizer=False,
+        callbacks=None,
+        dtype=None,
+        n_jobs=None,
+    ):
+        self._keep(locals())
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> MLPRegressor:
+        """Fit to X and y.
+
+        Parameters
+        ----------
+        X : array, sparse matrix or data frame (n, n_features)
+        y : array (n,) or (n, n_outputs)
+        sample_weight, validation_data
+            As for `MLPClassifier`.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, validation_data, incremental=False)
+
+    @available_if(_trains_in_parts)
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
+    ) -> MLPRegressor:
+        """One epoch over the given data, from where the last call ended; see `fit`."""
+        return self._fit(X, y, sample_weight, validation_data, incremental=True)
+
+    def predict(self, X: Any) -> Array:
+        """The predictions (n,), or (n, n_outputs) if there are several."""
+        A = self._linked(X)
+        return A.ravel() if A.shape[1] == 1 else A
+
+    # ---- targets
+
+    def _loss(self, dtype: Any = np.float64) -> Loss:
+        loss = resolve_loss(self.loss)
+        if loss.targets not in ("values", "counts"):
+            raise ValueError(f"loss must be one of a regression, such as 'squared_error'; got {self.loss!r}")
+        return loss
+
+    def _targets(self, y: Array) -> Array:
+        return y.reshape(len(y), -1)
+
+    def _offset(self, Y: Array) -> Array | None:
+        if self._loss().name != "poisson":
+            return None
+        from scipy.special import xlogy
+
+        goal = Y.astype(np.float64)
+        return (xlogy(goal, goal) - goal).sum(axis=1)
+
+    def _scale(self) -> float:
+        return {"squared_error": 0.5, "poisson": float(self.n_outputs_)}.get(self._loss().name, 1.0)
+
+    def _out_activation(self) -> str:
+        return "exp" if self._loss().link == "exp" else "identity"
+
+    def _own_score(self, predicted: Array, data: Data) -> float:
+        if not np.isfinite(predicted).all():
+            return float("nan")
+        return float(r2_score(data.Y, predicted, sample_weight=data.weights))
+
+
+def from_sklearn(estimator: Any) -> MLPClassifier | MLPRegressor:
+    """Take a fitted estimator of scikit-learn's over: its parameters, weights and figures.
+
+    Predictions are the same, and `partial_fit` or a warm start goes on from its weights; the
+    optimizer's moments start anew.
+
+    Parameters
+    ----------
+    estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
+        It is not changed.
+
+    Returns
+    -------
+    MLPClassifier or MLPRegressor
+
+    Raises
+    ------
+    TypeError
+        If it is another kind of estimator.
+    sklearn.exceptions.NotFittedError
+        If it has not been fitted.
+    """
+    if not isinstance(estimator, (TheirClassifier, TheirRegressor)):
+        raise TypeError(
+            f"from_sklearn takes a fitted MLPClassifier or MLPRegressor of scikit-learn's; got "
+            f"{type(estimator).__name__}"
+        )
+    check_is_fitted(estimator)
+    kind = MLPClassifier if is_classifier(estimator) else MLPRegressor
+    ours = kind(**copy.deepcopy(estimator.get_params(deep=False)))
+    for name, value in vars(estimator).items():
+        if name.endswith("_") and not name.startswith("_"):
+            setattr(ours, name, copy.deepcopy(value))
+    if isinstance(ours, MLPClassifier):
+        softmax = ours.out_activation_ == "softmax"
+        single = "binary" if ours.n_outputs_ == 1 else "multilabel"
+        ours._target_type = "multiclass" if softmax else single
+    ours._no_improvement_count = 0
+    ours._adopt(ours._network())
+    return ours
