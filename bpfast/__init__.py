@@ -19,7 +19,7 @@ from .initializers import (
     XavierUniform,
     Zeros,
 )
-from .layers import Activation, Dense
+from .layers import Activation, Dense, Dropout
 from .losses import (
     AbsoluteError,
     CrossEntropy,
@@ -64,6 +64,7 @@ __all__ = [
     "CrossEntropy",
     "CustomLoss",
     "Dense",
+    "Dropout",
     "EarlyStopping",
     "ElasticNet",
     "Exponential",

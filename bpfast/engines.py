@@ -19,6 +19,8 @@ from .schedules import Clock
 from .sparse import CSR, Features, dense, take
 
 Array = NDArray[Any]
+#: What a dropout draws its mask from: the network's seed, and how many steps were made before.
+Noise = tuple[int, int]
 
 
 @dataclass
@@ -63,6 +65,8 @@ class Plan:
     penalty : Penalty or None
     shuffle : (seed, epoch) or None
         What the order of the rows is drawn from; None keeps the order, or takes `order`.
+    noise : (seed, step)
+        What the first batch's masks are drawn from; the batches behind it have the next steps.
     order : int64 array or None
         The numbers of the rows to take, in their order; not with `shuffle`.
     loss_scale : float
@@ -78,6 +82,7 @@ class Plan:
     learning_rates: NDArray[np.float64]
     penalty: Penalty | None
     shuffle: tuple[int, int] | None
+    noise: Noise
     order: NDArray[np.int64] | None = None
     loss_scale: float = 1.0
     alphas: NDArray[np.float64] | None = None
@@ -106,8 +111,8 @@ class Engine(Protocol):
     def outputs(self, parameters: Array, X: Features) -> Array:
         """Z, the raw outputs (B, O) of X (B, I), in blocks of rows: nothing is kept."""
 
-    def forward(self, parameters: Array, X: Features) -> Array:
-        """Z, and every value between, kept for `backward`."""
+    def forward(self, parameters: Array, X: Features, noise: Noise | None = None) -> Array:
+        """Z, and every value between, kept for `backward`; with noise as in that step of training."""
 
     def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None = None) -> None:
         """Fill the flat gradient, and ∂L/∂X (B, I) if asked, from D = ∂L/∂Z (B, O) of the last `forward`."""
@@ -141,7 +146,7 @@ class _Ops:
     """The reference's ops: name → forward and backward, as the native engine's table has them."""
 
     @staticmethod
-    def dense_forward(op: Op, X: Array, p: dict[str, Array]) -> tuple[Array, Array]:
+    def dense_forward(op: Op, X: Array, p: dict[str, Array], noise: Noise | None) -> tuple[Array, Array]:
         assert op.W is not None
         Z = X @ p[op.W.name]
         if op.b is not None:
@@ -160,7 +165,7 @@ class _Ops:
         return D @ p[op.W.name].T
 
     @staticmethod
-    def activation_forward(op: Op, X: Array, p: dict[str, Array]) -> tuple[Array, Array]:
+    def activation_forward(op: Op, X: Array, p: dict[str, Array], noise: Noise | None) -> tuple[Array, Array]:
         return X, reference.activate(X, op.activation)
 
     @staticmethod
@@ -169,10 +174,22 @@ class _Ops:
     ) -> Array:
         return dA * reference.derivative(Z, op.activation)
 
+    @staticmethod
+    def dropout_forward(op: Op, X: Array, p: dict[str, Array], noise: Noise | None) -> tuple[Array, Array]:
+        M = np.ones_like(X) if noise is None else reference.dropout_mask(X, op.parameter, *noise, op.target)
+        return M, reference.drop(X, M)
+
+    @staticmethod
+    def dropout_backward(
+        op: Op, X: Array, Z: Array, dA: Array, p: dict[str, Array], g: dict[str, Array]
+    ) -> Array:
+        return reference.drop(dA, Z)
+
 
 OPS = {
     "dense": (_Ops.dense_forward, _Ops.dense_backward),
     "activation": (_Ops.activation_forward, _Ops.activation_backward),
+    "dropout": (_Ops.dropout_forward, _Ops.dropout_backward),
 }
 
 
@@ -198,16 +215,16 @@ class ReferenceEngine:
             return np.concatenate([self.outputs(parameters, block.toarray()) for block in X.blocks(BLOCK)])
         return self._forward(parameters, X)[-1][1]
 
-    def forward(self, parameters: Array, X: Features) -> Array:
-        self._values = self._forward(parameters, dense(X))
+    def forward(self, parameters: Array, X: Features, noise: Noise | None = None) -> Array:
+        self._values = self._forward(parameters, dense(X), noise)
         return self._values[-1][1].copy()
 
-    def _forward(self, parameters: Array, X: Array) -> list[tuple[Array, Array]]:
+    def _forward(self, parameters: Array, X: Array, noise: Noise | None = None) -> list[tuple[Array, Array]]:
         p = self.program.views(parameters)
         values = [(X, X)]
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for op in self.program.ops:
-                values.append(OPS[op.kind][0](op, values[op.source][1], p))
+                values.append(OPS[op.kind][0](op, values[op.source][1], p, noise))
         return values
 
     def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None = None) -> None:
@@ -281,10 +298,11 @@ def train_in_python(
     losses = np.full(len(plan.learning_rates), np.nan)
     counts = np.zeros(len(plan.learning_rates))
     gradient = np.zeros_like(parameters)
+    seed, step = plan.noise
     for batch, learning_rate in enumerate(plan.learning_rates.tolist()):
         rows = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
         w = None if weights is None else weights[rows]
-        Z = engine.forward(parameters, take(X, rows))
+        Z = engine.forward(parameters, take(X, rows), (seed, step + batch))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             loss, D = reference.mean_loss(*reference.row_losses(plan.loss, Y[rows], Z), w, plan.loss_scale)
         penalty = plan.penalty_of(batch)

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
 from . import checks, optimizers, penalties
 from .activations import Activation, Sigmoid, activations
 from .callbacks import Callback
-from .layers import Dense, Layer
+from .layers import Dense, Dropout, Layer
 from .losses import CrossEntropy, LogLoss, Loss, losses
 from .network import Network
 from .schedules import Constant, Schedule
@@ -257,8 +257,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         for units, activation, rate in zip(recipe.hidden, recipe.activations, recipe.dropout, strict=True):
             layers.append(Dense(units, activation, initializer="zeros"))
             if rate > 0:
-                from .layers import Dropout
-
                 layers.append(Dropout(rate))
         layers.append(Dense(widths[-1], initializer="zeros"))
         loss = self._loss(dtype)
@@ -293,13 +291,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if held is not None and all(a is b for a, b in zip(arrays, held[1], strict=False)):
             network, known, key = held
             if len(known) == len(arrays) and key == self._key():
-                return network  # type: ignore[no-any-return]
+                return network
         coefs = [np.asarray(W) for W in self.coefs_]
         widths = [len(coefs[0]), *(W.shape[1] for W in coefs)]
         recipe = replace(self._recipe(), hidden=tuple(widths[1:-1]))
         dtype = recipe.dtype or (np.float32 if coefs[0].dtype == np.float32 else np.float64)
         network = self._make_network(recipe, widths, dtype)
         self._set_weights(network, zip(coefs, self.intercepts_, strict=True))
+        network.seed, network._steps = self.__dict__.get("_noise", (0, 0))
         self._adopt(network)
         return network
 

@@ -33,6 +33,7 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
         "dtype": str(network.dtype),
         "seed": network.seed,
         "epochs": network.epochs,
+        "steps": network._steps,
         "metadata": network.metadata,
     }
     data = serialize(dict(network.parameters), {"bpfast": json.dumps(header, allow_nan=False)})
@@ -171,6 +172,7 @@ def _rebuild(
             backend=backend,
         )
         network._epochs = integer("its header", "epochs", header["epochs"], at_least=0)
+        network._steps = integer("its header", "steps", header.get("steps", 0), at_least=0)
         network.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
     except UNREADABLE as error:
         raise ValueError(f"{name!r} can't be read: {_spell(error)}") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import activations as _activations
 from .initializers import Initializer, initializers
-from .specs import Family, Spec, flag, integer
+from .specs import Family, Spec, flag, integer, number
 
 if TYPE_CHECKING:
     from .program import Builder
@@ -104,3 +104,29 @@ class Activation(Layer):
     def build(self, builder: Builder, source: int) -> int:
         assert isinstance(self.activation, _activations.Activation)
         return builder.op("activation", source, builder.width(source), self.activation)
+
+
+@layers.register("dropout")
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """A = X ⊙ M / (1 - rate) in training, M = 0 with probability rate, else 1; A = X in prediction.
+
+    Each step draws M anew from the network's seed, how many steps were made before, and the
+    element's place alone (Srivastava et al. 2014). `fit` and ``forward(training=True)`` drop;
+    `predict`, `loss`, `gradients` and validation do not.
+
+    Parameters
+    ----------
+    rate : float, default 0.5
+        The share of the elements that is dropped; at least 0, less than 1.
+    """
+
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._set("rate", number("Dropout", "rate", self.rate, at_least=0, below=1))
+
+    def build(self, builder: Builder, source: int) -> int:
+        return builder.op(
+            "dropout", source, builder.width(source), _activations.Identity(), parameter=self.rate
+        )

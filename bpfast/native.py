@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _engine
-from .engines import OptimizerState, Plan, train_in_python
+from .engines import Noise, OptimizerState, Plan, train_in_python
 from .losses import CustomLoss
 from .penalties import Penalty
 from .program import Op, Program
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 def _row(op: Op) -> tuple[Any, ...]:
     W, b = (-1 if p is None else p.offset for p in (op.W, op.b))
-    return (op.kind, op.activation.name, op.activation.parameter, op.source, op.target, W, b)
+    return (op.kind, op.activation.name, op.parameter, op.source, op.target, W, b)
 
 
 def _penalty(penalty: Penalty | None) -> tuple[str, float, float] | None:
@@ -58,12 +58,12 @@ class NativeEngine:
         self.core.outputs(parameters, _memory(X), Z, len(X))
         return Z
 
-    def forward(self, parameters: Array, X: Features) -> Array:
+    def forward(self, parameters: Array, X: Features, noise: Noise | None = None) -> Array:
         if isinstance(X, CSR):
             # `backward` reads it again, when the caller may have changed what is his.
             X = CSR(X.indptr, X.indices, X.data.copy(), X.shape) if self._reads_sparse else X.toarray()
         Z = np.empty((len(X), self.program.n_outputs), self.dtype)
-        self.core.forward(parameters, _memory(X), Z, len(X))
+        self.core.forward(parameters, _memory(X), Z, len(X), noise)
         return Z
 
     def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None = None) -> None:
@@ -132,6 +132,7 @@ class NativeEngine:
             losses,
             counts,
             self.timers,
+            plan.noise,
         )
         state.steps += steps
         if interrupt is not None:

@@ -62,7 +62,8 @@ class Network:
     dtype : {"float32", "float64"}, default "float32"
         Of parameters and arithmetic.
     seed : int, default 0
-        Of the initial weights and of the order of the rows; the same seed gives the same bits.
+        Of the initial weights, the order of the rows and what a `Dropout` drops; the same seed
+        gives the same bits.
     threads : int, optional
         At most this many; by default ``BPFAST_NUM_THREADS`` or the cores at hand. The result
         does not depend on it.
@@ -108,6 +109,8 @@ class Network:
         self._start()
         self._state: engines.OptimizerState | None = None
         self._epochs = 0
+        # Of training, over all calls: what the next mask of a dropout is drawn from.
+        self._steps = 0
 
     def _start(self) -> None:
         """What is derived from the rest and does not travel in a pickle."""
@@ -392,7 +395,7 @@ class Network:
         ----------
         X : array or sparse matrix (B, I)
         training : bool, default False
-            Keep what `backward` needs.
+            Keep what `backward` needs, and drop what a `Dropout` drops, anew each time.
         """
         X = checks.features(X, self.n_inputs, self.dtype)
         with self._lock:
@@ -400,7 +403,9 @@ class Network:
                 return self._engine.outputs(self._flat, X)
             self._require_no_fit("forward(training=True)")
             self._taped, self._backed = len(X), False
-            return self._engine.forward(self._flat, X)
+            noise = (self.seed, self._steps)
+            self._steps += 1
+            return self._engine.forward(self._flat, X, noise)
 
     def backward(self, dY: Any) -> Array:
         """Backpropagate dY = ∂L/∂Z (B, O) of the last ``forward(X, training=True)``.

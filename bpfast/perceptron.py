@@ -23,6 +23,10 @@ Array = NDArray[Any]
 class Perceptron(BaseMLP):
     """`fit` and `partial_fit` of both, less what their targets need."""
 
+    validation_scores_: Any
+    best_validation_score_: Any
+    best_loss_: Any
+
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, validation_data: Any, incremental: bool, classes: Any = None
     ) -> Any:
@@ -66,6 +70,9 @@ class Perceptron(BaseMLP):
         """A new network, and the figures of a fit that starts."""
         network = self._make_network(recipe, widths, recipe.dtype or dtype)
         self._set_weights(network, self._draw(recipe, widths, random))
+        if any(recipe.dropout):
+            # Drawn behind all that scikit-learn draws before the first shuffle.
+            network.seed = int(random.randint(2**31 - 1))
         self._adopt(network)
         self.n_layers_ = len(widths)
         self.n_iter_ = self.t_ = 0
@@ -163,6 +170,7 @@ class Perceptron(BaseMLP):
             incremental=incremental,
         )
         fit_epochs(self, network, recipe, data, options, random)
+        self._noise = (network.seed, network._steps)
 
     def _start_curves(self, network: Network, stops_early: bool, validates: bool) -> None:
         """The curves of this fit, which go on those of one before."""
@@ -197,7 +205,8 @@ class Perceptron(BaseMLP):
         """validation_data=(X, y) or (X, y, sample_weight), checked."""
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             raise TypeError("validation_data must be (X, y) or (X, y, sample_weight)")
-        X, y = self._matrices(*validation_data[:2], reset=False, **self._y_options)
+        X, y = validation_data[:2]
+        X, y = self._matrices(X, y, False, **self._y_options)
         weights = self._weights(validation_data[2] if len(validation_data) == 3 else None, X.shape[0])
         return self._data(network, X, y, self._targets(y), weights)
 

@@ -55,8 +55,8 @@ class Profile:
         """Floating-point operations of the matrix products, by op and phase, of the epoch."""
         products = [2.0 * op.n_in * op.n_out if op.W is not None else 0.0 for op in self.ops]
         table = np.outer(products, np.ones(3)) * self.rows
-        # Nobody asks for the delta of the inputs.
-        table[[op.source == 0 for op in self.ops], 1] = 0
+        # Nobody asks for a delta below the first weights.
+        table[: next((i for i, op in enumerate(self.ops) if op.W is not None), 0) + 1, 1] = 0
         return table
 
     def __str__(self) -> str:

@@ -49,7 +49,8 @@ class Parameter:
 class Op:
     """One step of the program: `target` is made from `source`.
 
-    `kind` is the op's name in the engines' tables.
+    `kind` is the op's name in the engines' tables; `parameter` the one number that its function
+    takes: the activation's, or a dropout's rate.
     """
 
     kind: str
@@ -60,6 +61,7 @@ class Op:
     activation: Activation
     W: Parameter | None = None
     b: Parameter | None = None
+    parameter: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,14 @@ class Builder:
         activation: Activation,
         W: Parameter | None = None,
         b: Parameter | None = None,
+        parameter: float | None = None,
     ) -> int:
         """Append an op; return the value that it makes."""
         target = len(self.widths)
         self.widths.append(n_out)
-        self.ops.append(Op(kind, source, target, self.width(source), n_out, activation, W, b))
+        if parameter is None:
+            parameter = activation.parameter
+        self.ops.append(Op(kind, source, target, self.width(source), n_out, activation, W, b, parameter))
         return target
 
 

@@ -85,6 +85,28 @@ def derivative(Z: Array, activation: Activation) -> Array:
     return ACTIVATIONS[activation.name][1](Z, activation.parameter)
 
 
+def dropout_mask(X: Array, rate: float, seed: int, step: int, place: int) -> Array:
+    """M / (1 - rate) for the elements of X: 0 where dropped, with draws by counter.
+
+    Draw k is SplitMix64 of (seed, step, place, k); its lower 32 bits serve element 2k, its upper
+    ones 2k + 1, counted along the rows: kept are those of at least rate 2³².
+    """
+    key = _mix64(_mix64(_mix64(seed) + step) + place)
+    with np.errstate(over="ignore"):
+        counters = np.arange(1, X.size // 2 + 2, dtype=np.uint64) * _GOLDEN + np.uint64(key)
+    draws = _mix64_array(counters)
+    words = np.stack((draws & np.uint64(2**32 - 1), draws >> np.uint64(32)), axis=1).ravel()[: X.size]
+    kept = words.reshape(X.shape) >= np.uint64(int(rate * 2**32))
+    M: Array = np.where(kept, X.dtype.type(1 / (1 - rate)), X.dtype.type(0))
+    return M
+
+
+def drop(X: Array, M: Array) -> Array:
+    """X ⊙ M; 0 where M is, whatever X."""
+    A: Array = np.where(M > 0, X * M, X.dtype.type(0))
+    return A
+
+
 def dense_forward(
     X: Any, W: Any, b: Any = None, activation: str | Activation = "identity", *, out: Any = None
 ) -> Array:
@@ -441,11 +463,10 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     The draw of step i is SplitMix64 of (seed, epoch, i) (Steele et al. 2014); its upper 32 bits
     times (i + 1), shifted down by 32, is the row to change places with.
     """
-    mask = 2**64 - 1
-    key = _mix64((_mix64(seed & mask) + epoch) & mask)
+    key = _mix64(_mix64(seed) + epoch)
     order = np.arange(n, dtype=np.int64)
     with np.errstate(over="ignore"):
-        counters = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+        counters = np.arange(n, dtype=np.uint64) * _GOLDEN + np.uint64(key)
         draws = _mix64_array(counters) >> np.uint64(32)
         picks = (draws * (np.arange(n, dtype=np.uint64) + np.uint64(1))) >> np.uint64(32)
     for i in range(n - 1, 0, -1):
@@ -454,8 +475,12 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return order
 
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
 def _mix64(z: int) -> int:
-    return int(_mix64_array(np.array([z], dtype=np.uint64))[0])
+    """The finaliser of SplitMix64 of the lower 64 bits."""
+    return int(_mix64_array(np.array([z % 2**64], dtype=np.uint64))[0])
 
 
 def _mix64_array(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -139,6 +139,7 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
                 optimizer.rates(len(starts)),
                 recipe.penalty,
                 None,
+                (network.seed, network._steps),
                 order=rows,
                 loss_scale=options.scale,
                 alphas=None if recipe.penalty is None else _alphas(recipe.penalty.alpha, totals),
@@ -149,6 +150,7 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
                 network, optimizer.state, data.X, data.Y, data.weights, plan, recipe.callbacks
             )
             seconds = time.perf_counter() - begin
+            network._steps += len(losses)
             if options.offset is not None:
                 losses = losses + _offsets(options.offset, data.weights, rows, starts, totals)[: len(losses)]
             seen = counts[: len(losses)]

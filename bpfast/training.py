@@ -116,18 +116,24 @@ def fit(
             np.copyto(good, network._flat)
             rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
             order = (network.seed, network._epochs) if shuffle else None
-            plan = Plan(network.loss_spec, rows, rates, penalty, order)
+            noise = (network.seed, network._steps)
+            plan = Plan(network.loss_spec, rows, rates, penalty, order, noise)
+            before = state.steps
             start = time.perf_counter()
             try:
                 losses, counts, ended = run_epoch(network, state, X, Y, weights, plan, callbacks)
             except Exception:
-                # A custom loss or a callback has failed; after an interrupt, on the other hand,
-                # what was learned is kept.
+                # A custom loss or a callback has failed.
                 _roll_back(network, good)
+                raise
+            except BaseException:
+                # After an interrupt, on the other hand, what was learned is kept.
+                network._steps += state.steps - before
                 raise
             seconds = time.perf_counter() - start
             _require_finite(network, losses, good, len(history))
             network._epochs += 1
+            network._steps += len(losses)
             figures = _figures(network, losses, counts, penalty, held_out)
             history.add(learning_rate=rates[-1], seconds=seconds, **figures)
             state.clock.tick(optimizer.schedule, figures.get("val_loss", figures["loss"]))
@@ -172,6 +178,7 @@ def run_epoch(
         shuffled(order, *plan.shuffle)
     losses = np.full(len(plan.learning_rates), np.nan)
     counts = np.zeros(len(plan.learning_rates))
+    seed, step = plan.noise
     for batch in range(len(losses)):
         one = slice(batch, batch + 1)
         part = replace(
@@ -180,6 +187,7 @@ def run_epoch(
             alphas=None if plan.alphas is None else plan.alphas[one],
             shuffle=None,
             order=order[batch * plan.batch_size : (batch + 1) * plan.batch_size],
+            noise=(seed, step + batch),
         )
         with network._lock:
             losses[one], counts[one] = network._engine.train(network._flat, state, X, Y, weights, part)
@@ -207,7 +215,7 @@ def timed_epoch(
     state = network._optimizer_state(optimizer)
     rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
     order = (network.seed, 0) if flag("profile", "shuffle", shuffle) else None
-    plan = Plan(network.loss_spec, rows, rates, penalty, order)
+    plan = Plan(network.loss_spec, rows, rates, penalty, order, (network.seed, network._steps))
     engine = network._engine
     if not isinstance(engine, NativeEngine) or isinstance(network.loss_spec, CustomLoss):
         raise RuntimeError("profile times the native step; a custom loss does without")

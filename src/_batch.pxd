@@ -14,6 +14,12 @@ cdef double batch_total(Run* r, Py_ssize_t first, Py_ssize_t rows) noexcept nogi
 cdef void look_ahead(Run* r, Worker* w, Py_ssize_t first, int team) noexcept nogil
 cdef void next_turn(Run* r, Worker* w) noexcept nogil
 
+cdef inline uint64_t mix64(uint64_t z) noexcept nogil:
+    """The finaliser of SplitMix64."""
+    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
+    return z ^ (z >> 31)
+
 cdef inline tile_csr sparse_from(const tile_csr* X, Py_ssize_t first,
                                  const int64_t* order) noexcept nogil:
     """X without its first rows, which `order` gives if it is not NULL."""

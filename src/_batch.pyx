@@ -13,13 +13,6 @@ cdef enum:
     AHEAD_ROW_BYTES = 1024
 
 
-cdef inline uint64_t mix64(uint64_t z) noexcept nogil:
-    """The finaliser of SplitMix64."""
-    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
-    return z ^ (z >> 31)
-
-
 cdef void permutation(int64_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoch) noexcept nogil:
     """The order of the rows in an epoch; see `reference.permutation`."""
     cdef uint64_t key = mix64(mix64(seed) + epoch), draw

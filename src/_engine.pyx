@@ -113,6 +113,7 @@ cdef class Core:
 
     cdef Arena program, tape_memory, X_memory, dX_memory, output_memory, columns_memory
     cdef Features taped     # a sparse X that `backward` will want, or None
+    cdef tuple taped_noise  # (seed, step) of the last `forward`, or None
     cdef tile_csr columns
     cdef Py_ssize_t columns_entries, first_multiply_adds
     cdef Run run
@@ -167,8 +168,11 @@ cdef class Core:
         """Tasks, scratch memory and what else depends on the program alone."""
         cdef Py_ssize_t i, rows = 1, all_rows = 0, height = BLOCK_ROWS
         cdef Op* op
+        self.run.first_trained = self.run.n_ops
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]
+            if op.W >= 0 or op.b >= 0:
+                self.run.first_trained = min(self.run.first_trained, i)
             if op.W >= 0:
                 rows = max(rows, op.n_in)
                 all_rows += op.n_in
@@ -330,8 +334,14 @@ cdef class Core:
         self.output_memory, self.output_block = arena, block
         return 0
 
-    cdef int start(self, double rows, double passes) except -1:
-        """How many threads this much work deserves, and a clean slate; `finish` must follow."""
+    cdef int start(self, double rows, double passes, tuple noise=None) except -1:
+        """How many threads this much work deserves, and a clean slate; `finish` must follow.
+
+        noise: the seed of dropout's masks and the first step's number; None drops nothing.
+        """
+        self.run.training = noise is not None
+        if noise is not None:
+            self.run.noise_seed, self.run.noise_step = noise
         self.busy = True
         # Networks that are at work at the same time, in other threads, leave each other room.
         self.run.n_threads = team_for(rows * self.multiply_adds * passes,
@@ -443,8 +453,11 @@ cdef class Core:
             raise error
         return A
 
-    def forward(self, parameters, X, Z, Py_ssize_t rows):
-        """As `outputs`, and keep every value for `backward`, which also wants a sparse X again."""
+    def forward(self, parameters, X, Z, Py_ssize_t rows, tuple noise=None):
+        """As `outputs`, and keep every value for `backward`, which also wants a sparse X again.
+
+        With noise, (seed, step), as in that step of training.
+        """
         self.require_idle()
         cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
@@ -452,7 +465,7 @@ cdef class Core:
         cdef View z = View(Z, rows * self.run.widths[last], self.item_size, True)
         cdef int me
         self.need_tape(rows)
-        self.taped = None
+        self.taped, self.taped_noise = None, noise
         if x.sparse.indptr != NULL:
             self.taped = x
         else:
@@ -460,7 +473,7 @@ cdef class Core:
             memcpy(self.run.batch_X, x.X.data, x.X.size * self.item_size)
             for me in range(self.threads):
                 self.run.workers[me].tape.A[0] = self.run.batch_X
-        self.start(self.work_of(x, rows), 1)
+        self.start(self.work_of(x, rows), 1, noise)
         self.run.parameters, self.run.n, self.run.sparse = p.data, rows, x.sparse
         with nogil:
             run_forward(&self.run)
@@ -481,7 +494,7 @@ cdef class Core:
             self.need_dX(rows)
         if self.taped is not None:
             self.need_columns(self.taped.values.size)
-        self.start(rows, 2)
+        self.start(rows, 2, self.taped_noise)
         if self.taped is not None:
             self.run.sparse, self.run.columns = self.taped.sparse, self.columns
         memcpy(self.run.workers[0].tape.D[last], d.data, d.size * self.item_size)
@@ -532,14 +545,15 @@ cdef class Core:
     def train(self, parameters, X, Y, classes, weights, Py_ssize_t rows, Py_ssize_t batch_size,
               order, shuffle, str loss, double loss_parameter, double loss_scale, state, str rule,
               tuple hyperparameters, penalty, alphas, bint objective, learning_rates,
-              Py_ssize_t steps, batch_loss, batch_weight, seconds=None):
+              Py_ssize_t steps, batch_loss, batch_weight, seconds=None,
+              tuple noise=None):
         """An epoch, in place. Returns the steps made, and what a signal handler raised or None.
 
         `order` is int64 memory of `rows` elements for the shuffled order, (seed, epoch) of which
         is `shuffle`; without `shuffle` it holds the numbers of the rows to take; both None keep the
         rows' own order. `alphas`, one a step, go in place of the penalty's strength; with
         `objective` the losses include the penalty. `seconds` (threads, 3 n_ops + 3), where given,
-        gets what each thread spent: see `bpfast.profiling`.
+        gets what each thread spent: see `bpfast.profiling`. noise: see `start`.
         """
         self.require_idle()
         cdef Py_ssize_t n_steps, length = rows
@@ -582,7 +596,7 @@ cdef class Core:
             self.need_columns(largest_batch(&x.sparse, length, batch_size, <int64_t*>o.data))
         elif order is not None or x.sparse.indptr != NULL:
             self.need_X(batch_size)
-        self.start(self.work_of(x, batch_size), 3)
+        self.start(self.work_of(x, batch_size), 3, noise)
         self.run.parameters, self.run.Y, self.run.n = p.data, y.data, length
         self.run.loss_scale, self.run.objective = loss_scale, objective
         self.run.alphas = <double*>a.data

@@ -68,6 +68,8 @@ cdef extern from "tiles/tiles.h" nogil:
                                  int64_t* indices, void* values) noexcept nogil
         void (*sparse_to_dense)(Py_ssize_t m, Py_ssize_t n, const tile_csr* X,
                                 void* A) noexcept nogil
+        void (*dropout)(Py_ssize_t n, double rate, uint64_t key, uint64_t first, const void* X,
+                        void* A) noexcept nogil
         const tile_activation* activations
         const tile_loss* losses
         const tile_link* links
@@ -98,7 +100,7 @@ cdef enum:
 cdef struct Op:
     int kind                # place in the table of ops
     const tile_activation* activation
-    double parameter        # of the activation
+    double parameter        # of the activation, or the rate of a dropout
     Py_ssize_t source       # value that is read
     Py_ssize_t target       # value that is made
     Py_ssize_t n_in
@@ -128,6 +130,7 @@ cdef struct Worker:
     int me
     char* scratch
     Tape tape               # its own pointers, to matrices that the team shares
+    uint64_t noise          # what the masks of the step under way are drawn from
     tile_csr X              # the batch in sparse form; indptr is NULL where A[0] has it
     char* Y                 # the batch's targets, or its classes
     const int64_t* classes
@@ -147,6 +150,7 @@ cdef struct Run:
     const tile_table* tiles
     Op* ops
     Py_ssize_t n_ops
+    Py_ssize_t first_trained   # the first op that has parameters, or n_ops
     Py_ssize_t* widths
     Task* tasks
     Py_ssize_t n_tasks
@@ -172,6 +176,10 @@ cdef struct Run:
     double* row_loss        # (batch,)
     double* row_squares     # (rows of the largest W,): for norms
     double* row_values      # (rows of all W,): what they add to the penalty
+    # what masks are drawn from: the seed, and the steps before this call; none without `training`
+    int training
+    uint64_t noise_seed
+    uint64_t noise_step
     # the loss
     const tile_loss* loss
     double loss_parameter

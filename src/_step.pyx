@@ -18,6 +18,7 @@ from bpfast._batch cimport (
     gather,
     locate,
     look_ahead,
+    mix64,
     next_turn,
     sparse_from,
     transpose_batch,
@@ -98,6 +99,28 @@ cdef void activation_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
     op.activation.forward(n, op.parameter, X, at(w.tape.A[op.target], first, t))
 
 
+cdef void draw_masks(Run* r, Worker* w, Py_ssize_t step) noexcept nogil:
+    """The masks of this call's step are this thread's next ones."""
+    w.noise = mix64(mix64(r.noise_seed) + r.noise_step + <uint64_t>step)
+
+
+cdef void drop(Run* r, Op* op, Worker* w, char* X, char* A, Py_ssize_t r0,
+               Py_ssize_t r1) noexcept nogil:
+    """A = X ⊙ M / (1 - rate) for rows r0 to r1, in prediction A = X; M is not kept: see dropout.h."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t first = r0 * op.n_out, n = (r1 - r0) * op.n_out
+    if r.training:
+        t.dropout(n, op.parameter, mix64(w.noise + <uint64_t>op.target), first, at(X, first, t),
+                  at(A, first, t))
+    else:
+        memcpy(at(A, first, t), at(X, first, t), n * t.item_size)
+
+
+cdef void dropout_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """A = X ⊙ M / (1 - rate) for rows r0 to r1."""
+    drop(r, op, w, w.tape.A[op.source], w.tape.A[op.target], r0, r1)
+
+
 cdef void forward(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
     """All ops, in order, for rows r0 to r1."""
     cdef Py_ssize_t i
@@ -139,6 +162,11 @@ cdef double mean_loss(Run* r, Py_ssize_t rows) noexcept nogil:
 
 # ---- backward: D → the delta below
 
+cdef inline bint delta_wanted(Run* r, Op* op) noexcept nogil:
+    """Whether anybody asks for the delta of what an op reads: X's alone, or of parameters below."""
+    return r.want_input_delta or op > &r.ops[r.first_trained]
+
+
 cdef inline void own_delta(Run* r, Op* op, Worker* w, Py_ssize_t r0,
                            Py_ssize_t r1) noexcept nogil:
     """D = dA ⊙ f'(Z) for rows r0 to r1, in place."""
@@ -154,7 +182,7 @@ cdef void dense_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1
     """D = dA ⊙ f'(Z), and the source's dA = D Wᵀ unless nobody wants it."""
     cdef const tile_table* t = r.tiles
     own_delta(r, op, w, r0, r1)
-    if op.source == 0 and not r.want_input_delta:
+    if not delta_wanted(r, op):
         return
     t.product(r1 - r0, op.n_in, op.n_out, at(w.tape.D[op.target], r0 * op.n_out, t), op.n_out, 1,
               at(r.parameters, op.W, t), 1, op.n_out, NULL,
@@ -166,11 +194,17 @@ cdef void activation_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
     """The source's dA = dA ⊙ f'(X)."""
     cdef const tile_table* t = r.tiles
     cdef Py_ssize_t first = r0 * op.n_out
-    own_delta(r, op, w, r0, r1)
-    if op.source == 0 and not r.want_input_delta:
+    if not delta_wanted(r, op):
         return
+    own_delta(r, op, w, r0, r1)
     memcpy(at(w.tape.D[op.source], first, t), at(w.tape.D[op.target], first, t),
            (r1 - r0) * op.n_out * t.item_size)
+
+
+cdef void dropout_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """The source's dA = dA ⊙ M / (1 - rate)."""
+    if delta_wanted(r, op):
+        drop(r, op, w, w.tape.D[op.target], w.tape.D[op.source], r0, r1)
 
 
 cdef void backward(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
@@ -188,11 +222,12 @@ ctypedef struct OpRow:
     void (*backward)(Run*, Op*, Worker*, Py_ssize_t, Py_ssize_t) noexcept nogil
 
 cdef enum:
-    N_OPS = 2
+    N_OPS = 3
 
 cdef OpRow[N_OPS] OPS = [
     OpRow(b"dense", dense_forward, dense_backward),
     OpRow(b"activation", activation_forward, activation_backward),
+    OpRow(b"dropout", dropout_forward, dropout_backward),
 ]
 
 
@@ -493,6 +528,7 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
     r.stop is read between the two barriers alone, where nobody writes it: all threads agree.
     """
     cdef Py_ssize_t first = step * r.batch_size, rows = min(r.batch_size, r.n - first)
+    draw_masks(r, w, step)
     train_rows(r, w, first, rows, team)
     if w.me == 0:
         transpose_batch(r, first, rows, r.order)
@@ -564,6 +600,7 @@ cdef void run_forward(Run* r) noexcept nogil:
     cdef int me
     for me in range(r.n_threads):
         r.workers[me].X = r.sparse
+        draw_masks(r, &r.workers[me], 0)
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         forward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))
@@ -572,6 +609,8 @@ cdef void run_forward(Run* r) noexcept nogil:
 cdef void run_backward(Run* r) noexcept nogil:
     """Backward over the whole tape, then every tile of dW into r.gradient."""
     cdef int me
+    for me in range(r.n_threads):
+        draw_masks(r, &r.workers[me], 0)
     for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
                      use_threads_if=r.n_threads > 1):
         backward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))

@@ -1012,6 +1012,7 @@ SPECS = {
     "initializers": [bp.Dense(4, "tanh", initializer=name) for name in initializers]
     + [bp.Dense(4, initializer=bp.Orthogonal(2.0), bias_initializer=bp.Constant(0.1))],
     "bias": [bp.Dense(4, bias=False)],
+    "dropout": [bp.Dropout(), bp.Dropout(0.1)],
 }
 
 

@@ -36,7 +36,7 @@ def epoch(build, rng, make_targets):
         penalty, shuffle = options.pop("penalty", None), options.pop("shuffle", None)
         net = build((5, 11, 3), "tanh", loss, dtype=dtype, threads=threads, **backend)
         state = OptimizerState.initial(bp.Adam(), net.program.size, net.dtype)
-        plan = Plan(net.loss_spec, batch_size, rates, penalty, shuffle, **options)
+        plan = Plan(net.loss_spec, batch_size, rates, penalty, shuffle, (0, 0), **options)
         Xs = X.astype(dtype)
         Y = y[loss] if y[loss].ndim == 1 else y[loss].astype(dtype)
         losses, counts = net._engine.train(net._flat, state, Xs, Y, weights if weighted else None, plan)
@@ -100,7 +100,7 @@ def test_an_order_may_leave_rows_out(build, rng):
     for Xs, ys, order in ((X, y, rows), (X[rows], y[rows], None)):
         net = build((5, 11, 3), "tanh", "cross_entropy")
         state = OptimizerState.initial(bp.SGD(0.1), net.program.size, net.dtype)
-        plan = Plan(net.loss_spec, BATCH, np.full(3, 0.1), None, None, order=order)
+        plan = Plan(net.loss_spec, BATCH, np.full(3, 0.1), None, None, (0, 0), order=order)
         losses, _ = net._engine.train(net._flat, state, Xs, ys, None, plan)
         bits.append((losses.tobytes(), net._flat.tobytes()))
     assert bits[0] == bits[1]
@@ -113,7 +113,7 @@ def test_the_scale_multiplies_loss_and_gradient(epoch, build, rng, error):
     for scale, rate in ((2.0, 0.1), (1.0, 0.2)):
         net = build((5, 11, 3), "tanh")
         state = OptimizerState.initial(bp.SGD(rate), net.program.size, net.dtype)
-        plan = Plan(net.loss_spec, ROWS, np.array([rate]), None, None, loss_scale=scale)
+        plan = Plan(net.loss_spec, ROWS, np.array([rate]), None, None, (0, 0), loss_scale=scale)
         losses.append(net._engine.train(net._flat, state, X, y, None, plan)[0][0])
         ends.append(net._flat)
     assert error(ends[0], ends[1]) <= 1e-14
@@ -126,7 +126,7 @@ def test_the_objective_is_the_loss_and_the_penalty(build, rng, name):
     net = build((5, 40, 3), "tanh", "cross_entropy")
     expected = net.loss(X, y, penalty=penalty)
     state = OptimizerState.initial(bp.SGD(0.1), net.program.size, net.dtype)
-    plan = Plan(net.loss_spec, ROWS, np.array([0.1]), penalty, None, objective=True)
+    plan = Plan(net.loss_spec, ROWS, np.array([0.1]), penalty, None, (0, 0), objective=True)
     assert net._engine.train(net._flat, state, X, y, None, plan)[0][0] == pytest.approx(expected, rel=1e-12)
 
 

@@ -1,6 +1,7 @@
 /* The tiles of one instruction set and dtype. Built once for each, with ISA (a name such as avx2)
    and REAL_IS_DOUBLE defined; everything but the table is static. */
 #include "activations.h"
+#include "dropout.h"
 #include "functions.h"
 #include "gemm.h"
 #include "losses.h"
@@ -34,6 +35,7 @@ const tile_table TABLE = {
     .sparse_product = sparse_product,
     .sparse_transpose = sparse_transpose,
     .sparse_to_dense = sparse_to_dense,
+    .dropout = dropout,
     .activations = activation_table,
     .losses = loss_table,
     .links = link_table,

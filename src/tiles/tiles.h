@@ -118,6 +118,10 @@ typedef struct {
     /* A (m, n) <- X. */
     void (*sparse_to_dense)(ptrdiff_t m, ptrdiff_t n, const tile_csr *X, void *A);
 
+    /* A (n,) <- X / (1 - rate) where the draws of `key` keep the elements, which have the numbers
+       from `first` on, 0 elsewhere; A may be X. */
+    void (*dropout)(ptrdiff_t n, double rate, uint64_t key, uint64_t first, const void *X, void *A);
+
     const tile_activation *activations;
     const tile_loss *losses;
     const tile_link *links;

@@ -148,6 +148,19 @@ static void run_sparse(void) {
     end("sparse", "all");
 }
 
+/* Rows of a matrix from anywhere on. */
+static void run_dropout(void) {
+    begin();
+    for (ptrdiff_t n = 1; n <= 600; n += n < 70 ? 1 : 53)
+        for (uint64_t first = 0; first < 3; first++) {
+            fill(A, n);
+            fill(B, n + 8);
+            tiles->dropout(n, 0.3, random_bits(), first + (n % 2 ? 1000000007 : 0), A, B);
+            take(B, n + 8);
+        }
+    end("dropout", "all");
+}
+
 static void run_sums(void) {
     begin();
     for (ptrdiff_t n = 1; n <= 70; n++) {
@@ -288,6 +301,7 @@ int main(int count, char **arguments) {
         if (tiles->product_scratch > SIZE) return 1;
         for (int way = 0; way < 8; way++) run_product(way & 1, way >> 1 & 1, way >> 2);
         run_sparse();
+        run_dropout();
         run_sums();
         run_functions();
         run_activations();
