@@ -48,11 +48,11 @@ class NativeEngine:
         self.core = _engine.Core(ops, list(program.widths), program.size, dtype, threads)
         self.predict = self.core.predict
         # Dense ops read sparse rows as they are.
-        self._reads_sparse = all(op.kind == "dense" for op in program.ops if op.source == 0)
+        self.reads_sparse = all(op.kind == "dense" for op in program.ops if op.source == 0)
         self._order = np.empty(0, np.int64)
 
     def outputs(self, parameters: Array, X: Features) -> Array:
-        if isinstance(X, CSR) and not self._reads_sparse:
+        if isinstance(X, CSR) and not self.reads_sparse:
             return np.concatenate([self.outputs(parameters, block.toarray()) for block in X.blocks(BLOCK)])
         Z = np.empty((len(X), self.program.n_outputs), self.dtype)
         self.core.outputs(parameters, _memory(X), Z, len(X))
@@ -61,7 +61,7 @@ class NativeEngine:
     def forward(self, parameters: Array, X: Features, noise: Noise | None = None) -> Array:
         if isinstance(X, CSR):
             # `backward` reads it again, when the caller may have changed what is his.
-            X = CSR(X.indptr, X.indices, X.data.copy(), X.shape) if self._reads_sparse else X.toarray()
+            X = CSR(X.indptr, X.indices, X.data.copy(), X.shape) if self.reads_sparse else X.toarray()
         Z = np.empty((len(X), self.program.n_outputs), self.dtype)
         self.core.forward(parameters, _memory(X), Z, len(X), noise)
         return Z

@@ -19,7 +19,7 @@ from .engines import OptimizerState, Plan
 from .estimator import Data, Recipe, rate_of
 from .network import Network
 from .sparse import take
-from .training import History, end_callbacks, run_epoch
+from .training import History, end_callbacks, run_epoch, thinned
 
 Array = NDArray[Any]
 
@@ -119,6 +119,7 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
     batch = _batch_size(est.batch_size, n, recipe)
     starts = np.arange(0, n, batch)
     counts = np.minimum(batch, n - starts).astype(np.float64)
+    X = thinned(network, data.X, batch, options.epochs)
     order = _Order(options.rows, n, bool(est.shuffle), random)
     optimizer = _optimizer(est, recipe, network, options)
     history = History(*(["val_loss"] if options.held_out else []), planned=options.epochs)
@@ -147,7 +148,7 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
             )
             begin = time.perf_counter()
             losses, _, ended = run_epoch(
-                network, optimizer.state, data.X, data.Y, data.weights, plan, recipe.callbacks
+                network, optimizer.state, X, data.Y, data.weights, plan, recipe.callbacks
             )
             seconds = time.perf_counter() - begin
             network._steps += len(losses)

@@ -28,7 +28,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 X, Y = load_digits(return_X_y=True)
 X, Y = X[:700] / 16, Y[:700]
-OPTIONS = {"hidden_layer_sizes": (32,), "random_state": 0, "max_iter": 20, "batch_size": 50}
+OPTIONS = {
+    "hidden_layer_sizes": (32,),
+    "random_state": 0,
+    "max_iter": 20,
+    "batch_size": 50,
+    "learning_rate_init": 0.01,
+}
 
 
 @pytest.fixture
@@ -46,7 +52,7 @@ def test_grid_search(est, backend):
         together = GridSearchCV(est, grid, cv=2, n_jobs=2).fit(X, Y)
     assert time.perf_counter() - start < 60
     assert (alone.cv_results_["mean_test_score"] == together.cv_results_["mean_test_score"]).all()
-    assert together.best_score_ > 0.85
+    assert together.best_score_ > 0.8
 
 
 def test_a_worker_of_a_pool_does_not_take_all_cores():

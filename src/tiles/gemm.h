@@ -288,11 +288,11 @@ static double multiply_add_rounds(ptrdiff_t n) {
 /* Sums that go on side by side, so that an addition need not wait for the one before. */
 #define SUMS 16
 
-/* The sum of a term of x, each element of w (n,), in double: SUMS sums, which are added up in order. */
+/* The sum of a term of x, each element of w (n,), in double: SUMS sums, which are added up in halves. */
 #define SUM_OF(name, term)                                                                      \
     static double name(ptrdiff_t n, const void *w_) {                                           \
         const real *w = w_;                                                                     \
-        double s[SUMS] = {0}, sum = 0;                                                          \
+        double s[SUMS] = {0};                                                                   \
         ptrdiff_t i = 0;                                                                        \
         for (; i + SUMS <= n; i += SUMS)                                                        \
             for (int l = 0; l < SUMS; l++) {                                                    \
@@ -303,8 +303,9 @@ static double multiply_add_rounds(ptrdiff_t n) {
             const double x = (double)w[i];                                                      \
             s[l] += (term);                                                                     \
         }                                                                                       \
-        for (int l = 0; l < SUMS; l++) sum += s[l];                                             \
-        return sum;                                                                             \
+        for (int k = SUMS / 2; k > 0; k /= 2)                                                   \
+            for (int l = 0; l < k; l++) s[l] += s[l + k];                                       \
+        return s[0];                                                                            \
     }
 
 SUM_OF(sum_of_squares, x * x)
