@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import bpfast as bp
 from bpfast import kernels
@@ -26,6 +27,17 @@ def test_the_twenty_lines(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert float(re.search(r"accuracy (\S+)", said)[1]) >= 0.95
     assert isinstance(bp.load(tmp_path / "digits.safetensors"), bp.Network)
+
+
+def test_in_place_of_scikit_learn(capsys):
+    """The search and the curve, with the figures that stand below them."""
+    code = python_block("from sklearn.datasets")
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    (shown,) = [text for language, text in BLOCKS if not language and text.startswith("{'alpha'")]
+    mine, theirs = (re.findall(r"accuracy (\S+)", text) for text in (said, shown))
+    assert len(mine) == len(theirs) == 5
+    assert [float(a) for a in mine] == pytest.approx([float(a) for a in theirs], abs=0.02)
 
 
 def test_the_kernels(rng):
