@@ -77,7 +77,7 @@ class EarlyStopping(Callback):
 
     def on_fit_begin(self, network: Network, history: History) -> None:
         if self.monitor not in history:
-            hint = "; pass validation=(X, y)" if self.monitor.startswith("val_") else ""
+            hint = "; pass validation data" if self.monitor.startswith("val_") else ""
             raise ValueError(
                 f"EarlyStopping monitors {self.monitor!r}, which this fit does not record "
                 f"(recorded: {', '.join(history.columns)}){hint}"

@@ -65,9 +65,6 @@ class Recipe:
         Its α is divided by the weight of each batch.
     dropout : tuple of float
         One a hidden layer.
-    dtype : dtype or None
-        None for the data's.
-    threads : int or None
     callbacks : list of Callback
     """
 
@@ -77,8 +74,6 @@ class Recipe:
     rate: str
     penalty: penalties.Penalty | None
     dropout: tuple[float, ...]
-    dtype: np.dtype[Any] | None
-    threads: int | None
     callbacks: list[Callback]
 
 
@@ -114,18 +109,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     def _recipe(self) -> Recipe:
         """Read and check the parameters, scikit-learn's own by scikit-learn."""
-        activation = self._activations_or_none()
         solver = self.solver if self._is_ours("solver") else None
         self._judge()
         hidden = _hidden(self.hidden_layer_sizes)
-        if activation is None:
-            activation = (activations.resolve(self.activation),) * len(hidden)
-        elif len(activation) == 1 and not isinstance(self.activation, (tuple, list)):
-            activation = activation * len(hidden)
-        if len(activation) != len(hidden):
-            raise ValueError(
-                f"activation names {len(activation)} layers; hidden_layer_sizes has {len(hidden)}"
-            )
         rate = "schedule" if isinstance(self.learning_rate, Schedule) else self.learning_rate
         if isinstance(solver, optimizers.Optimizer):
             rate = "schedule"
@@ -136,13 +122,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             rate = "constant"
         return Recipe(
             hidden=hidden,
-            activations=activation,
+            activations=self._activations(len(hidden)),
             optimizer=None if self.solver == "lbfgs" else self._optimizer_of(solver),
             rate=rate,
             penalty=self._penalty(),
             dropout=_dropout(self.dropout, len(hidden)),
-            dtype=None if self.dtype is None else checks.dtype_of(self.dtype),
-            threads=_threads(self.n_jobs),
             callbacks=callback_list(() if self.callbacks is None else self.callbacks),
         )
 
@@ -159,6 +143,17 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if name == "loss":
             return isinstance(value, Loss) or value in LOSSES
         return False
+
+    def _activations(self, layers: int) -> tuple[Activation, ...]:
+        """The activation of each hidden layer."""
+        given = self._activations_or_none()
+        if given is None:
+            given = (activations.resolve(self.activation),)
+        if not isinstance(self.activation, (tuple, list)):
+            given = given * layers
+        if len(given) != layers:
+            raise ValueError(f"activation names {len(given)} layers; there are {layers} hidden ones")
+        return given
 
     def _activations_or_none(self) -> tuple[Activation, ...] | None:
         """The activations that are not scikit-learn's: a tuple, an object, a name of ours."""
@@ -251,24 +246,31 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     # ---- the network
 
-    def _make_network(self, recipe: Recipe, widths: Sequence[int], dtype: Any) -> Network:
-        """A network of these widths; its weights are set by whoever calls."""
+    def _make_network(self, widths: Sequence[int], dtype: Any) -> Network:
+        """A network of these widths, of this dtype if the parameter is None; its weights are 0."""
+        hidden = widths[1:-1]
+        if self.dtype is not None:
+            dtype = checks.dtype_of(self.dtype)
+        kinds, rates = self._activations(len(hidden)), _dropout(self.dropout, len(hidden))
         layers: list[Layer] = []
-        for units, activation, rate in zip(recipe.hidden, recipe.activations, recipe.dropout, strict=True):
+        for units, activation, rate in zip(hidden, kinds, rates, strict=True):
             layers.append(Dense(units, activation, initializer="zeros"))
             if rate > 0:
                 layers.append(Dropout(rate))
         layers.append(Dense(widths[-1], initializer="zeros"))
-        loss = self._loss(dtype)
-        return Network(layers, n_inputs=widths[0], loss=loss, dtype=dtype, threads=recipe.threads)
+        loss, threads = self._loss(dtype), _threads(self.n_jobs)
+        return Network(layers, n_inputs=widths[0], loss=loss, dtype=dtype, threads=threads)
 
     def _draw(self, recipe: Recipe, widths: Sequence[int], random: Any) -> Iterator[tuple[Array, Array]]:
         """The initial W and b of every layer, as scikit-learn draws them (Glorot & Bengio 2010).
 
         Uniform up to √(6 / (I + O)), √(2 / (I + O)) for the sigmoid; the last layer goes by the
-        last hidden activation.
+        last hidden activation, and an only one by `activation` all the same.
         """
-        kinds = [*recipe.activations, *(recipe.activations[-1:] or [None])]
+        last = recipe.activations[-1:]
+        if not last and not isinstance(self.activation, (tuple, list)):
+            last = self._activations(1)
+        kinds = [*recipe.activations, *(last or [None])]
         for kind, fan_in, fan_out in zip(kinds, widths[:-1], widths[1:], strict=True):
             bound = np.sqrt((2.0 if isinstance(kind, Sigmoid) else 6.0) / (fan_in + fan_out))
             yield random.uniform(-bound, bound, (fan_in, fan_out)), random.uniform(-bound, bound, fan_out)
@@ -294,9 +296,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
                 return network
         coefs = [np.asarray(W) for W in self.coefs_]
         widths = [len(coefs[0]), *(W.shape[1] for W in coefs)]
-        recipe = replace(self._recipe(), hidden=tuple(widths[1:-1]))
-        dtype = recipe.dtype or (np.float32 if coefs[0].dtype == np.float32 else np.float64)
-        network = self._make_network(recipe, widths, dtype)
+        network = self._make_network(widths, np.float32 if coefs[0].dtype == np.float32 else np.float64)
         self._set_weights(network, zip(coefs, self.intercepts_, strict=True))
         network.seed, network._steps = self.__dict__.get("_noise", (0, 0))
         self._adopt(network)
@@ -345,18 +345,19 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         """After an error everything is as it was before the call."""
         before = dict(self.__dict__)
         lengths = {name: len(value) for name, value in before.items() if isinstance(value, list)}
-        held = before.get("_held")
-        weights = None if held is None else held[0]._flat.copy()
+        network = before["_held"][0] if "_held" in before else None
+        weights, steps = (None, 0) if network is None else (network._flat.copy(), network._steps)
         try:
             yield
-        except Exception:
+        except BaseException:
+            # Of the stochastic solvers an interrupt is no error, and does not get here.
             self.__dict__.clear()
             self.__dict__.update(before)
             for name, length in lengths.items():
                 del before[name][length:]
-            if weights is not None:
-                before["_held"][0]._flat[...] = weights
-                self.__dict__.pop("_optimizer", None)
+            if network is not None:
+                network._flat[...] = weights
+                network._steps = steps
             raise
 
     def __sklearn_tags__(self) -> Any:

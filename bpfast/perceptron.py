@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
 from . import checks, quasi_newton
+from .callbacks import Callback
 from .estimator import BaseMLP, Data, Recipe
 from .network import Network
 from .stochastic import NOT_FINITE, Options, fit_epochs, held_out_part, scorer_of
@@ -68,7 +69,7 @@ class Perceptron(BaseMLP):
 
     def _begin(self, recipe: Recipe, widths: tuple[int, ...], dtype: Any, random: Any) -> Network:
         """A new network, and the figures of a fit that starts."""
-        network = self._make_network(recipe, widths, recipe.dtype or dtype)
+        network = self._make_network(widths, dtype)
         self._set_weights(network, self._draw(recipe, widths, random))
         if any(recipe.dropout):
             # Drawn behind all that scikit-learn draws before the first shuffle.
@@ -113,9 +114,11 @@ class Perceptron(BaseMLP):
             answers = [callback.on_epoch_end(network, history) for callback in recipe.callbacks]
             return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
 
-        for callback in recipe.callbacks:
-            callback.on_fit_begin(network, history)
+        begun: list[Callback] = []
         try:
+            for callback in recipe.callbacks:
+                begun.append(callback)
+                callback.on_fit_begin(network, history)
             found = quasi_newton.minimize(
                 network,
                 data.X,
@@ -129,7 +132,7 @@ class Perceptron(BaseMLP):
                 after=after,
             )
         finally:
-            end_callbacks(recipe.callbacks, network, history)
+            end_callbacks(begun, network, history)
         self.n_iter_ = min(found.iterations, self.max_iter)
         self.loss_ = found.value + constant
         if not found.converged and np.isfinite(found.value):

@@ -127,6 +127,12 @@ def minimize(
     except BaseException:
         flat[...] = start
         raise
+    finally:
+        # A new engine: the old one keeps what all rows were in every layer.
+        network._engine = backends.make_engine(
+            network.program, network.dtype, network.backend, network.threads
+        )
     flat[...] = found.x
+    value = float(found.fun) if found.fun < TOO_FAR else np.inf
     stopped = found.status == 99  # by `after`
-    return Minimum(float(found.fun), int(found.nit), bool(found.success or stopped), str(found.message))
+    return Minimum(value, int(found.nit), bool(found.success or stopped), str(found.message))

@@ -12,6 +12,9 @@ are scikit-learn's up to rounding. Where they differ, why, and how to get the ol
     wrong gradient misled, they do not come back.
 ``partial_fit`` of the regressor with ``solver="lbfgs"``
     There it is a whole fit; here, as with the classifier, there is none: call `fit` with `warm_start`.
+``partial_fit`` after `set_params`
+    There the optimizer stays what it was at first. Here another solver, momentum, beta or epsilon counts
+    from the next call on; the learning rate stays where it is, unless the solver is another.
 ``partial_fit`` with ``early_stopping``
     There it is refused. Here it goes by ``validation_data=(X, y)``, and is refused without.
 `warm_start` with `early_stopping`
@@ -24,6 +27,10 @@ An error in the middle of `fit`
     There the estimator is left half changed, here as it was before the call.
 ``loss="poisson"`` with negative targets, negative sample weights
     There a NaN, or a loss without bound. Here a ValueError.
+A batch whose weights are all 0
+    There a ZeroDivisionError. Here its loss is 0, and its gradient that of nothing.
+The dtype of predictions
+    There the larger of X's and the weights'. Here the weights'.
 ``momentum=1``
     Is the largest float64 below 1.
 """
@@ -35,6 +42,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, issparse
 from sklearn.base import ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.metrics import r2_score
 from sklearn.neural_network import MLPClassifier as TheirClassifier
@@ -45,6 +53,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted
 
+from . import checks
 from .estimator import Data
 from .losses import CrossEntropy, LogLoss, Loss, resolve_loss
 from .perceptron import Perceptron
@@ -162,6 +171,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
 
     _theirs = TheirClassifier
     _target_type: str
+    _sparse_labels: bool
 
     def __init__(
         self,
@@ -248,11 +258,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, validation_data, incremental=True, classes=classes)
 
     def predict(self, X: Any) -> Array:
-        """The classes (n,), or the labels (n, n_labels) as 0 and 1."""
+        """The classes (n,), or the labels (n, n_labels) as 0 and 1, sparse if they were in `fit`."""
         A = self._linked(X)
         threshold = 0.0 if self._has_margins() else 0.5
         if self._target_type == "multilabel":
-            return (threshold < A).astype(int)
+            labels = (threshold < A).astype(int)
+            return csr_matrix(labels) if self._sparse_labels else labels
         if self._target_type == "multiclass":
             return self.classes_[A.argmax(axis=1)]
         return self.classes_[(A[:, 0] > threshold).astype(int) * (len(self.classes_) - 1)]
@@ -314,6 +325,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
     def _set_classes(self, y: Any) -> None:
         """Classes and the kind of target from labels; LabelBinarizer knows what labels may be."""
         self.classes_ = LabelBinarizer().fit(y).classes_
+        self._sparse_labels = issparse(y)
         if type_of_target(y).startswith("multilabel"):
             self._target_type = "multilabel"
         else:
@@ -363,7 +375,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
                 "pass the weights, as compute_class_weight gives them for all of it"
             )
         own = compute_sample_weight(self.class_weight, y)
-        return own if weights is None else own * weights
+        return checks.weights(own if weights is None else own * weights, len(own), "class_weight")
 
     def _outputs(self, Y: Array) -> int:
         return len(self.classes_) if Y.ndim == 1 else Y.shape[1]
@@ -569,6 +581,7 @@ def from_sklearn(estimator: Any) -> MLPClassifier | MLPRegressor:
         softmax = ours.out_activation_ == "softmax"
         single = "binary" if ours.n_outputs_ == 1 else "multilabel"
         ours._target_type = "multiclass" if softmax else single
+        ours._sparse_labels = bool(estimator._label_binarizer.sparse_input_)
     ours._no_improvement_count = 0
-    ours._adopt(ours._network())
+    ours._best = ours._network()._flat.copy()
     return ours

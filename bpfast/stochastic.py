@@ -6,7 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from . import _border
 from .callbacks import Callback
 from .engines import OptimizerState, Plan
 from .estimator import Data, Recipe, rate_of
+from .memory import aligned_copy
 from .network import Network
 from .sparse import take
 from .training import History, end_callbacks, run_epoch, thinned
@@ -57,6 +58,13 @@ class Optimizer:
             and arrays.shape[1:] == (network.program.size,)
             and (self.learning_rate is None) == (rate_of(recipe.optimizer) is None)
         )
+
+    def copy(self) -> Optimizer:
+        """Another one in the same state."""
+        other = copy.copy(self)
+        clock = copy.copy(self.state.clock)
+        other.state = replace(self.state, arrays=aligned_copy(self.state.arrays), clock=clock)
+        return other
 
     def rates(self, n_batches: int) -> Array:
         """The rate of every batch of the epoch under way."""
@@ -179,10 +187,10 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
                     f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the"
                     " optimization hasn't converged yet.",
                     ConvergenceWarning,
-                    stacklevel=4,
+                    stacklevel=6,
                 )
     except KeyboardInterrupt:
-        warnings.warn("Training interrupted by user.", stacklevel=4)
+        warnings.warn("Training interrupted by user.", stacklevel=6)
     finally:
         end_callbacks(begun, network, history)
     if options.score is not None and (not options.incremental or est.should_stop_):
@@ -208,21 +216,25 @@ def _batch_size(wanted: Any, n: int, recipe: Recipe) -> int:
     if wanted > n:
         warnings.warn(
             "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-            stacklevel=5,
+            stacklevel=7,
         )
     return int(np.clip(wanted, 1, n))
 
 
 def _optimizer(est: Any, recipe: Recipe, network: Network, options: Options) -> Optimizer:
-    """The one at work if this call goes on where the last ended, else a new one."""
+    """The one at work if this call goes on where the last ended, else a new one.
+
+    It is a copy: after an error the last call's is there as it was.
+    """
     assert recipe.optimizer is not None
     held = est.__dict__.get("_optimizer")
     goes_on = options.incremental or (est.warm_start and est.keep_optimizer)
     if goes_on and held is not None and held.fits(recipe, network):
+        est._optimizer = held.copy()
         # Its numbers may have been changed since; the rate stays where its course has led it.
-        held.state.optimizer = recipe.optimizer
-        return held  # type: ignore[no-any-return]
-    est._optimizer = Optimizer(recipe, network)
+        est._optimizer.state.optimizer = recipe.optimizer
+    else:
+        est._optimizer = Optimizer(recipe, network)
     return est._optimizer  # type: ignore[no-any-return]
 
 
@@ -250,7 +262,11 @@ def _validate(est: Any, network: Network, options: Options) -> dict[str, float]:
     held_out = options.held_out
     if held_out is None:
         return {}
-    loss, Z = network._evaluate(held_out.X, held_out.Y, held_out.weights)
+    try:
+        loss, Z = network._evaluate(held_out.X, held_out.Y, held_out.weights)
+    except FloatingPointError:
+        # An exponent reached its cap.
+        loss, Z = np.inf, network._engine.outputs(network._flat, held_out.X)
     est.validation_loss_curve_.append(loss * options.scale + _mean_offset(est, held_out))
     if options.score is not None:
         _record_score(est, network, options.score(Z, held_out))
@@ -310,8 +326,10 @@ def _diverged(est: Any, options: Options, losses: Array) -> None:
     warnings.warn(
         f"The loss is no longer finite{where}; the weights with the best validation score are kept.",
         ConvergenceWarning,
-        stacklevel=5,
+        stacklevel=7,
     )
+    # Its moments are no longer finite either.
+    del est._optimizer
     est.should_stop_ = True
 
 

@@ -1,0 +1,201 @@
+"""The estimators off the straight path: after errors, after changed parameters, on odd weights and labels."""
+
+import os
+import pickle
+import signal
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+import sklearn.neural_network as theirs
+from sklearn.datasets import make_classification, make_multilabel_classification
+from sklearn.exceptions import ConvergenceWarning
+
+import bpfast as bp
+import bpfast.sklearn as ours
+from bpfast.sklearn import MLPClassifier, MLPRegressor, from_sklearn
+
+X, y = make_classification(120, 6, n_classes=3, n_informative=4, random_state=0)
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+class Raise(bp.Callback):
+    """Raises an error after so many epochs."""
+
+    def __init__(self, error, epoch=2):
+        self.error, self.epoch = error, epoch
+
+    def on_epoch_end(self, network, history):
+        if len(history) == self.epoch:
+            raise self.error
+
+
+def state(est):
+    """All that a fit may change."""
+    return pickle.dumps(
+        {name: value for name, value in vars(est).items() if name not in ("_held", "callbacks")}
+    )
+
+
+@pytest.mark.parametrize("module", [theirs, ours])
+def test_partial_fit_goes_on_after_bad_data(module):
+    """The moments survive a call that was refused."""
+    straight = module.MLPClassifier(random_state=0)
+    stumbling = module.MLPClassifier(random_state=0)
+    for call in range(4):
+        straight.partial_fit(X, y, classes=[0, 1, 2])
+        stumbling.partial_fit(X, y, classes=[0, 1, 2])
+        if call == 1:
+            with pytest.raises(ValueError, match="NaN"):
+                stumbling.partial_fit(np.full_like(X, np.nan), y)
+    assert stumbling.loss_curve_ == straight.loss_curve_
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_partial_fit_goes_on_after_a_callback_failed(dropout):
+    straight = MLPClassifier(random_state=0, dropout=dropout, shuffle=False)
+    stumbling = MLPClassifier(random_state=0, dropout=dropout, shuffle=False)
+    for call in range(4):
+        straight.partial_fit(X, y, classes=[0, 1, 2])
+        stumbling.partial_fit(X, y, classes=[0, 1, 2])
+        if call == 1:
+            stumbling.callbacks = [Raise(RuntimeError("no"), epoch=1)]
+            with pytest.raises(RuntimeError, match="no"):
+                stumbling.partial_fit(X, y)
+            stumbling.callbacks = None
+    assert stumbling.loss_curve_ == straight.loss_curve_
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize(
+    ("solver", "error"),
+    [("adam", RuntimeError), ("adam", SystemExit), ("lbfgs", RuntimeError), ("lbfgs", KeyboardInterrupt)],
+)
+def test_everything_is_as_before_an_error(solver, error, warm_start):
+    est = MLPClassifier(random_state=0, max_iter=5, warm_start=warm_start).fit(X, y)
+    est.set_params(solver=solver, callbacks=[Raise(error("no"))])
+    before, predicted = state(est), est.predict_proba(X)
+    with pytest.raises(error):
+        est.fit(X[::-1], y[::-1])
+    assert state(est) == before
+    assert (est.predict_proba(X) == predicted).all()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs signals")
+def test_an_interrupt_of_epochs_keeps_what_was_learned():
+    est = MLPClassifier(random_state=0, max_iter=10**7, tol=0, n_iter_no_change=10**7)
+    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.warns(UserWarning, match="interrupted") as caught:
+        est.fit(X, y)
+    timer.join()
+    assert caught[0].filename == __file__
+    assert est.score(X, y) > 0.6
+
+
+@pytest.mark.parametrize("kind", ["MLPClassifier", "MLPRegressor"])
+@pytest.mark.parametrize("activation", ["logistic", "tanh"])
+def test_no_hidden_layer_starts_by_the_activation(kind, activation):
+    options = {"hidden_layer_sizes": (), "activation": activation, "random_state": 0, "max_iter": 3}
+    pair = [getattr(module, kind)(**options) for module in (theirs, ours)]
+    curves = [est.fit(X, y).loss_curve_ for est in pair]
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-10)
+
+
+def test_a_taken_over_estimator_goes_back_to_its_best():
+    fitted = theirs.MLPClassifier(random_state=0, max_iter=30, early_stopping=True, warm_start=True).fit(X, y)
+    est = from_sklearn(fitted).set_params(max_iter=1, learning_rate_init=10.0, tol=0)
+    est.best_validation_score_ = 1.0
+    est.fit(X, y)
+    for mine, wanted in zip(est.coefs_, fitted.coefs_, strict=True):
+        assert (mine == wanted).all()
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_class_weights_are_checked(weight):
+    with pytest.raises(ValueError, match="class_weight holds"):
+        MLPClassifier(class_weight={0: weight}).fit(X, y)
+    with pytest.raises(ValueError, match="class_weight is all 0"):
+        MLPClassifier(class_weight={0: 0, 1: 0, 2: 0}).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"hidden_layer_sizes": (7, 4)}, {"alpha": -1}, {"solver": "none"}, {"learning_rate_init": 0}]
+)
+def test_predictions_do_not_ask_what_only_fit_needs(changed):
+    """A pickle has weights alone; the parameters may have been changed since."""
+    est = MLPClassifier((5,), random_state=0, max_iter=2).fit(X, y)
+    again = pickle.loads(pickle.dumps(est.set_params(**changed)))
+    assert (again.predict_proba(X) == est.predict_proba(X)).all()
+
+
+def test_activations_of_another_number_of_layers():
+    est = MLPClassifier((5,), ("relu",), random_state=0, max_iter=2).fit(X, y)
+    est = pickle.loads(pickle.dumps(est.set_params(activation=("relu", "tanh"))))
+    with pytest.raises(ValueError, match="names 2 layers; there are 1"):
+        est.predict(X)
+
+
+@pytest.mark.parametrize("module", [theirs, ours])
+@pytest.mark.parametrize("container", [scipy.sparse.csr_matrix, scipy.sparse.lil_matrix, np.asarray])
+def test_sparse_labels(module, container):
+    X, y = make_multilabel_classification(80, 6, n_classes=4, random_state=0)
+    est = module.MLPClassifier(random_state=0, max_iter=20).fit(X, container(y))
+    dense = module.MLPClassifier(random_state=0, max_iter=20).fit(X, y).predict(X)
+    for each in (est, from_sklearn(est) if module is theirs else est):
+        found = each.predict(X)
+        assert scipy.sparse.issparse(found) == (container is not np.asarray)
+        assert ((found.toarray() if scipy.sparse.issparse(found) else found) == dense).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "Maximum iterations"), ({"solver": "lbfgs"}, "lbfgs"), ({"batch_size": 1000}, "batch_size")],
+)
+def test_warnings_name_the_line_that_fits(options, message):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        MLPClassifier(max_iter=1, **options).fit(X, y)
+    found = [each for each in caught if message in str(each.message)]
+    assert [each.filename for each in found] == [__file__]
+
+
+def test_an_exponent_at_its_cap():
+    """Held out, the loss is infinite; at the start of lbfgs there is nothing to go on from."""
+    signs = (X[:, 0] > 0).astype(int)
+    est = MLPClassifier(loss="exponential", max_iter=3, random_state=0)
+    est.fit(X, signs, validation_data=(1e9 * X, 1 - signs))
+    assert est.validation_loss_curve_ == [np.inf] * 3
+    for est in (MLPClassifier(loss="exponential", solver="lbfgs"), MLPRegressor("poisson", solver="lbfgs")):
+        with pytest.raises(ValueError, match="non-finite"):
+            est.fit(1e9 * X, signs)
+
+
+def test_after_a_divergence_the_moments_are_new():
+    est = MLPRegressor(
+        solver="sgd", learning_rate_init=0.5, early_stopping=True, random_state=0, warm_start=True
+    )
+    with pytest.warns(ConvergenceWarning, match="no longer finite"):
+        est.fit(100 * X, 1000.0 * y)
+    est.set_params(learning_rate_init=1e-9, max_iter=2, keep_optimizer=True).fit(100 * X, 1000.0 * y)
+    assert np.isfinite(est.loss_curve_[-2:]).all()
+
+
+def test_every_callback_that_began_also_ends():
+    class Count(bp.Callback):
+        ended = 0
+
+        def on_fit_end(self, network, history):
+            self.ended += 1
+
+    class Refuse(bp.Callback):
+        def on_fit_begin(self, network, history):
+            raise RuntimeError("no")
+
+    for solver in ("adam", "lbfgs"):
+        first, last = Count(), Count()
+        with pytest.raises(RuntimeError, match="no"):
+            MLPClassifier(solver=solver, callbacks=[first, Refuse(), last]).fit(X, y)
+        assert (first.ended, last.ended) == (1, 0)
