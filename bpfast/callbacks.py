@@ -67,7 +67,7 @@ class EarlyStopping(Callback):
         self.patience = integer("EarlyStopping", "patience", patience, at_least=1)
         self.min_delta = number("EarlyStopping", "min_delta", min_delta, at_least=0)
         self.restore_best = flag("EarlyStopping", "restore_best", restore_best)
-        self._sign = -1.0 if monitor.removeprefix("val_") in ("accuracy", "r2") else 1.0
+        self._sign = -1.0 if monitor.removeprefix("val_") in ("accuracy", "r2", "score") else 1.0
         self._reset()
 
     def _reset(self) -> None:

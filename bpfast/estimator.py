@@ -6,6 +6,7 @@ Public API of scikit-learn alone, from 1.5 on.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from .losses import CrossEntropy, LogLoss, Loss, losses
 from .network import Network
 from .schedules import Constant, Schedule
 from .sparse import Features
-from .specs import number
+from .specs import Family, number
 from .training import callback_list
 
 try:
@@ -39,10 +40,6 @@ except ImportError:  # before 1.6
 
 Array = NDArray[Any]
 
-#: What there is beside scikit-learn's own.
-OUR_SOLVERS = tuple(name for name in optimizers.optimizers if name not in ("sgd", "adam"))
-OUR_ACTIVATIONS = tuple(name for name in activations if name not in ("identity", "tanh", "relu"))
-LOSSES = tuple(name for name in losses if name not in ("squared_error", "poisson"))
 #: The largest momentum: scikit-learn takes 1 too, which is this to the last bit but one.
 MOST_MOMENTUM = float(np.nextafter(1.0, 0.0))
 
@@ -108,6 +105,20 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     # ---- parameters
 
     def _recipe(self) -> Recipe:
+        """The parameters, read and checked; anew only if one of them has changed."""
+        kind: Any = type(self)
+        values = [getattr(self, name) for name in _names(kind)]
+        key = tuple((type(value), value) for value in values)
+        try:
+            hash(key)
+        except TypeError:  # a list may change and be the same
+            return self._read()
+        held = self.__dict__.get("_held_recipe")
+        if held is None or held[0] != key:
+            held = self._held_recipe = (key, self._read())
+        return held[1]
+
+    def _read(self) -> Recipe:
         """Read and check the parameters, scikit-learn's own by scikit-learn."""
         solver = self.solver if self._is_ours("solver") else None
         self._judge()
@@ -136,12 +147,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if name == "activation":
             return self._activations_or_none() is not None
         if name == "solver":
-            known = isinstance(value, optimizers.Optimizer)
-            return known or value in OUR_SOLVERS
+            return isinstance(value, optimizers.Optimizer) or _is_name(
+                value, optimizers.optimizers, ("sgd", "adam")
+            )
         if name == "learning_rate":
             return isinstance(value, Schedule)
         if name == "loss":
-            return isinstance(value, Loss) or value in LOSSES
+            return isinstance(value, Loss) or _is_name(value, losses, ("squared_error", "poisson"))
         return False
 
     def _activations(self, layers: int) -> tuple[Activation, ...]:
@@ -162,7 +174,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             return tuple(activations.resolve(each) for each in value)
         if isinstance(value, Activation):
             return (value,)
-        if isinstance(value, str) and value in OUR_ACTIVATIONS:
+        if _is_name(value, activations, ("identity", "logistic", "tanh", "relu")):
             return (activations.resolve(value),)
         return None
 
@@ -170,7 +182,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         """Let scikit-learn judge its own parameters: an estimator of its own is asked to fit no rows."""
         parameters = {
             name: getattr(self, name)
-            for name in inspect.signature(self._theirs).parameters
+            for name in _names(self._theirs)
             if not (name in ("activation", "solver", "learning_rate", "loss") and self._is_ours(name))
         }
         try:
@@ -317,8 +329,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     def _linked(self, X: Any) -> Array:
         """What the network predicts for rows that are checked here: (B, O)."""
+        if not hasattr(self, "feature_names_in_") and hasattr(self, "coefs_"):
+            # What is just what the network takes needs no more checks than the network's own.
+            ready = self._network().predict_ready(X)
+            if ready is not None:
+                return ready
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
         return self._network().predict(X)
 
     def to_network(self) -> Network:
@@ -338,7 +355,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_held"}
+        return {name: value for name, value in state.items() if name not in ("_held", "_held_recipe")}
 
     @contextmanager
     def _or_as_before(self) -> Iterator[None]:
@@ -364,6 +381,17 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _is_name(value: Any, family: Family[Any], theirs: tuple[str, ...]) -> bool:
+    """Whether a value names a member of a family that scikit-learn has not."""
+    return isinstance(value, str) and value in family and value not in theirs
+
+
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    """The parameters of an estimator."""
+    return tuple(inspect.signature(kind).parameters)
 
 
 def _hidden(sizes: Any) -> tuple[int, ...]:

@@ -183,14 +183,21 @@ class Network:
             Probabilities for cross_entropy (softmax) and log_loss (sigmoid), expected counts for
             poisson (exp), values otherwise.
         """
-        with self._lock:
-            ready = self._engine.predict(self._flat, X, self._link_name)
+        ready = self.predict_ready(X)
         if ready is not None:
             return ready
         X = checks.features(X, self.n_inputs, self.dtype)
         with self._lock:
             Z = self._engine.outputs(self._flat, X)
         return self._link(Z)
+
+    def predict_ready(self, X: Any) -> Array | None:
+        """`predict` where X needs no preparation, else None.
+
+        That is a finite C-contiguous array of at least one row, of this network's dtype and width.
+        """
+        with self._lock:
+            return self._engine.predict(self._flat, X, self._link_name)
 
     def _link(self, Z: Array) -> Array:
         return backends.predict(self.loss_spec, Z, self.threads, self.backend)

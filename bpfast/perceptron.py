@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from .callbacks import Callback
 from .estimator import BaseMLP, Data, Recipe
 from .network import Network
 from .stochastic import NOT_FINITE, Options, fit_epochs, held_out_part, scorer_of
-from .training import History, end_callbacks
+from .training import History, asked, end_callbacks
 
 Array = NDArray[Any]
 
@@ -54,7 +55,7 @@ class Perceptron(BaseMLP):
         weights = self._weights(sample_weight, X.shape[0])
         self._learn_targets(y, incremental)
         Y = self._targets(y)
-        weights = self._class_weights(y, weights, incremental)
+        own, weights = weights, self._class_weights(y, weights, incremental)
         self.n_outputs_ = self._outputs(Y)
         widths = (X.shape[1], *recipe.hidden, self.n_outputs_)
         random = check_random_state(self.random_state)
@@ -63,7 +64,13 @@ class Perceptron(BaseMLP):
         if recipe.optimizer is None:
             self._minimize(network, recipe, data)
         else:
-            self._epochs(network, recipe, data, validation_data, stops_early, incremental, random)
+            held_out = None
+            if validation_data is not None:
+                held_out = self._validation(network, validation_data)
+            elif stops_early:
+                # Classes count there by their rows alone, as they do in `score`.
+                held_out = replace(data, weights=own)
+            self._epochs(network, recipe, data, held_out, validation_data is None, incremental, random)
         if not all(np.isfinite(array).all() for array in (*self.coefs_, *self.intercepts_)):
             raise ValueError(NOT_FINITE)
 
@@ -111,8 +118,7 @@ class Perceptron(BaseMLP):
             history.add(loss=value + constant, learning_rate=np.nan, seconds=np.nan)
             if self.verbose:
                 print(f"Iteration {len(history)}, loss = {history.loss[-1]:.8f}")
-            answers = [callback.on_epoch_end(network, history) for callback in recipe.callbacks]
-            return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
+            return asked(callback.on_epoch_end(network, history) for callback in recipe.callbacks)
 
         begun: list[Callback] = []
         try:
@@ -150,18 +156,16 @@ class Perceptron(BaseMLP):
         network: Network,
         recipe: Recipe,
         data: Data,
-        validation_data: Any,
-        stops_early: bool,
+        held_out: Data | None,
+        split: bool,
         incremental: bool,
         random: Any,
     ) -> None:
-        """The stochastic solvers."""
-        rows = held_out = None
-        if validation_data is not None:
-            held_out = self._validation(network, validation_data)
-        elif stops_early:
+        """The stochastic solvers; what is held out is a part of the data where they are to be split."""
+        rows, stops_early = None, bool(self.early_stopping)
+        if held_out is not None and split:
             rows, rest = self._split(data, random)
-            held_out = held_out_part(data, rest)
+            held_out = held_out_part(held_out, rest)
         self._start_curves(network, stops_early, held_out is not None)
         options = Options(
             epochs=1 if incremental else self.max_iter,

@@ -17,6 +17,8 @@ are scikit-learn's up to rounding. Where they differ, why, and how to get the ol
     from the next call on; the learning rate stays where it is, unless the solver is another.
 ``partial_fit`` with ``early_stopping``
     There it is refused. Here it goes by ``validation_data=(X, y)``, and is refused without.
+`warm_start` with other `hidden_layer_sizes`
+    The fitted layers stay, as there; there another number of layers is an error later on.
 `warm_start` with `early_stopping`
     There the second fit trains on in the arrays in which the best weights are kept, and may end with
     others. Here it ends with the best.
@@ -55,7 +57,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import checks
 from .estimator import Data
-from .losses import CrossEntropy, LogLoss, Loss, resolve_loss
+from .losses import CrossEntropy, LogLoss, Loss, link_of, resolve_loss
 from .perceptron import Perceptron
 
 Array = NDArray[Any]
@@ -67,6 +69,11 @@ def _trains_in_parts(est: Any) -> bool:
     if isinstance(est.solver, str) and est.solver == "lbfgs":
         raise AttributeError("partial_fit needs a stochastic solver, such as 'adam'; got solver='lbfgs'")
     return True
+
+
+def _labels(y: Array) -> Array:
+    """The classes in y, in order."""
+    return np.unique(y) if y.ndim == 1 and y.dtype != object else unique_labels(y)
 
 
 def _has_probabilities(est: Any) -> bool:
@@ -129,7 +136,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
     dropout : float or tuple of float, default 0.0
         The share of each hidden layer's outputs that training leaves out (`bpfast.Dropout`).
     class_weight : dict, "balanced" or None, default None
-        As in scikit-learn's linear models.
+        As in scikit-learn's linear models; held-out rows count without.
     scoring : str, callable or None, default None
         What early stopping goes by: a scorer of scikit-learn's; None for accuracy.
     keep_optimizer : bool, default False
@@ -335,7 +342,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._set_classes(y)
             return
-        found = unique_labels(y)
+        found = _labels(y)
         if self.warm_start and set(found) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit."
@@ -349,14 +356,15 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
 
     def _targets(self, y: Array) -> Array:
         """Places in classes_ for cross_entropy, else a column of 0 and 1, or of -1 and +1, an output."""
-        if (self._target_type == "multilabel") != type_of_target(y).startswith("multilabel"):
+        several = y.ndim > 1 and type_of_target(y).startswith("multilabel")
+        if (self._target_type == "multilabel") != several:
             raise ValueError(
                 f"y is {type_of_target(y)}; the targets of the first fit were {self._target_type}"
             )
         low = -1.0 if self._has_margins() else 0.0
         if self._target_type == "multilabel":
             return np.where(label_binarize(y, classes=self.classes_) > 0, 1.0, low)
-        unknown = np.setdiff1d(unique_labels(y), self.classes_)
+        unknown = np.setdiff1d(_labels(y), self.classes_)
         if len(unknown):
             raise ValueError(f"y holds {unknown[0]!r}, which is not among the classes {self.classes_}")
         codes = np.searchsorted(self.classes_, y)
@@ -536,7 +544,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
         return {"squared_error": 0.5, "poisson": float(self.n_outputs_)}.get(self._loss().name, 1.0)
 
     def _out_activation(self) -> str:
-        return "exp" if self._loss().link == "exp" else "identity"
+        return {"sigmoid": "logistic"}.get(link_of(self._loss()), link_of(self._loss()))
 
     def _own_score(self, predicted: Array, data: Data) -> float:
         if not np.isfinite(predicted).all():

@@ -74,6 +74,9 @@ class Family(Generic[S]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._members or name in self._aliases
+
     def __getitem__(self, name: str) -> type[S]:
         key = self._aliases.get(name, name)
         if key in self._members:

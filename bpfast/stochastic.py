@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from .engines import OptimizerState, Plan
 from .estimator import Data, Recipe, rate_of
 from .memory import aligned_copy
 from .network import Network
+from .schedules import Clock
 from .sparse import take
-from .training import History, end_callbacks, run_epoch, thinned
+from .training import History, asked, end_callbacks, run_epoch, thinned
 
 Array = NDArray[Any]
 
@@ -56,14 +58,25 @@ class Optimizer:
             self.state.optimizer.rule == recipe.optimizer.rule
             and arrays.dtype == network.dtype
             and arrays.shape[1:] == (network.program.size,)
-            and (self.learning_rate is None) == (rate_of(recipe.optimizer) is None)
         )
 
-    def copy(self) -> Optimizer:
-        """Another one in the same state."""
-        other = copy.copy(self)
-        clock = copy.copy(self.state.clock)
-        other.state = replace(self.state, arrays=aligned_copy(self.state.arrays), clock=clock)
+    def copy(self, recipe: Recipe) -> Optimizer:
+        """Another one in the same state, with the numbers of a recipe.
+
+        The rate stays where its course has led it, unless an optimizer or a schedule that was given
+        has another.
+        """
+        assert recipe.optimizer is not None
+        other, old = copy.copy(self), self.state
+        given = recipe.rate == "schedule" and old.optimizer.learning_rate != recipe.optimizer.learning_rate
+        other.state = OptimizerState(
+            recipe.optimizer,
+            aligned_copy(old.arrays),
+            old.steps,
+            Clock() if given else copy.copy(old.clock),
+        )
+        if given:
+            other.learning_rate = rate_of(recipe.optimizer)
         return other
 
     def rates(self, n_batches: int) -> Array:
@@ -130,7 +143,8 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
     X = thinned(network, data.X, batch, options.epochs)
     order = _Order(options.rows, n, bool(est.shuffle), random)
     optimizer = _optimizer(est, recipe, network, options)
-    history = History(*(["val_loss"] if options.held_out else []), planned=options.epochs)
+    columns = ("val_loss", "val_score") if options.score else ("val_loss",) if options.held_out else ()
+    history = History(*columns, planned=options.epochs)
     est.history_ = history
     est.n_iter_ = 0
     ended = False
@@ -165,7 +179,7 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
             seen = counts[: len(losses)]
             est.n_iter_ += 1
             est.t_ += n
-            est.loss_ = float((losses * seen).sum() / seen.sum())
+            est.loss_ = float(losses @ seen / seen.sum())
             est.loss_curve_.append(est.loss_)
             if est.verbose:
                 print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
@@ -174,11 +188,11 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
                 break
             figures = _validate(est, network, options)
             history.add(loss=est.loss_, learning_rate=plan.learning_rates[-1], seconds=seconds, **figures)
-            _count_no_improvement(est, network, options)
+            _count_no_improvement(est, network, figures.get("val_score"))
             if recipe.rate == "invscaling":
                 optimizer.learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
             optimizer.state.clock.tick(optimizer.state.optimizer.schedule, figures.get("val_loss", est.loss_))
-            if _asked(recipe.callbacks, network, history) or ended:
+            if asked(each.on_epoch_end(network, history) for each in recipe.callbacks) or ended:
                 break
             if est._no_improvement_count > est.n_iter_no_change and _stops(est, optimizer, recipe, options):
                 break
@@ -195,11 +209,6 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
         end_callbacks(begun, network, history)
     if options.score is not None and (not options.incremental or est.should_stop_):
         network._flat[...] = est._best
-
-
-def _asked(callbacks: Sequence[Callback], network: Network, history: History) -> bool:
-    answers = [callback.on_epoch_end(network, history) for callback in callbacks]
-    return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
 
 
 def _batch_size(wanted: Any, n: int, recipe: Recipe) -> int:
@@ -230,9 +239,7 @@ def _optimizer(est: Any, recipe: Recipe, network: Network, options: Options) -> 
     held = est.__dict__.get("_optimizer")
     goes_on = options.incremental or (est.warm_start and est.keep_optimizer)
     if goes_on and held is not None and held.fits(recipe, network):
-        est._optimizer = held.copy()
-        # Its numbers may have been changed since; the rate stays where its course has led it.
-        est._optimizer.state.optimizer = recipe.optimizer
+        est._optimizer = held.copy(recipe)
     else:
         est._optimizer = Optimizer(recipe, network)
     return est._optimizer  # type: ignore[no-any-return]
@@ -267,10 +274,14 @@ def _validate(est: Any, network: Network, options: Options) -> dict[str, float]:
     except FloatingPointError:
         # An exponent reached its cap.
         loss, Z = np.inf, network._engine.outputs(network._flat, held_out.X)
-    est.validation_loss_curve_.append(loss * options.scale + _mean_offset(est, held_out))
+    figures = {"val_loss": loss * options.scale + _mean_offset(est, held_out)}
+    est.validation_loss_curve_.append(figures["val_loss"])
     if options.score is not None:
-        _record_score(est, network, options.score(Z, held_out))
-    return {"val_loss": est.validation_loss_curve_[-1]}
+        figures["val_score"] = options.score(Z, held_out)
+        est.validation_scores_.append(figures["val_score"])
+        if est.verbose:
+            print(f"Validation score: {figures['val_score']:f}")
+    return figures
 
 
 def _mean_offset(est: Any, data: Data) -> float:
@@ -278,24 +289,16 @@ def _mean_offset(est: Any, data: Data) -> float:
     return 0.0 if offset is None else float(np.average(offset, weights=data.weights))
 
 
-def _record_score(est: Any, network: Network, score: float) -> None:
-    """Append a score; where it is the best yet, keep the weights."""
-    est.validation_scores_.append(score)
-    if est.verbose:
-        print(f"Validation score: {score:f}")
-    est._improves = score >= est.best_validation_score_ + est.tol
-    if score > est.best_validation_score_:
-        est.best_validation_score_ = score
-        est._best = network._flat.copy()
-
-
-def _count_no_improvement(est: Any, network: Network, options: Options) -> None:
-    """One more epoch without improvement of score or loss, or none."""
-    if options.score is not None:
-        improves = est._improves
-    else:
+def _count_no_improvement(est: Any, network: Network, score: float | None) -> None:
+    """One more epoch without improvement of score or loss, or none; the best weights are kept."""
+    if score is None:
         improves = est.loss_ <= est.best_loss_ - est.tol
         est.best_loss_ = min(est.best_loss_, est.loss_)
+    else:
+        improves = score >= est.best_validation_score_ + est.tol
+        if score > est.best_validation_score_:
+            est.best_validation_score_ = score
+            est._best = network._flat.copy()
     est._no_improvement_count = 0 if improves else est._no_improvement_count + 1
 
 
@@ -343,10 +346,14 @@ def scorer_of(est: Any, network: Network) -> Callable[[Array, Data], float]:
     view = copy.copy(est)
     view.__dict__.pop("feature_names_in_", None)
     view._adopt(network)
+    if not isinstance(est.scoring, str) and not callable(est.scoring):
+        raise ValueError(f"scoring must be a scorer's name or a callable; got {est.scoring!r}")
     scorer = check_scoring(view, scoring=est.scoring)
+    takes = inspect.signature(scorer).parameters
+    weighs = "sample_weight" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
 
     def score(Z: Array, data: Data) -> float:
-        if data.weights is None:
+        if data.weights is None or not weighs:
             return float(scorer(view, *data.raw))
         return float(scorer(view, *data.raw, sample_weight=data.weights))
 

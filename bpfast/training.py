@@ -138,7 +138,7 @@ def fit(
             figures = _figures(network, losses, counts, penalty, held_out)
             history.add(learning_rate=rates[-1], seconds=seconds, **figures)
             state.clock.tick(optimizer.schedule, figures.get("val_loss", figures["loss"]))
-            if _asked(callback.on_epoch_end(network, history) for callback in callbacks) or ended:
+            if asked(callback.on_epoch_end(network, history) for callback in callbacks) or ended:
                 break
     finally:
         end_callbacks(callbacks, network, history)
@@ -160,7 +160,7 @@ def end_callbacks(callbacks: Sequence[Callback], network: Network, history: Hist
             ending.callback(callback.on_fit_end, network, history)
 
 
-def _asked(answers: Iterable[Any]) -> bool:
+def asked(answers: Iterable[Any]) -> bool:
     """Whether a callback wants the end; each of them is called, also when an earlier one does."""
     return sum(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers) > 0
 
@@ -202,7 +202,7 @@ def run_epoch(
             losses[one], counts[one] = network._engine.train(network._flat, state, X, Y, weights, part)
         if not np.isfinite(losses[batch]):
             break
-        if _asked(c.on_batch_end(network, batch, float(losses[batch])) for c in watching):
+        if asked(c.on_batch_end(network, batch, float(losses[batch])) for c in watching):
             return losses[: batch + 1], counts[: batch + 1], True
     return losses, counts, False
 

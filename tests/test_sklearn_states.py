@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse
 import sklearn.neural_network as theirs
 from sklearn.datasets import make_classification, make_multilabel_classification
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import bpfast as bp
 import bpfast.sklearn as ours
@@ -199,3 +199,85 @@ def test_every_callback_that_began_also_ends():
         with pytest.raises(RuntimeError, match="no"):
             MLPClassifier(solver=solver, callbacks=[first, Refuse(), last]).fit(X, y)
         assert (first.ended, last.ended) == (1, 0)
+
+
+def test_given_numbers_count_between_calls():
+    """An optimizer or a schedule that was given anew leads on; a number by name does not, as there."""
+    est = MLPClassifier(solver=bp.SGD(0.1, momentum=0.9), random_state=0).partial_fit(X, y, classes=[0, 1, 2])
+    est.set_params(solver=bp.SGD(0.01, momentum=0.9)).partial_fit(X, y)
+    assert est.history_.learning_rate == [0.01]
+    est.set_params(solver=bp.SGD(bp.StepDecay(0.5, every=1, factor=0.1), momentum=0.9)).partial_fit(X, y)
+    assert est.history_.learning_rate == [0.5]
+    assert est.partial_fit(X, y).history_.learning_rate == pytest.approx([0.05])
+    named = [module.MLPClassifier(solver="sgd", random_state=0) for module in (ours, theirs)]
+    for one in named:
+        one.partial_fit(X, y, classes=[0, 1, 2]).set_params(learning_rate_init=0.5).partial_fit(X, y)
+    np.testing.assert_allclose(*(one.coefs_[0] for one in named), rtol=1e-9)
+
+
+def test_a_change_of_parameters_is_seen():
+    """What was read of the parameters is kept only as long as none has changed."""
+    est = MLPClassifier(random_state=0, max_iter=2).fit(X, y)
+    with pytest.raises(ValueError, match="'alpha' parameter"):
+        est.set_params(alpha=-1.0).fit(X, y)
+    with pytest.raises(ValueError, match="'early_stopping' parameter"):
+        est.set_params(alpha=1.0, early_stopping=1).fit(X, y)
+    sizes = [5]
+    est.set_params(early_stopping=False, hidden_layer_sizes=sizes).fit(X, y)
+    sizes.append(4)
+    assert [W.shape[1] for W in est.fit(X, y).coefs_] == [5, 4, 3]
+
+
+def test_classes_count_by_their_rows_where_held_out():
+    options = {"early_stopping": True, "random_state": 0, "max_iter": 3}
+    plain = MLPClassifier(**options).fit(X, y)
+    uneven = MLPClassifier(class_weight={0: 1e-6, 1: 1.0, 2: 1.0}, **options).fit(X, y)
+    assert {round(score * 12) for score in uneven.validation_scores_} <= set(range(13))
+    assert all(score * 12 == pytest.approx(round(score * 12)) for score in uneven.validation_scores_)
+    assert not (plain.coefs_[0] == uneven.coefs_[0]).all()
+
+
+def test_the_score_may_be_monitored():
+    stopping = bp.EarlyStopping("val_score", patience=3)
+    est = MLPClassifier(early_stopping=True, random_state=0, callbacks=[stopping], n_iter_no_change=50).fit(
+        X, y
+    )
+    assert est.history_.val_score == est.validation_scores_
+    assert stopping.best == est.best_validation_score_
+    assert est.n_iter_ == stopping.best_epoch + 4
+
+
+def test_scorers():
+    with pytest.raises(ValueError, match="scoring must be a scorer's name or a callable; got"):
+        MLPClassifier(early_stopping=True, scoring=["accuracy", "f1_macro"]).fit(X, y)
+    scored = MLPClassifier(early_stopping=True, scoring=lambda est, A, b: est.score(A, b), max_iter=2)
+    assert len(scored.fit(X, y, sample_weight=np.ones(len(y))).validation_scores_) == 2
+
+
+@pytest.mark.parametrize(("alias", "name"), [("mae", "absolute_error"), ("pinball", "quantile")])
+def test_aliases(alias, name):
+    one, other = (MLPRegressor(loss, random_state=0, max_iter=2).fit(X, y) for loss in (alias, name))
+    assert (one.coefs_[0] == other.coefs_[0]).all()
+
+
+@pytest.mark.parametrize("kind", [np.longdouble, np.float16, np.int32, object])
+def test_predictions_of_other_dtypes(kind):
+    for est in (MLPClassifier(random_state=0, max_iter=2).fit(X, y), MLPRegressor(max_iter=2).fit(X, y)):
+        whole = np.round(X)
+        assert (est.predict(whole.astype(kind)) == est.predict(whole)).all()
+
+
+def test_ready_rows_take_the_same_checks():
+    """Rows that need no preparation take a shorter way, to the same answers and the same errors."""
+    est, expected = (module.MLPClassifier(random_state=0, max_iter=2).fit(X, y) for module in (ours, theirs))
+    bad = X.copy()
+    bad[3, 2] = np.nan
+    for rows in (bad, X[:, :3], X[:0], X[0], X[None], X.astype(complex)):
+        messages = []
+        for each in (est, expected):
+            with pytest.raises(ValueError) as caught:  # noqa: PT011
+                each.predict(rows)
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+    with pytest.raises(NotFittedError):
+        MLPClassifier().predict(X)
