@@ -92,6 +92,8 @@ def fit(library: str, row: Row, files: dict[str, Any], dtype: str, threads: int)
 
         options = row.options
     est = getattr(module, row.kind)(random_state=0, **options)
+    # The other process's threads spin for a while after its work: they are to sleep first.
+    time.sleep(0.3)
     with warnings.catch_warnings(), threadpool_limits(threads):
         warnings.simplefilter("ignore")
         begin = time.perf_counter()

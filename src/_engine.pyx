@@ -40,6 +40,8 @@ from bpfast._step cimport (
 cdef Py_ssize_t NEAR_BYTES = 131072
 # Multiply-adds of a row from which on its batches may be worth a second thread.
 cdef Py_ssize_t WORTH_SHARING = 4096
+# Multiply-adds of an epoch from which on the team may be worth waking: some 200 µs of one thread.
+cdef double WORTH_WAKING = 1e7
 # Multiply-adds that take a few microseconds.
 cdef double SMALL_WORK = 1e5
 # The rules that change neither weight nor state where the gradient is 0.
@@ -597,6 +599,8 @@ cdef class Core:
         elif order is not None or x.sparse.indptr != NULL:
             self.need_X(batch_size)
         self.start(self.work_of(x, batch_size), 3, noise)
+        if self.run.paced and 3 * self.work_of(x, length) * self.multiply_adds < WORTH_WAKING:
+            self.run.n_threads = 1
         self.run.parameters, self.run.Y, self.run.n = p.data, y.data, length
         self.run.loss_scale, self.run.objective = loss_scale, objective
         self.run.alphas = <double*>a.data

@@ -17,6 +17,10 @@
 /* A try of the team takes at most this share of the time; it sleeps no longer than so. */
 #define PACE_TRY_SHARE 0.02
 #define PACE_SLEEP_MOST 5.0
+/* A team that is so many times slower than one thread sleeps after a single window, which ends as soon
+   as it has the seconds: a thread that woke up on the first one's core waits for the scheduler at every
+   turn. */
+#define PACE_GROSS 4
 /* Steps this long are the team's: over many slices of the scheduler every thread gets its part. */
 #define PACE_LONG_STEP 0.05
 
@@ -57,7 +61,7 @@ static inline void pace_team(team_pace *p, double mean, double seconds) {
         p->slower = 0;
         return;
     }
-    if (++p->slower < 2) return;
+    if (++p->slower < 2 && mean < PACE_GROSS * p->alone) return;
     p->slower = 0;
     p->together = 0;
     p->asleep = 2 * seconds / PACE_TRY_SHARE;
@@ -73,7 +77,8 @@ static inline void pace_step(team_pace *p, double now) {
     p->seconds += now - p->since;
     p->since = now;
     p->steps++;
-    if (p->seconds < least || (p->steps < steps && p->seconds < PACE_LONG_STEP)) return;
+    const int gross = p->together && p->seconds > PACE_GROSS * p->alone * (double)p->steps;
+    if (p->seconds < least || (p->steps < steps && p->seconds < PACE_LONG_STEP && !gross)) return;
     const double seconds = p->seconds, mean = seconds / (double)p->steps;
     p->seconds = 0;
     p->steps = 0;
