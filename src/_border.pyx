@@ -20,7 +20,8 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport getenv
 from libc.string cimport strcmp
 
-from bpfast._step cimport BP_OPENMP, op_name, tile_table
+from bpfast._ops cimport op_name
+from bpfast._step cimport BP_OPENMP, tile_table
 
 cdef extern from "dispatch.h":
     const char* bp_isa_name(int i)

@@ -15,6 +15,7 @@ from libc.string cimport memcpy, memset
 
 from bpfast._batch cimport permutation
 from bpfast._border cimport Arena, View, by_the_clock, find, table, team_for
+from bpfast._ops cimport op_kind
 from bpfast._step cimport (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
@@ -25,7 +26,6 @@ from bpfast._step cimport (
     Run,
     Task,
     Worker,
-    op_kind,
     run_backward,
     run_forward,
     run_outputs,

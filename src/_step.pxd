@@ -235,8 +235,6 @@ cdef void run_forward(Run* r) noexcept nogil
 cdef void run_backward(Run* r) noexcept nogil
 cdef void run_update(Run* r) noexcept nogil
 cdef void run_outputs(Run* r, Worker* workers, char* Z, Py_ssize_t block) noexcept nogil
-cdef int op_kind(const char* name) noexcept
-cdef const char* op_name(int kind) noexcept
 
 # What the kernels as functions share with the step.
 cdef void weight_gradient(

@@ -11,18 +11,18 @@ and sizes come from the table: float32 and float64 run the same frame.
 
 from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport isfinite, sqrt
-from libc.string cimport memcpy, memset, strcmp
+from libc.string cimport memset
 
 from bpfast._batch cimport (
     batch_total,
     gather,
     locate,
     look_ahead,
-    mix64,
     next_turn,
     sparse_from,
     transpose_batch,
 )
+from bpfast._ops cimport draw_masks, op_row
 
 cdef extern from "team.h" nogil:
     void team_wait(team_barrier* t, int n)
@@ -37,8 +37,6 @@ cdef double POLL_SECONDS = 0.02
 
 
 cdef enum:
-    # Rows whose Z is still in cache when the activation follows.
-    FEW_ROWS = 96
     # Columns of W that are brought near at a time.
     PANEL_COLUMNS = 32
 
@@ -61,71 +59,11 @@ cdef inline void tick(Worker* w, Py_ssize_t place) noexcept nogil:
 
 # ---- forward: X → Z, A
 
-cdef void dense_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """A = f(X W + b) for rows r0 to r1: f follows while a block of Z is in cache."""
-    cdef const tile_table* t = r.tiles
-    cdef Py_ssize_t rows
-    cdef char* A
-    cdef char* Z
-    cdef char* b = NULL
-    cdef tile_csr X
-    if op.b >= 0:
-        b = at(r.parameters, op.b, t)
-    while r0 < r1:
-        rows = (r1 - r0 - 1) // FEW_ROWS + 1
-        rows = (r1 - r0 + rows - 1) // rows
-        A = Z = at(w.tape.A[op.target], r0 * op.n_out, t)
-        if w.tape.Z[op.target] != NULL:
-            Z = at(w.tape.Z[op.target], r0 * op.n_out, t)
-        if op.source == 0 and w.X.indptr != NULL:
-            X = sparse_from(&w.X, r0, NULL)
-            t.sparse_product(rows, op.n_out, op.n_in, &X, at(r.parameters, op.W, t), op.n_out, b, Z,
-                             op.n_out)
-        else:
-            t.product(rows, op.n_out, op.n_in, at(w.tape.A[op.source], r0 * op.n_in, t), op.n_in, 1,
-                      at(r.parameters, op.W, t), op.n_out, 1, b, Z, op.n_out, w.scratch)
-        op.activation.forward(rows * op.n_out, op.parameter, Z, A)
-        r0 += rows
-
-
-cdef void activation_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
-                             Py_ssize_t r1) noexcept nogil:
-    """A = f(X) for rows r0 to r1."""
-    cdef const tile_table* t = r.tiles
-    cdef Py_ssize_t first = r0 * op.n_out, n = (r1 - r0) * op.n_out
-    cdef char* X = at(w.tape.A[op.source], first, t)
-    if w.tape.Z[op.target] != NULL:
-        memcpy(at(w.tape.Z[op.target], first, t), X, n * t.item_size)
-    op.activation.forward(n, op.parameter, X, at(w.tape.A[op.target], first, t))
-
-
-cdef void draw_masks(Run* r, Worker* w, Py_ssize_t step) noexcept nogil:
-    """The masks of this call's step are this thread's next ones."""
-    w.noise = mix64(mix64(r.noise_seed) + r.noise_step + <uint64_t>step)
-
-
-cdef void drop(Run* r, Op* op, Worker* w, char* X, char* A, Py_ssize_t r0,
-               Py_ssize_t r1) noexcept nogil:
-    """A = X ⊙ M / (1 - rate) for rows r0 to r1, in prediction A = X; M is not kept: see dropout.h."""
-    cdef const tile_table* t = r.tiles
-    cdef Py_ssize_t first = r0 * op.n_out, n = (r1 - r0) * op.n_out
-    if r.training:
-        t.dropout(n, op.parameter, mix64(w.noise + <uint64_t>op.target), first, at(X, first, t),
-                  at(A, first, t))
-    else:
-        memcpy(at(A, first, t), at(X, first, t), n * t.item_size)
-
-
-cdef void dropout_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """A = X ⊙ M / (1 - rate) for rows r0 to r1."""
-    drop(r, op, w, w.tape.A[op.source], w.tape.A[op.target], r0, r1)
-
-
 cdef void forward(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
     """All ops, in order, for rows r0 to r1."""
     cdef Py_ssize_t i
     for i in range(r.n_ops):
-        OPS[r.ops[i].kind].forward(r, &r.ops[i], w, r0, r1)
+        op_row(r.ops[i].kind).forward(r, &r.ops[i], w, r0, r1)
         tick(w, TIMES * i + TIME_FORWARD)
 
 
@@ -162,87 +100,12 @@ cdef double mean_loss(Run* r, Py_ssize_t rows) noexcept nogil:
 
 # ---- backward: D → the delta below
 
-cdef inline bint delta_wanted(Run* r, Op* op) noexcept nogil:
-    """Whether anybody asks for the delta of what an op reads: X's alone, or of parameters below."""
-    return r.want_input_delta or op > &r.ops[r.first_trained]
-
-
-cdef inline void own_delta(Run* r, Op* op, Worker* w, Py_ssize_t r0,
-                           Py_ssize_t r1) noexcept nogil:
-    """D = dA ⊙ f'(Z) for rows r0 to r1, in place."""
-    cdef const tile_table* t = r.tiles
-    cdef Py_ssize_t first = r0 * op.n_out
-    cdef char* saved = w.tape.Z[op.target] if op.activation.saves_z else w.tape.A[op.target]
-    if strcmp(op.activation.name, b"identity") != 0:
-        op.activation.backward((r1 - r0) * op.n_out, op.parameter, at(saved, first, t),
-                               at(w.tape.D[op.target], first, t))
-
-
-cdef void dense_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """D = dA ⊙ f'(Z), and the source's dA = D Wᵀ unless nobody wants it."""
-    cdef const tile_table* t = r.tiles
-    own_delta(r, op, w, r0, r1)
-    if not delta_wanted(r, op):
-        return
-    t.product(r1 - r0, op.n_in, op.n_out, at(w.tape.D[op.target], r0 * op.n_out, t), op.n_out, 1,
-              at(r.parameters, op.W, t), 1, op.n_out, NULL,
-              at(w.tape.D[op.source], r0 * op.n_in, t), op.n_in, w.scratch)
-
-
-cdef void activation_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
-                              Py_ssize_t r1) noexcept nogil:
-    """The source's dA = dA ⊙ f'(X)."""
-    cdef const tile_table* t = r.tiles
-    cdef Py_ssize_t first = r0 * op.n_out
-    if not delta_wanted(r, op):
-        return
-    own_delta(r, op, w, r0, r1)
-    memcpy(at(w.tape.D[op.source], first, t), at(w.tape.D[op.target], first, t),
-           (r1 - r0) * op.n_out * t.item_size)
-
-
-cdef void dropout_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """The source's dA = dA ⊙ M / (1 - rate)."""
-    if delta_wanted(r, op):
-        drop(r, op, w, w.tape.D[op.target], w.tape.D[op.source], r0, r1)
-
-
 cdef void backward(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
     """All ops, last to first, for rows r0 to r1."""
     cdef Py_ssize_t i
     for i in range(r.n_ops - 1, -1, -1):
-        OPS[r.ops[i].kind].backward(r, &r.ops[i], w, r0, r1)
+        op_row(r.ops[i].kind).backward(r, &r.ops[i], w, r0, r1)
         tick(w, TIMES * i + TIME_DELTA)
-
-
-# The table of ops: what `program.Op.kind` names.
-ctypedef struct OpRow:
-    const char* name
-    void (*forward)(Run*, Op*, Worker*, Py_ssize_t, Py_ssize_t) noexcept nogil
-    void (*backward)(Run*, Op*, Worker*, Py_ssize_t, Py_ssize_t) noexcept nogil
-
-cdef enum:
-    N_OPS = 3
-
-cdef OpRow[N_OPS] OPS = [
-    OpRow(b"dense", dense_forward, dense_backward),
-    OpRow(b"activation", activation_forward, activation_backward),
-    OpRow(b"dropout", dropout_forward, dropout_backward),
-]
-
-
-cdef int op_kind(const char* name) noexcept:
-    """The place of an op in the table, or -1."""
-    cdef int i
-    for i in range(N_OPS):
-        if strcmp(OPS[i].name, name) == 0:
-            return i
-    return -1
-
-
-cdef const char* op_name(int kind) noexcept:
-    """The name of an op, or NULL behind the last."""
-    return OPS[kind].name if kind < N_OPS else NULL
 
 
 # ---- gradient and update: D → dW, db → W, b

@@ -1,0 +1,1 @@
+"""The ops: C functions for `_step` and `_engine`, nothing for Python."""
