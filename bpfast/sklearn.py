@@ -44,6 +44,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+try:
+    import sklearn as _sklearn  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("bpfast.sklearn needs scikit-learn: pip install 'bpfast[sklearn]'") from None
 from scipy.sparse import csr_matrix, issparse
 from sklearn.base import ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.metrics import r2_score

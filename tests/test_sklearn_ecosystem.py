@@ -172,3 +172,9 @@ def test_a_pickle_does_not_hold_the_network_twice(est):
 def test_threads_do_not_change_a_bit(est):
     fits = [clone(est).set_params(n_jobs=n).fit(X, Y).coefs_[0] for n in (1, 2, -1, -2, None)]
     assert all((fit == fits[0]).all() for fit in fits)
+
+
+def test_without_scikit_learn():
+    code = "import sys; sys.modules['sklearn'] = None; import bpfast, bpfast.sklearn"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert "bpfast.sklearn needs scikit-learn: pip install 'bpfast[sklearn]'" in done.stderr
