@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,18 @@ Array = NDArray[Any]
 
 #: The largest momentum: scikit-learn takes 1 too, which is this to the last bit but one.
 MOST_MOMENTUM = float(np.nextafter(1.0, 0.0))
+
+
+#: What the parameters take beside what scikit-learn's complaint about them names.
+MORE = {
+    "solver": f"bpfast also takes {', '.join(optimizers.optimizers)} and optimizers such as bp.SGD(0.1).",
+    "activation": f"bpfast also takes {', '.join(activations)}, objects such as bp.LeakyReLU(0.1) and a "
+    "tuple with one for each hidden layer.",
+    "learning_rate": "bpfast also takes schedules such as bp.Cosine(0.01, epochs=50); a number goes to "
+    "learning_rate_init.",
+    "loss": f"bpfast also takes {', '.join(losses)} as far as they fit, objects such as bp.Quantile(0.9) "
+    "and, for a regressor, a function of your own as bp.CustomLoss(f).",
+}
 
 
 @dataclass(frozen=True)
@@ -120,12 +132,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     def _read(self) -> Recipe:
         """Read and check the parameters, scikit-learn's own by scikit-learn."""
-        solver = self.solver if self._is_ours("solver") else None
+        solver: Any = self.solver if self._is_ours("solver") else None
         self._judge()
         hidden = _hidden(self.hidden_layer_sizes)
         rate = "schedule" if isinstance(self.learning_rate, Schedule) else self.learning_rate
-        if isinstance(solver, optimizers.Optimizer):
-            rate = "schedule"
+        if _is_kind(solver, optimizers.Optimizer):
+            rate, solver = "schedule", optimizers.optimizers.resolve(solver)
             if isinstance(self.learning_rate, Schedule):
                 solver = replace(solver, learning_rate=self.learning_rate)
         elif self.solver == "adam" and rate != "schedule":
@@ -147,13 +159,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if name == "activation":
             return self._activations_or_none() is not None
         if name == "solver":
-            return isinstance(value, optimizers.Optimizer) or _is_name(
+            return _is_kind(value, optimizers.Optimizer) or _is_name(
                 value, optimizers.optimizers, ("sgd", "adam")
             )
         if name == "learning_rate":
             return isinstance(value, Schedule)
         if name == "loss":
-            return isinstance(value, Loss) or _is_name(value, losses, ("squared_error", "poisson"))
+            return _is_kind(value, Loss) or _is_name(value, losses, ("squared_error", "poisson"))
         return False
 
     def _activations(self, layers: int) -> tuple[Activation, ...]:
@@ -164,7 +176,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if not isinstance(self.activation, (tuple, list)):
             given = given * layers
         if len(given) != layers:
-            raise ValueError(f"activation names {len(given)} layers; there are {layers} hidden ones")
+            raise ValueError(f"activation has {len(given)} entries for {layers} hidden layers")
         return given
 
     def _activations_or_none(self) -> tuple[Activation, ...] | None:
@@ -172,8 +184,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         value = self.activation
         if isinstance(value, (tuple, list)):
             return tuple(activations.resolve(each) for each in value)
-        if isinstance(value, Activation):
-            return (value,)
+        if _is_kind(value, Activation):
+            return (activations.resolve(value),)
         if _is_name(value, activations, ("identity", "logistic", "tanh", "relu")):
             return (activations.resolve(value),)
         return None
@@ -190,12 +202,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         except ValueError as error:
             # Of parameters it is a TypeError too; of the missing rows it is not.
             if isinstance(error, TypeError):
-                raise error from None
+                named = [hint for name, hint in MORE.items() if f"'{name}' parameter" in str(error)]
+                raise type(error)(" ".join([str(error), *named])) from None
 
     def _optimizer_of(self, solver: Any) -> optimizers.Optimizer:
         """The optimizer of the solver's name, with those of the parameters that it takes."""
-        if isinstance(solver, optimizers.Optimizer):
-            return solver
+        if _is_kind(solver, optimizers.Optimizer):
+            return optimizers.optimizers.resolve(solver)
         rate = self.learning_rate
         if not isinstance(rate, Schedule):
             rate = float(self.learning_rate_init)
@@ -330,8 +343,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     def _linked(self, X: Any) -> Array:
         """What the network predicts for rows that are checked here: (B, O)."""
         if not hasattr(self, "feature_names_in_") and hasattr(self, "coefs_"):
-            # What is just what the network takes needs no more checks than the network's own.
-            ready = self._network().predict_ready(X)
+            # An array of floats needs no more checks than the network's own.
+            network = self._network()
+            if isinstance(X, np.ndarray) and X.dtype in (np.float32, np.float64) and X.dtype != network.dtype:
+                with np.errstate(over="ignore"):
+                    ready = network.predict_ready(X.astype(network.dtype))
+            else:
+                ready = network.predict_ready(X)
             if ready is not None:
                 return ready
         check_is_fitted(self)
@@ -342,7 +360,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         """A bpfast `Network` of its own with these weights: `predict` gives what this estimator's does.
 
         For a classifier these are the probabilities of `classes_` (of the second, where there are
-        two).
+        two), whose names the network does not know; for a regressor, columns (n, n_outputs).
         """
         check_is_fitted(self)
         network = copy.deepcopy(self._network())
@@ -383,6 +401,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+def _is_kind(value: Any, kind: type) -> bool:
+    """Whether a value is a specification of a kind, or the class of one."""
+    return isinstance(value, kind) or (isinstance(value, type) and issubclass(value, kind))
+
+
 def _is_name(value: Any, family: Family[Any], theirs: tuple[str, ...]) -> bool:
     """Whether a value names a member of a family that scikit-learn has not."""
     return isinstance(value, str) and value in family and value not in theirs
@@ -397,16 +420,19 @@ def _names(kind: type) -> tuple[str, ...]:
 def _hidden(sizes: Any) -> tuple[int, ...]:
     """The widths of the hidden layers, from a number or a sequence."""
     sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-    if np.any(np.array(sizes) <= 0):
+    for units in sizes:
+        if isinstance(units, bool) or not isinstance(units, Integral):
+            raise TypeError(f"hidden_layer_sizes must hold whole numbers; got {units!r}")
+    if any(units <= 0 for units in sizes):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-    return tuple(Dense(units).units for units in sizes)
+    return tuple(int(units) for units in sizes)
 
 
 def _dropout(rates: Any, layers: int) -> tuple[float, ...]:
     """The share that is dropped behind each hidden layer."""
     rates = tuple(rates) if isinstance(rates, (tuple, list)) else (rates,) * layers
     if len(rates) != layers:
-        raise ValueError(f"dropout names {len(rates)} layers; hidden_layer_sizes has {layers}")
+        raise ValueError(f"dropout has {len(rates)} rates for {layers} hidden layers")
     return tuple(number("dropout", "a rate", rate, at_least=0, below=1) for rate in rates)
 
 
@@ -417,7 +443,10 @@ def _threads(n_jobs: Any) -> int | None:
     if isinstance(n_jobs, (int, np.integer)) and not isinstance(n_jobs, bool) and n_jobs < -1:
         return max(1, checks.default_threads() + 1 + int(n_jobs))
     if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or n_jobs == 0:
-        raise ValueError(f"n_jobs must be a number of threads, -1 or None; got {n_jobs!r}")
+        raise ValueError(
+            "n_jobs must be a number of threads, -1 for all cores, -2 for all but one and so on, or None; "
+            f"got {n_jobs!r}"
+        )
     return checks.threads(n_jobs)
 
 

@@ -94,8 +94,8 @@ class Perceptron(BaseMLP):
         network = self._network()
         if network.program.n_outputs != widths[-1] or network.program.n_inputs != widths[0]:
             raise ValueError(
-                f"the fitted network has {network.n_inputs} inputs and {network.n_outputs} outputs; the "
-                f"data have {widths[0]} and {widths[-1]}"
+                f"X and y have {widths[0]} and {widths[-1]} columns; the network that was fitted before "
+                f"has {network.n_inputs} inputs and {network.n_outputs} outputs"
             )
         return network
 
@@ -211,11 +211,17 @@ class Perceptron(BaseMLP):
     def _validation(self, network: Network, validation_data: Any) -> Data:
         """validation_data=(X, y) or (X, y, sample_weight), checked."""
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-            raise TypeError("validation_data must be (X, y) or (X, y, sample_weight)")
-        X, y = validation_data[:2]
-        X, y = self._matrices(X, y, False, **self._y_options)
-        weights = self._weights(validation_data[2] if len(validation_data) == 3 else None, X.shape[0])
-        return self._data(network, X, y, self._targets(y), weights)
+            came = type(validation_data).__name__
+            if isinstance(validation_data, (tuple, list)):
+                came += f" of {len(validation_data)}"
+            raise TypeError(f"validation_data must be (X, y) or (X, y, sample_weight); got a {came}")
+        X, y, weights = (*validation_data, None)[:3]
+        try:
+            X, y = self._matrices(X, y, False, **self._y_options)
+            weights = self._weights(weights, X.shape[0])
+            return self._data(network, X, y, self._targets(y), weights)
+        except ValueError as error:
+            raise ValueError(f"validation_data: {error}") from error
 
     # ---- what the targets decide; by default as for a regressor
 

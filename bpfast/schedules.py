@@ -44,11 +44,15 @@ class _Initial:
 
 
 @schedules.register("constant")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Constant(_Initial, Schedule):
     """η(t) = η₀."""
 
     learning_rate: float
+
+    def __repr__(self) -> str:
+        # As it is given to an optimizer.
+        return repr(self.learning_rate)
 
     def rate(self, epoch: float) -> float:
         return self.learning_rate

@@ -3,13 +3,28 @@
 ``from bpfast.sklearn import MLPClassifier`` in place of ``from sklearn.neural_network import
 MLPClassifier`` is the whole change. With the same integer `random_state` the weights start the same
 and the rows come in the same order, so that in float64 the loss curve, the weights and the predictions
-are scikit-learn's up to rounding. Where they differ, why, and how to get the old numbers:
+are scikit-learn's up to rounding. `from_sklearn` takes a fitted model of scikit-learn's over, `to_network`
+gives the `bpfast.Network` of a fitted one.
+
+Training in parts, until held-out rows say that it is enough::
+
+    est = MLPClassifier(early_stopping=True)
+    for X_part, y_part in parts:
+        est.partial_fit(X_part, y_part, classes=classes, validation_data=(X_val, y_val))
+        if est.should_stop_:  # the weights are those of the best score
+            break
+
+An interval that holds nine of ten targets::
+
+    low, high = (MLPRegressor(loss=bp.Quantile(q)).fit(X, y).predict(X_new) for q in (0.05, 0.95))
+
+Where numbers differ from scikit-learn's, why, and how to get the old ones:
 
 ``squared_error`` with several outputs
     There the loss is the mean over outputs, the gradient that of their sum (scikit-learn's issue 8349).
     Here the gradient is the loss's. For k outputs the old numbers come from `learning_rate_init` times
-    k (sgd) or `epsilon` divided by k (adam), and `alpha` divided by k. With lbfgs, whose search the
-    wrong gradient misled, they do not come back.
+    k (sgd) or `epsilon` divided by k (adam), and `alpha` divided by k; `loss_curve_` then holds the
+    smaller penalty. With lbfgs, whose search the wrong gradient misled, they do not come back.
 ``partial_fit`` of the regressor with ``solver="lbfgs"``
     There it is a whole fit; here, as with the classifier, there is none: call `fit` with `warm_start`.
 ``partial_fit`` after `set_params`
@@ -108,30 +123,49 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
     solver : {"adam", "sgd", "lbfgs"} or Optimizer, default "adam"
         Also ``"adamw"``, ``"rmsprop"``, ``"adagrad"`` and ``"rprop"`` with `learning_rate_init`,
         `beta_1`, `beta_2` and `epsilon` as far as they take them, or an object such as
-        ``bp.AdamW(0.01, weight_decay=0.1)``, whose own numbers count.
+        ``bp.AdamW(0.01, weight_decay=0.1)``, whose numbers count in place of those parameters.
     alpha : float, default 0.0001
-        The strength of `penalty`, divided by the weight of the batch.
+        The strength α of `penalty`: a batch's loss has ½ α Σ w² (l2), α Σ |w| (l1) or
+        α Σ (ρ |w| + ½ (1 - ρ) w²) (elasticnet, ρ = `l1_ratio`) added, divided by the batch's rows, or
+        by the sum of their weights.
     batch_size : int or "auto", default "auto"
-        By default 200, or all rows if there are fewer.
+        Rows a step; by default 200, or all rows if there are fewer.
     learning_rate : {"constant", "invscaling", "adaptive"} or Schedule, default "constant"
         The names are for sgd, as there, and for the solvers that are new. A schedule, such as
-        ``bp.Cosine(0.01, epochs=50)``, is for every stochastic solver.
+        ``bp.Cosine(0.01, epochs=50)``, is for every stochastic solver but rprop, also in place of an
+        optimizer object's own rate.
     learning_rate_init : float, default 0.001
+        The rate to begin with.
     power_t : float, default 0.5
+        The exponent of "invscaling": `learning_rate_init` / (t + 1)^power_t after t rows.
     max_iter : int, default 200
+        Epochs, or iterations of lbfgs, at most.
     shuffle : bool, default True
+        A new order of the rows every epoch.
     random_state : int, RandomState or None, default None
+        Where initial weights, splits, orders and dropout come from.
     tol : float, default 1e-4
+        What counts as improvement of loss or score; of lbfgs, the largest gradient to end with.
     verbose : bool, default False
+        Print a line an epoch.
     warm_start : bool, default False
+        `fit` goes on from the weights there are.
     momentum : float, default 0.9
+        Of sgd.
     nesterovs_momentum : bool, default True
+        Look ahead along the momentum.
     early_stopping : bool, default False
+        End by the score of held-out rows, and go back to the weights of the best.
     validation_fraction : float, default 0.1
+        The share of X that is held out, unless `fit` is given `validation_data`.
     beta_1, beta_2 : float, default 0.9 and 0.999
+        The decay of Adam's moments.
     epsilon : float, default 1e-8
+        What keeps Adam from dividing by 0.
     n_iter_no_change : int, default 10
+        The training ends after more epochs than so without improvement.
     max_fun : int, default 15000
+        Evaluations of the loss by lbfgs, at most.
     loss : {"log_loss", "hinge", "exponential"} or Loss, default "log_loss"
         hinge and exponential take one output a class against the rest, and give no probabilities.
     penalty : {"l2", "l1", "elasticnet"} or None, default "l2"
@@ -140,30 +174,37 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         The share of L1 in the elastic net.
     dropout : float or tuple of float, default 0.0
         The share of each hidden layer's outputs that training leaves out (`bpfast.Dropout`).
-    class_weight : dict, "balanced" or None, default None
-        As in scikit-learn's linear models; held-out rows count without.
+    class_weight : dict, list of dict, "balanced" or None, default None
+        What a class counts, as in scikit-learn; a list has a dict for each of several labels. Held-out
+        rows count without. "balanced" is not for `partial_fit`, which sees a part of the data.
     scoring : str, callable or None, default None
-        What early stopping goes by: a scorer of scikit-learn's; None for accuracy.
+        What early stopping goes by: a scorer of scikit-learn's, a callable ``(estimator, X, y)``, or
+        ``"loss"`` for the least loss; None for accuracy.
     keep_optimizer : bool, default False
         With `warm_start`, go on with the optimizer's moments and rate too.
     callbacks : sequence of Callback or None, default None
-        `bpfast.Callback` objects, such as ``bp.ProgressBar()``, which are called after every epoch,
-        or batch.
+        `bpfast.Callback` objects, such as ``bp.ProgressBar()``, whose ``on_epoch_end(network, history)``
+        and ``on_batch_end(network, batch, loss)`` are called after each, and end the training by
+        returning True.
     dtype : {"float32", "float64"} or None, default None
         Of the weights and the arithmetic; None for that of X. float32 takes about half the time.
     n_jobs : int or None, default None
-        Threads, at most; None and -1 for the cores at hand. Results do not depend on it.
+        Threads, at most; None and -1 for the cores at hand, -2 for all but one and so on. Results do
+        not depend on it.
 
     Attributes
     ----------
-    classes_, coefs_, intercepts_, loss_, loss_curve_, best_loss_, validation_scores_, \
-    best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, \
-    feature_names_in_
-        As in scikit-learn. `coefs_` and `intercepts_` are what predictions are made of; change them.
+    classes_, n_features_in_, feature_names_in_, n_outputs_, n_layers_, out_activation_, n_iter_, t_
+        As in scikit-learn. `n_iter_` is 1 after a `partial_fit`: ``len(loss_curve_)`` counts them all.
+    loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_
+        As in scikit-learn.
+    coefs_, intercepts_
+        As in scikit-learn. They may be changed in place, or replaced: predictions follow.
     validation_loss_curve_ : list of float
-        The loss of the held-out rows after every epoch, if there are any.
+        The loss of the held-out rows after every epoch; absent where there are none.
     history_ : bpfast.History
-        The figures of the last call, with learning rates and seconds; ``history_.plot()``.
+        The figures of the last call: loss, learning_rate and seconds, val_loss with held-out rows,
+        val_score with early stopping; ``history_.plot()`` draws them.
     should_stop_ : bool
         Whether `tol` and `n_iter_no_change` ended the training; what a loop around `partial_fit`
         goes by.
@@ -236,7 +277,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
             At least 0.
         validation_data : (X, y) or (X, y, sample_weight), optional
             Held-out rows: `validation_loss_curve_` follows them, and early stopping goes by them in
-            place of a part of X.
+            place of a part of X. In a Pipeline they do not pass through the steps before this one:
+            transform them first.
 
         Returns
         -------
@@ -371,7 +413,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
             return np.where(label_binarize(y, classes=self.classes_) > 0, 1.0, low)
         unknown = np.setdiff1d(_labels(y), self.classes_)
         if len(unknown):
-            raise ValueError(f"y holds {unknown[0]!r}, which is not among the classes {self.classes_}")
+            raise ValueError(
+                f"y holds {unknown.tolist()[0]!r}, which is not among the classes {self.classes_}"
+            )
         codes = np.searchsorted(self.classes_, y)
         if self._target_type == "binary":
             return np.where(codes == 1, 1.0, low)[:, None]
@@ -387,6 +431,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
                 f"class_weight={self.class_weight!r} is not for partial_fit, which sees a part of the data: "
                 "pass the weights, as compute_class_weight gives them for all of it"
             )
+        if isinstance(self.class_weight, dict):
+            unknown = [name for name in self.class_weight if name not in self.classes_]
+            if unknown:
+                raise ValueError(
+                    f"class_weight names {unknown[0]!r}, which is not among the classes {self.classes_}"
+                )
         own = compute_sample_weight(self.class_weight, y)
         return checks.weights(own if weights is None else own * weights, len(own), "class_weight")
 
@@ -434,16 +484,13 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
     loss : str or Loss, default "squared_error"
         ``"squared_error"`` and ``"poisson"`` as in scikit-learn, half the squared error and half the
         Poisson deviance; also ``"absolute_error"``, ``"huber"``, ``"quantile"`` (the median) or an
-        object, such as ``bp.Quantile(0.9)``.
+        object, such as ``bp.Quantile(0.9)`` or ``bp.CustomLoss(f)``.
     scoring : str, callable or None, default None
-        None for R².
+        As there; None for R², of which a quantile's prediction may have little: for it, the loss.
 
     Attributes
     ----------
-    coefs_, intercepts_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, \
-    n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_, \
-    validation_loss_curve_, history_, should_stop_
-        As in `MLPClassifier`.
+    Those of `MLPClassifier`, less `classes_`.
 
     Examples
     --------
@@ -580,9 +627,10 @@ def from_sklearn(estimator: Any) -> MLPClassifier | MLPRegressor:
         If it has not been fitted.
     """
     if not isinstance(estimator, (TheirClassifier, TheirRegressor)):
+        kind_of = type(estimator)
         raise TypeError(
-            f"from_sklearn takes a fitted MLPClassifier or MLPRegressor of scikit-learn's; got "
-            f"{type(estimator).__name__}"
+            "from_sklearn takes a fitted MLPClassifier or MLPRegressor of scikit-learn's, of a pipeline its "
+            f"last step; got {kind_of.__module__}.{kind_of.__name__}"
         )
     check_is_fitted(estimator)
     kind = MLPClassifier if is_classifier(estimator) else MLPRegressor

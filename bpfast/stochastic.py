@@ -18,6 +18,7 @@ from . import _border
 from .callbacks import Callback
 from .engines import OptimizerState, Plan
 from .estimator import Data, Recipe, rate_of
+from .losses import Quantile
 from .memory import aligned_copy
 from .network import Network
 from .schedules import Clock
@@ -99,7 +100,7 @@ class Options:
     held_out : Data or None
         What the validation figures are of.
     score : callable or None
-        (Z, data) → the figure that early stopping goes by; None without early stopping.
+        (Z, data, loss) → the figure that early stopping goes by; None without early stopping.
     offset : float array (n,) or None
         What each row's loss has beside the network's.
     scale : float
@@ -111,7 +112,7 @@ class Options:
     epochs: int
     rows: NDArray[np.int64] | None
     held_out: Data | None
-    score: Callable[[Array, Data], float] | None
+    score: Callable[[Array, Data, float], float] | None
     offset: Array | None
     scale: float
     incremental: bool
@@ -277,7 +278,7 @@ def _validate(est: Any, network: Network, options: Options) -> dict[str, float]:
     figures = {"val_loss": loss * options.scale + _mean_offset(est, held_out)}
     est.validation_loss_curve_.append(figures["val_loss"])
     if options.score is not None:
-        figures["val_score"] = options.score(Z, held_out)
+        figures["val_score"] = options.score(Z, held_out, figures["val_loss"])
         est.validation_scores_.append(figures["val_score"])
         if est.verbose:
             print(f"Validation score: {figures['val_score']:f}")
@@ -324,7 +325,7 @@ def _diverged(est: Any, options: Options, losses: Array) -> None:
     bad = np.flatnonzero(~np.isfinite(losses))
     where = f" (epoch {est.n_iter_}, batch {bad[0]})" if len(bad) else f" (epoch {est.n_iter_})"
     if options.score is None:
-        raise ValueError(NOT_FINITE + where)
+        raise ValueError(f"{NOT_FINITE} Or learning_rate_init is too large{where}.")
     est.validation_scores_.append(float("nan"))
     warnings.warn(
         f"The loss is no longer finite{where}; the weights with the best validation score are kept.",
@@ -336,10 +337,12 @@ def _diverged(est: Any, options: Options, losses: Array) -> None:
     est.should_stop_ = True
 
 
-def scorer_of(est: Any, network: Network) -> Callable[[Array, Data], float]:
-    """(Z, data) → the score that early stopping goes by: est.scoring's, or accuracy or R²."""
+def scorer_of(est: Any, network: Network) -> Callable[[Array, Data, float], float]:
+    """(Z, data, loss) → the score that early stopping goes by: est.scoring's, or accuracy or R²."""
+    if est.scoring == "loss" or (est.scoring is None and isinstance(network.loss_spec, Quantile)):
+        return lambda Z, data, loss: -loss
     if est.scoring is None:
-        return lambda Z, data: est._own_score(network._link(Z), data)
+        return lambda Z, data, loss: est._own_score(network._link(Z), data)
     from sklearn.metrics import check_scoring
 
     # Its X has no names of columns; the network is the one in training.
@@ -347,15 +350,17 @@ def scorer_of(est: Any, network: Network) -> Callable[[Array, Data], float]:
     view.__dict__.pop("feature_names_in_", None)
     view._adopt(network)
     if not isinstance(est.scoring, str) and not callable(est.scoring):
-        raise ValueError(f"scoring must be a scorer's name or a callable; got {est.scoring!r}")
+        raise ValueError(f"scoring must be a scorer's name, 'loss' or a callable; got {est.scoring!r}")
     scorer = check_scoring(view, scoring=est.scoring)
     takes = inspect.signature(scorer).parameters
     weighs = "sample_weight" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
 
-    def score(Z: Array, data: Data) -> float:
-        if data.weights is None or not weighs:
-            return float(scorer(view, *data.raw))
-        return float(scorer(view, *data.raw, sample_weight=data.weights))
+    def score(Z: Array, data: Data, loss: float) -> float:
+        more = {"sample_weight": data.weights} if weighs and data.weights is not None else {}
+        try:
+            return float(scorer(view, *data.raw, **more))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"scoring={est.scoring!r} failed on the held-out rows: {error}") from error
 
     return score
 

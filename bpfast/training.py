@@ -267,7 +267,9 @@ def callback_list(callbacks: Any) -> list[Callback]:
         raise TypeError(f"fit: callbacks must be a list of Callback objects; got {callbacks!r}")
     for callback in callbacks:
         if not isinstance(callback, Callback):
-            raise TypeError(f"fit: callbacks must be Callback objects; got {callback!r}")
+            a_class = isinstance(callback, type) and issubclass(callback, Callback)
+            hint = f"; make one: {callback.__name__}()" if a_class else "; derive it from bp.Callback"
+            raise TypeError(f"fit: callbacks must be Callback objects; got {callback!r}{hint}")
     return list(callbacks)
 
 

@@ -134,7 +134,7 @@ def test_predictions_do_not_ask_what_only_fit_needs(changed):
 def test_activations_of_another_number_of_layers():
     est = MLPClassifier((5,), ("relu",), random_state=0, max_iter=2).fit(X, y)
     est = pickle.loads(pickle.dumps(est.set_params(activation=("relu", "tanh"))))
-    with pytest.raises(ValueError, match="names 2 layers; there are 1"):
+    with pytest.raises(ValueError, match="activation has 2 entries for 1 hidden layers"):
         est.predict(X)
 
 
@@ -248,7 +248,7 @@ def test_the_score_may_be_monitored():
 
 
 def test_scorers():
-    with pytest.raises(ValueError, match="scoring must be a scorer's name or a callable; got"):
+    with pytest.raises(ValueError, match="scoring must be a scorer's name, 'loss' or a callable; got"):
         MLPClassifier(early_stopping=True, scoring=["accuracy", "f1_macro"]).fit(X, y)
     scored = MLPClassifier(early_stopping=True, scoring=lambda est, A, b: est.score(A, b), max_iter=2)
     assert len(scored.fit(X, y, sample_weight=np.ones(len(y))).validation_scores_) == 2
@@ -281,3 +281,83 @@ def test_ready_rows_take_the_same_checks():
         assert messages[0] == messages[1]
     with pytest.raises(NotFittedError):
         MLPClassifier().predict(X)
+
+
+def test_quantiles_stop_by_their_loss():
+    """R² says little of a quantile's prediction: early stopping goes by the loss."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-3, 3, (2000, 1))
+    goal = np.sin(x[:, 0]) + rng.normal(0, 0.2 + 0.1 * np.abs(x[:, 0]))
+    options = {"hidden_layer_sizes": (50, 50), "random_state": 0, "max_iter": 300, "early_stopping": True}
+    low, high = (MLPRegressor(bp.Quantile(q), **options).fit(x, goal) for q in (0.05, 0.95))
+    assert np.mean((low.predict(x) < goal) & (goal < high.predict(x))) == pytest.approx(0.9, abs=0.04)
+    assert low.validation_scores_ == [-loss for loss in low.validation_loss_curve_]
+    by_loss = MLPClassifier(early_stopping=True, scoring="loss", max_iter=5, random_state=0).fit(X, y)
+    assert by_loss.best_validation_score_ == -min(by_loss.validation_loss_curve_)
+
+
+@pytest.mark.parametrize("kind", ["solver", "loss", "activation"])
+def test_classes_of_specifications(kind):
+    given = {"solver": bp.Adagrad, "loss": bp.Huber, "activation": bp.GELU}[kind]
+    one, other = (MLPRegressor(random_state=0, max_iter=2, **{kind: value}) for value in (given, given()))
+    assert (one.fit(X, y).coefs_[0] == other.fit(X, y).coefs_[0]).all()
+
+
+MISTAKES = [
+    ({"solver": "rmspropp"}, "bpfast also takes sgd, adam, adamw, rmsprop"),
+    ({"activation": "leakyrelu"}, "bpfast also takes identity, sigmoid"),
+    ({"learning_rate": 0.01}, "a number goes to learning_rate_init"),
+    ({"hidden_layer_sizes": (10.5,)}, "hidden_layer_sizes must hold whole numbers; got 10.5"),
+    ({"dropout": (0.1, 0.2)}, "dropout has 2 rates for 1 hidden layers"),
+    ({"activation": ("relu", "tanh")}, "activation has 2 entries for 1 hidden layers"),
+    ({"class_weight": {0: 2, 77: 1}}, r"class_weight names 77, which is not among the classes \[0 1 2\]"),
+    ({"callbacks": [bp.ProgressBar]}, r"make one: ProgressBar\(\)"),
+    ({"callbacks": [print]}, "derive it from bp.Callback"),
+    ({"early_stopping": True, "scoring": "r2_score"}, "r2_score"),
+    ({"early_stopping": True, "scoring": lambda est, A, b: None}, "failed on the held-out rows"),
+    ({"learning_rate_init": 1e300, "solver": "sgd"}, "Or learning_rate_init is too large"),
+    ({"n_jobs": 0}, "-2 for all but one"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), MISTAKES, ids=str)
+def test_mistakes_are_named(options, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        MLPClassifier(**options).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (X, "got a ndarray"),
+        ((X,), "got a tuple of 1"),
+        ((X[:, :3], y), "validation_data: X has 3 features"),
+        ((np.full_like(X, np.nan), y), "validation_data: Input X contains NaN"),
+        ((X, y[:5]), "validation_data: Found input variables with inconsistent"),
+        ((X, y + 1), "validation_data: y holds"),
+        ((X, y, -np.ones(len(y))), "validation_data: sample_weight holds"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_mistakes_in_validation_data(given, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        MLPClassifier().fit(X, y, validation_data=given)
+
+
+def test_optimizers_read_as_they_are_written():
+    assert repr(bp.SGD(0.1, momentum=0.9)) == "SGD(learning_rate=0.1, momentum=0.9, nesterov=False)"
+    assert eval(repr(bp.WarmUp(0.1)), vars(bp)) == bp.WarmUp(0.1)
+    assert "solver=SGD(learning_rate=0.1, momentum=0.0, nesterov=False)" in repr(
+        MLPClassifier(solver=bp.SGD(0.1))
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_other_dtype(dtype):
+    est = MLPClassifier(random_state=0, max_iter=2, dtype=dtype).fit(X, y)
+    single = X.astype(np.float32)
+    assert (est.predict_proba(single) == est.predict_proba(single.astype(float))).all()
+    huge = np.full((1, 6), 1e300)
+    if dtype == "float32":
+        with pytest.raises(ValueError, match="too large for float32"):
+            est.predict(huge)
