@@ -256,7 +256,7 @@ static void run_links(void) {
 
 /* Three steps of every rule under every penalty, and under none. */
 static void run_optimizers(void) {
-    static const double ordinary[] = {0.9, 0.999, 1e-8, 0.01}, rprop[] = {0.5, 1.2, 1e-6, 50};
+    static const double ordinary[] = {0.9, 0.999, 1e-8, 1, 0.01}, rprop[] = {0.5, 1.2, 1e-6, 50};
     for (const tile_optimizer *f = tiles->optimizers; f->name; f++) {
         const double *h = strcmp(f->name, "rprop") == 0 ? rprop : ordinary;
         begin();
@@ -272,6 +272,10 @@ static void run_optimizers(void) {
                     tile_update u = {.weight = (int)(n % 2)};
                     f->prepare(h, 0.05, t, &u);
                     if (penalty->name) penalty->prepare(0.3, 0.4, 1.7, &u);
+                    if (penalty->name && penalty->value) {
+                        put(B, 0, penalty->value(n, 0.4, A));
+                        take(B, 1);
+                    }
                     if (n % 5) fill(B, m * ldg);
                     else fill_widely(B, m * ldg);
                     f->update(&u, m, n, A, ldw, B, ldg, NULL, C, D);
