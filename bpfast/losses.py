@@ -44,9 +44,19 @@ class Loss(Spec):
 losses: Family[Loss] = Family("loss", Loss)
 
 
-def _check_cap(loss: LogLoss | CrossEntropy) -> None:
-    if loss.cap is not None:
-        loss._set("cap", number(type(loss).__name__, "cap", loss.cap, above=0))
+@dataclass(frozen=True)
+class _Capped(Loss):
+    """A loss whose value has a cap, and whose gradient has none."""
+
+    cap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.cap is not None:
+            self._set("cap", number(type(self).__name__, "cap", self.cap, above=0))
+
+    @property
+    def parameter(self) -> float:
+        return math.inf if self.cap is None else self.cap
 
 
 @losses.register("squared_error", "mse")
@@ -65,7 +75,7 @@ class AbsoluteError(Loss):
 
 @losses.register("log_loss", "binary_cross_entropy")
 @dataclass(frozen=True)
-class LogLoss(Loss):
+class LogLoss(_Capped):
     """L = softplus(z) - y z = -y log p - (1 - y) log(1 - p) with p = sigmoid(z); ∂L/∂z = p - y.
 
     Targets are 0 or 1, or probabilities, one column an output (several: multi-label).
@@ -77,22 +87,14 @@ class LogLoss(Loss):
         clipped to ε, as in scikit-learn, it is -log ε.
     """
 
-    cap: float | None = None
     link: ClassVar[str] = "sigmoid"
     targets: ClassVar[str] = "probabilities"
     metric: ClassVar[str] = "accuracy"
 
-    def __post_init__(self) -> None:
-        _check_cap(self)
-
-    @property
-    def parameter(self) -> float:
-        return math.inf if self.cap is None else self.cap
-
 
 @losses.register("cross_entropy", "softmax_cross_entropy")
 @dataclass(frozen=True)
-class CrossEntropy(Loss):
+class CrossEntropy(_Capped):
     """L = -Σ y log softmax(z) over the outputs; ∂L/∂z = softmax(z) - y.
 
     Targets are integer classes (B,), or rows (B, O) of probabilities that sum to 1.
@@ -103,17 +105,9 @@ class CrossEntropy(Loss):
         The most that a row counts; the gradient has no cap. See `LogLoss`.
     """
 
-    cap: float | None = None
     link: ClassVar[str] = "softmax"
     targets: ClassVar[str] = "classes"
     metric: ClassVar[str] = "accuracy"
-
-    def __post_init__(self) -> None:
-        _check_cap(self)
-
-    @property
-    def parameter(self) -> float:
-        return math.inf if self.cap is None else self.cap
 
 
 @losses.register("exponential")

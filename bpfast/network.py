@@ -237,17 +237,32 @@ class Network:
         X, Y, w = self._data(X, y, sample_weight)
         spec = None if penalty is None else penalties.resolve(penalty, "penalty")
         flat = np.zeros_like(self._flat)
+        self._objective(X, Y, w, spec, flat)
+        return self.program.views(flat)
+
+    def _objective(
+        self,
+        X: Features,
+        Y: Array,
+        w: Array | None,
+        penalty: Penalty | None,
+        gradient: Array,
+        loss_scale: float = 1.0,
+    ) -> float:
+        """J = loss_scale · mean loss + α Ω(W), and its flat gradient, in place, on checked data."""
         with self._lock:
             self._taped, self._backed = 0, False
             Z = self._engine.forward(self._flat, X)
-            _, D = backends.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)
-            self._engine.backward(self._flat, D, flat)
-        result = self.program.views(flat)
-        if spec is not None:
+            value, D = backends.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)
+            self._engine.backward(
+                self._flat, D if loss_scale == 1 else D * D.dtype.type(loss_scale), gradient
+            )
+        if penalty is not None:
+            views = self.program.views(gradient)
             for p in self.program.parameters:
                 if p.penalised:
-                    result[p.name] += reference.penalty_gradient(spec, self.parameters[p.name])
-        return result
+                    views[p.name] += reference.penalty_gradient(penalty, self.parameters[p.name])
+        return value * loss_scale + self.penalty(penalty)
 
     def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Features, Array, Array | None]:
         X = checks.features(X, self.n_inputs, self.dtype)

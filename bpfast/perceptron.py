@@ -59,7 +59,7 @@ class Perceptron(BaseMLP):
         self.n_outputs_ = self._outputs(Y)
         widths = (X.shape[1], *recipe.hidden, self.n_outputs_)
         random = check_random_state(self.random_state)
-        network = self._begin(recipe, widths, X.dtype, random) if first else self._go_on(recipe, widths)
+        network = self._begin(recipe, widths, X.dtype, random) if first else self._go_on(widths)
         data = self._data(network, X, y, Y, weights)
         if recipe.optimizer is None:
             self._minimize(network, recipe, data)
@@ -90,7 +90,7 @@ class Perceptron(BaseMLP):
             self.__dict__.pop(name, None)
         return network
 
-    def _go_on(self, recipe: Recipe, widths: tuple[int, ...]) -> Network:
+    def _go_on(self, widths: tuple[int, ...]) -> Network:
         network = self._network()
         if network.program.n_outputs != widths[-1] or network.program.n_inputs != widths[0]:
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import backends, reference
+from . import backends
 from .penalties import Penalty
 from .sparse import Features
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .network import Network
 
 Array = NDArray[Any]
-
 
 #: The objective where it can't be computed.
 TOO_FAR = 1e150
@@ -41,32 +40,6 @@ class Minimum:
     iterations: int
     converged: bool
     message: str
-
-
-def objective(
-    network: Network,
-    X: Features,
-    Y: Array,
-    weights: Array | None,
-    penalty: Penalty | None,
-    loss_scale: float,
-    gradient: Array,
-) -> float:
-    """J = loss_scale · mean loss + α Ω(W), and its flat gradient, in place, on checked data."""
-    engine, flat = network._engine, network._flat
-    with network._lock:
-        network._taped, network._backed = 0, False
-        Z = engine.forward(flat, X)
-        value, D = backends.evaluate(network.loss_spec, Y, Z, weights, network.threads, network.backend)
-        engine.backward(flat, D * D.dtype.type(loss_scale) if loss_scale != 1 else D, gradient)
-    value *= loss_scale
-    if penalty is not None:
-        for p in network.program.parameters:
-            if p.penalised:
-                W = network.parameters[p.name]
-                value += reference.penalty_value(penalty, W)
-                gradient[p.block] += reference.penalty_gradient(penalty, W).ravel()
-    return value
 
 
 def minimize(
@@ -109,7 +82,7 @@ def minimize(
         flat[...] = x
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                value = objective(network, X, Y, weights, penalty, loss_scale, gradient)
+                value = network._objective(X, Y, weights, penalty, gradient, loss_scale)
         except FloatingPointError:
             # An exponent reached its cap: a step too far, from which the line search comes back.
             return TOO_FAR, gradient.astype(np.float64)

@@ -71,7 +71,7 @@ def dense(X: Features) -> Array:
 
 #: A dense X is trained on as sparse rows, to the same bits, where at most this share of it is not 0, a
 #: step has at least so many rows and the first layer so many units, and enough epochs repay the
-#: conversion: measured, from there on it is faster, at a fifth of that share 2 to 5 times.
+#: conversion: measured, from there on it is faster, at a fifth of that share 2 to 4 times.
 THIN_SHARE, THIN_ROWS, THIN_UNITS, THIN_EPOCHS = 0.22, 16, 32, 3
 #: Larger arrays, and those mapped from files, are not copied.
 THIN_BYTES = 2**30

@@ -1,5 +1,6 @@
 """The estimators off the straight path: after errors, after changed parameters, on odd weights and labels."""
 
+import doctest
 import os
 import pickle
 import signal
@@ -83,7 +84,6 @@ def test_everything_is_as_before_an_error(solver, error, warm_start):
     assert (est.predict_proba(X) == predicted).all()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs signals")
 def test_an_interrupt_of_epochs_keeps_what_was_learned():
     est = MLPClassifier(random_state=0, max_iter=10**7, tol=0, n_iter_no_change=10**7)
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -361,3 +361,16 @@ def test_the_other_dtype(dtype):
     if dtype == "float32":
         with pytest.raises(ValueError, match="too large for float32"):
             est.predict(huge)
+
+
+def test_a_loss_of_ones_own():
+    """Half the squared error, written by hand, is what squared_error means here."""
+    loss = bp.CustomLoss(lambda goal, Z: (0.5 * ((Z - goal) ** 2)[:, 0], Z - goal))
+    one, other = (MLPRegressor(each, random_state=0, max_iter=3) for each in (loss, "squared_error"))
+    np.testing.assert_allclose(one.fit(X, y).loss_curve_, other.fit(X, y).loss_curve_, rtol=1e-12)
+
+
+def test_the_examples_of_the_docstrings():
+    found = doctest.testmod(ours)
+    assert found.attempted >= 9
+    assert found.failed == 0
