@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 #: Blue for what was trained on, orange for what was held out: apart for every kind of eye.
 _TRAINED, _HELD_OUT, _INK, _FAINT = "#0072B2", "#D55E00", "#333333", "#DDDDDD"
 _METRICS = {"accuracy": "accuracy", "r2": "R²"}
-_DPI = 150
+DPI = 150
 
 
 def _figure_class() -> type[Figure]:
@@ -26,6 +26,11 @@ def _figure_class() -> type[Figure]:
             'pictures need matplotlib: pip install "bpfast[plot]"', name="matplotlib"
         ) from None
     return Figure  # type: ignore[no-any-return, unused-ignore]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, bound to no window and to no global state."""
+    return _figure_class()(figsize=(width, height), layout="constrained")
 
 
 def require_drawable(path: str | os.PathLike[str]) -> None:
@@ -65,18 +70,18 @@ def plot_history(history: History, path: str | os.PathLike[str] | None = None) -
     if path is not None:
         require_drawable(path)
     metrics = [name for name in _METRICS if f"val_{name}" in history]
-    figure = _figure_class()(figsize=(7.0, 2.9 + 2.3 * len(metrics)), layout="constrained")
+    figure = new_figure(7.0, 2.9 + 2.3 * len(metrics))
     ratios = [1.35, *[1.0] * len(metrics)]
     axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     _draw_losses(axes[0], history)
     for axis, name in zip(axes[1:], metrics, strict=True):
         _draw_metric(axis, _METRICS[name], history[f"val_{name}"])
     for axis in axes:
-        _dress(axis)
+        dress(axis)
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     if path is not None:
-        figure.savefig(path, dpi=_DPI)
+        figure.savefig(path, dpi=DPI)
     return figure
 
 
@@ -114,7 +119,8 @@ def _line(axis: Any, values: list[float], label: str, colour: str) -> None:
     axis.plot(epochs, values, label=label, color=colour, linewidth=1.8, marker=marker, markersize=4)
 
 
-def _dress(axis: Any) -> None:
+def dress(axis: Any) -> None:
+    """Grid and spines, in the background."""
     axis.grid(True, color=_FAINT, linewidth=0.8)
     axis.set_axisbelow(True)
     for side in ("top", "right"):
