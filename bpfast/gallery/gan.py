@@ -146,7 +146,7 @@ def draw(clouds: list[tuple[str, Array]], curves: list[Array], picture: str) -> 
     colours = (COLOURS[6], *COLOURS[: len(SEEDS)], COLOURS[3])
     for place, (title, points), colour in zip([grid[0, 0], *places], [real, *clouds], colours, strict=True):
         axis = fig.add_subplot(place)
-        axis.scatter(*points.T, s=2, alpha=0.3, color=colour, linewidths=0)
+        axis.scatter(points[:, 0], points[:, 1], s=2, alpha=0.3, color=colour, linewidths=0)
         axis.set(xlim=(-2.7, 2.7), ylim=(-2.7, 2.7), aspect="equal")
         axis.set_title(title, fontsize="medium")
         dress(axis, "x₁", "x₂")
