@@ -45,7 +45,7 @@ from .losses import (
     SquaredError,
 )
 from .network import Network
-from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
+from .optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
 from .penalties import L0, L1, L2, ElasticNet, Frobenius
 from .schedules import (
     Cosine,
@@ -63,6 +63,7 @@ __all__ = [
     "L0",
     "L1",
     "L2",
+    "LBFGS",
     "SELU",
     "SGD",
     "AbsoluteError",
