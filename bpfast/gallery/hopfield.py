@@ -43,7 +43,7 @@ def projection(P: Array) -> Array:
     layer = bp.Dense(n, bias=False, initializer="zeros")
     net = bp.Network([layer], n_inputs=n, loss="squared_error", dtype="float64")
     rate = 0.9 * P.size / float(np.linalg.norm(P, 2)) ** 2  # a little below where it would diverge
-    net.fit(P, P, epochs=2000, batch_size=None, shuffle=False, optimizer=bp.SGD(rate))
+    net.fit(P, P, epochs=1000, batch_size=None, shuffle=False, optimizer=bp.SGD(rate))
     W = net.parameters["0.W"]
     W = 0.5 * (W + W.T)  # symmetric but for rounding
     np.fill_diagonal(W, 0)
