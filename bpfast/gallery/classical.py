@@ -94,8 +94,8 @@ def adaboost(X: Array, y: Array) -> tuple[Solution, Solution]:
     mine = descend(X, y, "exponential", 0.5, 5000)
     stump = DecisionTreeClassifier(max_depth=1)
     model = AdaBoostClassifier(stump, n_estimators=600, random_state=0).fit(X, y)
-    # scikit-learn (from 1.6 on, where this is the default) weighs a stump by log((1 - error) / error), twice what lowers the loss most, counts
-    # it for both classes, and divides by the sum of the weights: 4 / Σ in all.
+    # scikit-learn (from 1.6 on) weighs a stump by log((1 - error) / error), twice what lowers the loss
+    # most, counts it for both classes, and divides by the sum of the weights: Σ / 4 undoes it all.
     scale = model.estimator_weights_.sum() / 4
     all_no = -np.ones(X.shape[1])
     one_yes = all_no + 2 * np.eye(X.shape[1])
