@@ -35,6 +35,7 @@ from .losses import (
 from .network import Network
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
 from .penalties import L0, L1, L2, ElasticNet, Frobenius
+from .pretraining import RBM, Autoencoder, pretrain
 from .schedules import (
     Cosine,
     ExponentialDecay,
@@ -51,6 +52,7 @@ __all__ = [
     "L0",
     "L1",
     "L2",
+    "RBM",
     "SELU",
     "SGD",
     "AbsoluteError",
@@ -58,6 +60,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Autoencoder",
     "Callback",
     "Constant",
     "Cosine",
@@ -104,4 +107,5 @@ __all__ = [
     "check_gradients",
     "info",
     "load",
+    "pretrain",
 ]
