@@ -512,3 +512,17 @@ def test_not_while_it_is_trained(rng):
 
     with pytest.raises(RuntimeError, match="one fit at a time"):
         net.fit(X, rng.integers(0, 3, 200), callbacks=[Meddler()])
+
+
+def test_a_deep_network_of_sigmoids_learns_after_pretraining_alone(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    from bpfast import gallery
+
+    figures = gallery.run("pretraining", tmp_path / "picture.png")
+    assert figures["random weights"]["last"] < 0.2
+    for name in ("autoencoders", "Boltzmann machines"):
+        assert figures[name]["last"] > 0.95
+        assert figures[name]["first"] > 0.75
+    assert "Boltzmann machines" in capsys.readouterr().out
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

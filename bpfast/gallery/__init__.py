@@ -11,7 +11,9 @@ import os
 from typing import Any
 
 #: The name of an entry → what it shows, in a line. The module's name has _ for -.
-ENTRIES: dict[str, str] = {}
+ENTRIES: dict[str, str] = {
+    "pretraining": "six hidden layers of sigmoids, from random weights, autoencoders and Boltzmann machines",
+}
 
 
 def run(name: str, picture: str | os.PathLike[str]) -> dict[str, Any]:
