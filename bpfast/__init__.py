@@ -5,8 +5,9 @@ from __future__ import annotations
 from . import _built as _built
 from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from .callbacks import Callback, EarlyStopping, ProgressBar
-from .diagnostics import check_gradients
+from .diagnostics import check_gradients, find_learning_rate
 from .files import load
+from .flow import GradientFlow, gradient_flow
 from .info import __version__, info
 from .initializers import (
     Constant,
@@ -73,6 +74,7 @@ __all__ = [
     "Exponential",
     "ExponentialDecay",
     "Frobenius",
+    "GradientFlow",
     "HeNormal",
     "HeUniform",
     "Hinge",
@@ -105,6 +107,8 @@ __all__ = [
     "Zeros",
     "__version__",
     "check_gradients",
+    "find_learning_rate",
+    "gradient_flow",
     "info",
     "load",
     "pretrain",
