@@ -1,7 +1,9 @@
-"""The learning-rate range test."""
+"""The learning-rate range test; the examples in the docstrings of what looks at networks."""
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import math
 
 import numpy as np
@@ -161,3 +163,10 @@ def test_errors(arguments, kind, match, rng):
         bp.find_learning_rate(linear(), *regression(rng), **arguments)
     with pytest.raises(ValueError, match="X holds nan"):
         bp.find_learning_rate(linear(), np.full((5, 3), np.nan), np.ones(5))
+
+
+@pytest.mark.parametrize("module", ["diagnostics", "flow", "pretraining"])
+def test_the_docstrings_examples(module):
+    found = doctest.testmod(importlib.import_module(f"bpfast.{module}"))
+    assert found.attempted > 0
+    assert found.failed == 0
