@@ -5,8 +5,9 @@ from __future__ import annotations
 from . import _built as _built
 from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from .callbacks import Callback, EarlyStopping, ProgressBar
-from .diagnostics import check_gradients
+from .diagnostics import check_gradients, find_learning_rate
 from .files import load
+from .flow import GradientFlow, gradient_flow
 from .info import __version__, info
 from .initializers import (
     Constant,
@@ -47,6 +48,7 @@ from .losses import (
 from .network import Network
 from .optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
 from .penalties import L0, L1, L2, ElasticNet, Frobenius
+from .pretraining import RBM, Autoencoder, pretrain
 from .schedules import (
     Cosine,
     ExponentialDecay,
@@ -64,6 +66,7 @@ __all__ = [
     "L1",
     "L2",
     "LBFGS",
+    "RBM",
     "SELU",
     "SGD",
     "AbsoluteError",
@@ -71,6 +74,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Autoencoder",
     "Auxiliary",
     "BatchNorm",
     "BatchRenorm",
@@ -86,6 +90,7 @@ __all__ = [
     "Exponential",
     "ExponentialDecay",
     "Frobenius",
+    "GradientFlow",
     "HeNormal",
     "HeUniform",
     "Hinge",
@@ -123,6 +128,9 @@ __all__ = [
     "Zeros",
     "__version__",
     "check_gradients",
+    "find_learning_rate",
+    "gradient_flow",
     "info",
     "load",
+    "pretrain",
 ]

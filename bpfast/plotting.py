@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
 
+    from .diagnostics import RangeTest
+    from .flow import Flow, GradientFlow
     from .training import History
 
 #: Blue for what was trained on, orange for what was held out: apart for every kind of eye.
@@ -83,6 +86,191 @@ def plot_history(history: History, path: str | os.PathLike[str] | None = None) -
     if path is not None:
         figure.savefig(path, dpi=DPI)
     return figure
+
+
+def plot_range_test(test: RangeTest, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw the loss of every step of a range test, smoothed, over the learning rate.
+
+    Parameters
+    ----------
+    test : RangeTest
+        What `bpfast.find_learning_rate` returned.
+    path : path, optional
+        Where to write the picture; its ending names the format.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    if path is not None:
+        require_drawable(path)
+    figure = new_figure(7.0, 3.6)
+    axis = figure.subplots()
+    axis.plot(test.rates, test.losses, ".", color="#999999", markersize=4, label="a batch")
+    axis.plot(test.rates, test.smoothed, color=_TRAINED, linewidth=1.8, label="smoothed")
+    if not math.isnan(test.suggestion):
+        label = f"suggestion {test.suggestion:.2g}"
+        axis.axvline(test.suggestion, color=_HELD_OUT, linewidth=1.4, linestyle="--", label=label)
+    axis.set_xscale("log")
+    # What diverges in the end is cut off: it would flatten the rest.
+    falling = slice(test.smoothed.argmin() + 1)
+    low = min(test.losses.min(), test.smoothed.min())
+    high = max(test.losses[falling].max(), test.smoothed[falling].max())
+    room = 0.15 * (high - low if high > low else max(abs(high), 1.0))
+    axis.set_ylim(low - room, high + 2 * room)
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("loss")
+    dress(axis)
+    axis.legend(frameon=False, labelcolor=_INK, loc="best")
+    if path is not None:
+        figure.savefig(path, dpi=DPI)
+    return figure
+
+
+def plot_flow(flow: Flow, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw activations, saturation, norms and update ratios, from input to output.
+
+    Parameters
+    ----------
+    flow : Flow
+        What `bpfast.gradient_flow` returned.
+    path : path, optional
+        Where to write the picture; its ending names the format.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    if path is not None:
+        require_drawable(path)
+    places = range(len(flow))
+    figure = new_figure(max(6.0, 2.6 + 0.42 * len(flow)), 8.6)
+    axes = figure.subplots(4, 1, sharex=True)
+    axes[0].errorbar(
+        places,
+        flow.column("mean"),
+        flow.column("deviation"),
+        fmt="o",
+        color=_TRAINED,
+        capsize=3,
+        markersize=4,
+    )
+    axes[0].set_ylabel("A: mean ± deviation")
+    width = 0.38
+    axes[1].bar([p - width / 2 for p in places], flow.column("saturated"), width, color=_TRAINED)
+    axes[1].bar([p + width / 2 for p in places], flow.column("dead"), width, color=_HELD_OUT)
+    axes[1].legend(["elements where f is flat", "units flat in all rows"], frameon=False, labelcolor=_INK)
+    axes[1].set_ylim(0, 1.05)
+    axes[1].set_ylabel("share")
+    for name, label, colour in (
+        ("delta_norm", "‖D‖", _TRAINED),
+        ("gradient_norm", "‖∂L/∂W‖", _HELD_OUT),
+    ):
+        _dots(axes[2], flow.column(name), label, colour)
+    if axes[2].get_lines():
+        axes[2].legend(frameon=False, labelcolor=_INK)
+    axes[2].set_ylabel("norm")
+    _dots(axes[3], flow.column("update_ratio"), "", _TRAINED)
+    axes[3].set_ylabel("‖ΔW‖ / ‖W‖")
+    for axis in axes:
+        dress(axis)
+    axes[-1].set_xticks(list(places), [op.name for op in flow], rotation=40, ha="right", fontsize="small")
+    axes[-1].set_xlim(-0.6, len(flow) - 0.4)
+    figure.align_ylabels(axes)
+    if path is not None:
+        figure.savefig(path, dpi=DPI)
+    return figure
+
+
+def _dots(axis: Any, values: Any, label: str, colour: str) -> None:
+    """Positive values on a logarithmic axis, those that are there joined."""
+    there = [(place, value) for place, value in enumerate(values) if value > 0]
+    if there:
+        axis.plot(*zip(*there, strict=True), "o-", label=label, color=colour, linewidth=1.4, markersize=4)
+        _whole_decades(axis)
+    else:
+        axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color=_INK)
+
+
+def _whole_decades(axis: Any) -> None:
+    """A logarithmic axis from one power of ten to another: little changes look little."""
+    from matplotlib.ticker import NullFormatter
+
+    values = [value for line in axis.get_lines() for value in line.get_ydata() if value > 0]
+    low, high = (math.log10(limit(values)) for limit in (min, max))
+    axis.set_yscale("log")
+    axis.set_ylim(10 ** math.floor(low - 0.05), 10 ** math.ceil(high + 0.05))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def plot_flow_history(record: GradientFlow, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw the gradient norm, the update ratio and the saturation of every op over the epochs.
+
+    Parameters
+    ----------
+    record : GradientFlow
+        The callback, after a training.
+    path : path, optional
+        Where to write the picture; its ending names the format.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    if path is not None:
+        require_drawable(path)
+    if not record.flows:
+        raise ValueError("this GradientFlow has recorded nothing yet; pass it to fit(..., callbacks=[...])")
+    panels = [
+        (name, label)
+        for name, label in (
+            ("gradient_norm", "‖∂L/∂W‖"),
+            ("update_ratio", "‖ΔW‖ / ‖W‖ an epoch"),
+            ("saturated", "share where f is flat"),
+        )
+        if name == "gradient_norm" or (record.column(name) >= 0).any()
+    ]
+    figure = new_figure(8.0, 0.6 + 2.4 * len(panels))
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    drawn: dict[int, Any] = {}
+    for axis, (name, label) in zip(axes, panels, strict=True):
+        table = record.column(name)
+        logarithmic = name != "saturated" and bool((table > 0).any())
+        if logarithmic:
+            table[table <= 0] = math.nan
+        for place in range(table.shape[1]):
+            if (table[:, place] >= 0).any():
+                colour = _shade(place, table.shape[1])
+                drawn[place] = axis.plot(
+                    record.epochs, table[:, place], color=colour, linewidth=1.5, marker=".", markersize=4
+                )[0]
+        if logarithmic:
+            _whole_decades(axis)
+        axis.set_ylabel(label)
+        dress(axis)
+    figure.align_ylabels(axes)
+    axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    places = sorted(drawn)
+    figure.legend(
+        [drawn[place] for place in places],
+        [record.flows[0][place].name for place in places],
+        loc="outside right upper",
+        frameon=False,
+        labelcolor=_INK,
+        fontsize="small",
+        title="input to output",
+    )
+    if path is not None:
+        figure.savefig(path, dpi=DPI)
+    return figure
+
+
+def _shade(place: int, count: int) -> Any:
+    """From dark for the input to light for the output; readable in grey too."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.9 * place / max(1, count - 1))
 
 
 def _draw_losses(axis: Any, history: History) -> None:

@@ -18,6 +18,7 @@ ENTRIES: dict[str, str] = {
     "losses": "all of them, against the margin or the error, with their slopes",
     "penalties": "the weights that each of them leaves, how many are 0, and the accuracy",
     "saddle": "x² - y²: who is held at the saddle, and who leaves it",
+    "pretraining": "six hidden layers of sigmoids, from random weights, autoencoders and Boltzmann machines",
     "gan": "a generator against a discriminator on a ring of eight Gaussians: modes covered",
     "capsule": "dynamic routing between capsules on the digits, with margin loss; gradients checked",
     "hopfield": "recall of corrupted digits, and a tour of ten cities, by a falling energy",
