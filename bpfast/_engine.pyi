@@ -9,14 +9,30 @@ Features = Array | tuple[Array, Array, Array]
 
 class Core:
     def __init__(
-        self, ops: list[tuple[Any, ...]], widths: list[int], size: int, dtype: Any, threads: int
+        self,
+        ops: list[tuple[Any, ...]],
+        heads: list[tuple[Any, ...]],
+        output: int,
+        widths: list[int],
+        size: int,
+        dtype: Any,
+        threads: int,
     ) -> None: ...
     def outputs(self, parameters: Array, X: Features, Z: Array, rows: int) -> None: ...
     def predict(self, parameters: Array, X: Any, link: str) -> Array | None: ...
     def forward(
-        self, parameters: Array, X: Features, Z: Array, rows: int, noise: tuple[int, int] | None = None
+        self, parameters: Array, X: Features, Z: Array, rows: int, training: tuple[Any, ...] | None = None
     ) -> None: ...
-    def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None, rows: int) -> None: ...
+    def value(self, value: int, A: Array, D: Array | None = None) -> None: ...
+    def backward(
+        self,
+        parameters: Array,
+        D: Array,
+        gradient: Array,
+        dX: Array | None,
+        rows: int,
+        heads: tuple[Array, ...] = (),
+    ) -> None: ...
     def update(
         self,
         parameters: Array,
@@ -24,9 +40,11 @@ class Core:
         state: Array,
         rule: str,
         hyperparameters: tuple[float, ...],
+        clip: tuple[float, float],
         penalty: tuple[str, float, float] | None,
         learning_rate: float,
         steps: int,
+        rates: tuple[tuple[float, float], ...] = (),
     ) -> None: ...
     def train(
         self,
@@ -45,6 +63,7 @@ class Core:
         state: Array,
         rule: str,
         hyperparameters: tuple[float, ...],
+        clip: tuple[float, float],
         penalty: tuple[str, float, float] | None,
         alphas: Array | None,
         objective: bool,
@@ -52,8 +71,9 @@ class Core:
         steps: int,
         batch_loss: Array,
         batch_weight: Array,
-        seconds: Array | None = None,
-        noise: tuple[int, int] | None = None,
+        seconds: Array | None,
+        training: tuple[Any, ...] | None,
+        rates: tuple[tuple[float, float], ...] = (),
     ) -> tuple[int, BaseException | None]: ...
     @property
     def nbytes(self) -> int: ...

@@ -32,6 +32,7 @@ def check_gradients(
     penalty: Any = None,
     step: float = 1e-5,
     max_parameters: int = 2000,
+    training: bool = False,
 ) -> float:
     """The largest relative error of the network's gradients against central differences.
 
@@ -51,6 +52,9 @@ def check_gradients(
         h, relative to max(1, |w|).
     max_parameters : int, default 2000
         Of a larger network this many weights are looked at, evenly spread.
+    training : bool, default False
+        Of the objective of the next step of `fit`, as `Network.gradients` has it. A `BatchRenorm`
+        holds r and d constant where differences do not, unless both are clipped.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def check_gradients(
     spec = None if penalty is None else penalties.resolve(penalty, "penalty")
     if spec is not None and not spec.smooth:
         raise ValueError(f"check_gradients: the penalty {spec.name} has no derivative everywhere")
-    given = network.gradients(X, y, sample_weight=sample_weight, penalty=spec)
+    given = network.gradients(X, y, sample_weight=sample_weight, penalty=spec, training=training)
     twin = Network(
         network.layers,
         n_inputs=network.n_inputs,
@@ -69,8 +73,18 @@ def check_gradients(
         threads=network.threads,
         backend=network.backend,
     )
-    for name, array in network.parameters.items():
-        twin.parameters[name][...] = array
+    twin._steps = network._steps
+    twin.scale_learning_rates(network.learning_rate_scales)
+    for ours, theirs in ((network.parameters, twin.parameters), (network.statistics, twin.statistics)):
+        for name, array in ours.items():
+            theirs[name][...] = array
+    data, unused = twin._data(X, y, sample_weight), np.zeros_like(twin._flat)
+
+    def objective() -> float:
+        if not training:
+            return twin.loss(X, y, sample_weight=sample_weight, penalty=spec)
+        return twin._objective(*data, spec, unused, training=twin._next_step())
+
     places = [(name, i) for name, array in given.items() for i in range(array.size)]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(len(places), max_parameters)).astype(int))
     worst, scale = 0.0, 0.0
@@ -81,7 +95,7 @@ def check_gradients(
         sides = []
         for side in (kept + h, kept - h):
             flat[i] = side
-            sides.append(twin.loss(X, y, sample_weight=sample_weight, penalty=spec))
+            sides.append(objective())
         flat[i] = kept
         slope = (sides[0] - sides[1]) / ((kept + h) - (kept - h))
         worst = max(worst, abs(float(given[name].reshape(-1)[i]) - slope))
@@ -235,7 +249,8 @@ def find_learning_rate(
     while done < steps and finite and not watch.diverged:
         part = rates[done : done + n_batches]
         order = (twin.seed, twin.epochs + done // n_batches)
-        plan = Plan(twin.loss_spec, rows, part, punish, order, (twin.seed, twin._steps + done))
+        noise = (twin.seed, twin._steps + done)
+        plan = Plan(twin.loss_spec, rows, part, punish, order, noise, rates=twin._rates)
         losses = run_epoch(twin, state, X, Y, weights, plan, [watch])[0]
         finite = bool(np.isfinite(losses).all())
         done += len(part)

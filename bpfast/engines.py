@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -15,12 +15,42 @@ from .memory import aligned
 from .optimizers import Optimizer
 from .penalties import Penalty
 from .program import Op, Parameter, Program
+from .reference_ops import OPS, noisy
 from .schedules import Clock
 from .sparse import CSR, Features, dense, take
 
 Array = NDArray[Any]
-#: What a dropout draws its mask from: the network's seed, and how many steps were made before.
+#: What the random ops draw from: the network's seed, and how many steps were made before.
 Noise = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a forward pass of training differs from one of prediction.
+
+    Attributes
+    ----------
+    noise : (seed, step)
+    momentum : float or None
+        In place of that by which running statistics move: 0 keeps them, 1 takes the batch's.
+    heads : bool
+        Whether the auxiliary heads are there.
+    weight_noise : float
+        The deviation of what is added to the penalised weights.
+    rates : dict
+        As in a `Plan`. What normalises a batch takes its running statistics where both its parameters
+        are at 0, and they stay.
+    """
+
+    noise: Noise
+    momentum: float | None = None
+    heads: bool = False
+    weight_noise: float = 0.0
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    def fixed(self, op: Op) -> bool:
+        """Whether an op's running statistics stay and are taken."""
+        return all(p is not None and self.rates.get(p.name) == 0 for p in (op.W, op.b))
 
 
 @dataclass
@@ -66,7 +96,7 @@ class Plan:
     shuffle : (seed, epoch) or None
         What the order of the rows is drawn from; None keeps the order, or takes `order`.
     noise : (seed, step)
-        What the first batch's masks are drawn from; the batches behind it have the next steps.
+        What the first batch's random ops draw from; the batches behind it have the next steps.
     order : int64 array or None
         The numbers of the rows to take, in their order; not with `shuffle`.
     loss_scale : float
@@ -75,6 +105,11 @@ class Plan:
         The penalty's strength in each batch, in place of its own.
     objective : bool
         Whether the losses of the batches include the penalty, of the weights before the step.
+    weight_noise : float
+        The deviation of what is added to the penalised weights in each step's passes.
+    rates : dict
+        What the learning rate is multiplied by, by the names of parameters; 1 for the others. At 0 a
+        parameter stays as it is.
     """
 
     loss: Loss
@@ -87,6 +122,13 @@ class Plan:
     loss_scale: float = 1.0
     alphas: NDArray[np.float64] | None = None
     objective: bool = False
+    weight_noise: float = 0.0
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    def training(self, batch: int) -> Training:
+        """How a batch's forward pass is made."""
+        seed, step = self.noise
+        return Training((seed, step + batch), None, True, self.weight_noise, self.rates)
 
     def penalty_of(self, batch: int) -> Penalty | None:
         """The penalty of a batch."""
@@ -111,11 +153,33 @@ class Engine(Protocol):
     def outputs(self, parameters: Array, X: Features) -> Array:
         """Z, the raw outputs (B, O) of X (B, I), in blocks of rows: nothing is kept."""
 
-    def forward(self, parameters: Array, X: Features, noise: Noise | None = None) -> Array:
-        """Z, and every value between, kept for `backward`; with noise as in that step of training."""
+    def forward(self, parameters: Array, X: Features, training: Training | None = None) -> Array:
+        """Z, and every value between, kept for `backward`; perhaps as in training.
 
-    def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None = None) -> None:
-        """Fill the flat gradient, and ∂L/∂X (B, I) if asked, from D = ∂L/∂Z (B, O) of the last `forward`."""
+        In training the running statistics among the parameters move.
+        """
+
+    def head_outputs(self) -> list[Array]:
+        """The raw outputs of the heads in the last `forward`, if they were there."""
+
+    def backward(
+        self,
+        parameters: Array,
+        D: Array,
+        gradient: Array,
+        dX: Array | None = None,
+        heads: Sequence[Array] = (),
+    ) -> None:
+        """Fill the flat gradient, and ∂L/∂X (B, I) if asked, from D = ∂L/∂Z (B, O) of the last `forward`.
+
+        heads: the same of each head, if they were there.
+        """
+
+    def values(self) -> list[tuple[Array, Array]]:
+        """(A, dA) of every op in the last `forward` and `backward`, in copies.
+
+        Of a dense op the native engine has ∂L/∂Z in place of dA = ∂L/∂A.
+        """
 
     def update(
         self,
@@ -124,8 +188,9 @@ class Engine(Protocol):
         state: OptimizerState,
         learning_rate: float,
         penalty: Penalty | None,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
-        """One step of the optimizer with a flat gradient, in place."""
+        """One step of the optimizer with a flat gradient, in place; `rates` as in a `Plan`."""
 
     def train(
         self,
@@ -140,57 +205,6 @@ class Engine(Protocol):
 
         Stops after a batch whose loss is not finite; the batches behind it keep a loss of NaN.
         """
-
-
-class _Ops:
-    """The reference's ops: name → forward and backward, as the native engine's table has them."""
-
-    @staticmethod
-    def dense_forward(op: Op, X: Array, p: dict[str, Array], noise: Noise | None) -> tuple[Array, Array]:
-        assert op.W is not None
-        Z = X @ p[op.W.name]
-        if op.b is not None:
-            Z += p[op.b.name]
-        return Z, reference.activate(Z, op.activation)
-
-    @staticmethod
-    def dense_backward(
-        op: Op, X: Array, Z: Array, dA: Array, p: dict[str, Array], g: dict[str, Array]
-    ) -> Array:
-        assert op.W is not None
-        D = dA * reference.derivative(Z, op.activation)
-        g[op.W.name][...] = X.T @ D
-        if op.b is not None:
-            g[op.b.name][...] = D.sum(axis=0)
-        return D @ p[op.W.name].T
-
-    @staticmethod
-    def activation_forward(op: Op, X: Array, p: dict[str, Array], noise: Noise | None) -> tuple[Array, Array]:
-        return X, reference.activate(X, op.activation)
-
-    @staticmethod
-    def activation_backward(
-        op: Op, X: Array, Z: Array, dA: Array, p: dict[str, Array], g: dict[str, Array]
-    ) -> Array:
-        return dA * reference.derivative(Z, op.activation)
-
-    @staticmethod
-    def dropout_forward(op: Op, X: Array, p: dict[str, Array], noise: Noise | None) -> tuple[Array, Array]:
-        M = np.ones_like(X) if noise is None else reference.dropout_mask(X, op.parameter, *noise, op.target)
-        return M, reference.drop(X, M)
-
-    @staticmethod
-    def dropout_backward(
-        op: Op, X: Array, Z: Array, dA: Array, p: dict[str, Array], g: dict[str, Array]
-    ) -> Array:
-        return reference.drop(dA, Z)
-
-
-OPS = {
-    "dense": (_Ops.dense_forward, _Ops.dense_backward),
-    "activation": (_Ops.activation_forward, _Ops.activation_backward),
-    "dropout": (_Ops.dropout_forward, _Ops.dropout_backward),
-}
 
 
 #: Rows of a sparse X that the reference makes dense together.
@@ -208,34 +222,83 @@ class ReferenceEngine:
         self.program = program
         self.dtype = dtype
         self.predict: Callable[[Array, Any, str], Array | None] = _unprepared
-        self._values: list[tuple[Array, Array]] = []
+        # Of the last forward pass: the values, what the ops saved, the weights it saw, its training.
+        self._values: dict[int, Array] = {}
+        self._saved: dict[int, Any] = {}
+        self._deltas: dict[int, Array] = {}
+        self._seen: dict[str, Array] = {}
+        self._training: Training | None = None
 
     def outputs(self, parameters: Array, X: Features) -> Array:
         if isinstance(X, CSR):
             return np.concatenate([self.outputs(parameters, block.toarray()) for block in X.blocks(BLOCK)])
-        return self._forward(parameters, X)[-1][1]
+        return self._forward(self._views(parameters), X, None)[0][self.program.output]
 
-    def forward(self, parameters: Array, X: Features, noise: Noise | None = None) -> Array:
-        self._values = self._forward(parameters, dense(X), noise)
-        return self._values[-1][1].copy()
+    def forward(self, parameters: Array, X: Features, training: Training | None = None) -> Array:
+        self._training, self._seen = training, self._views(parameters)
+        if training is not None and training.weight_noise > 0:
+            for p in self.program.parameters:
+                if p.penalised:
+                    W = self._seen[p.name]
+                    self._seen[p.name] = noisy(W, training.weight_noise, *training.noise, p.offset)
+        self._values, self._saved = self._forward(self._seen, dense(X), training)
+        return self._values[self.program.output].copy()
 
-    def _forward(self, parameters: Array, X: Array, noise: Noise | None = None) -> list[tuple[Array, Array]]:
-        p = self.program.views(parameters)
-        values = [(X, X)]
+    def head_outputs(self) -> list[Array]:
+        if self._training is None or not self._training.heads:
+            return []
+        return [self._values[head.value] for head in self.program.heads]
+
+    def _views(self, parameters: Array) -> dict[str, Array]:
+        return {**self.program.views(parameters), **self.program.views(parameters, trained=False)}
+
+    def _forward(
+        self, p: dict[str, Array], X: Array, training: Training | None
+    ) -> tuple[dict[int, Array], dict[int, Any]]:
+        values, saved = {0: X}, {}
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            for op in self.program.ops:
-                values.append(OPS[op.kind][0](op, values[op.source][1], p, noise))
-        return values
+            for op in self._ops(training):
+                sources = (values[source] for source in op.sources)
+                saved[op.target], values[op.target] = OPS[op.kind][0](op, p, training, *sources)
+        return values, saved
 
-    def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None = None) -> None:
-        p, g = self.program.views(parameters), self.program.views(gradient)
-        delta = D
+    def _ops(self, training: Training | None) -> list[Op]:
+        """The ops that are there: those of heads only with their losses."""
+        heads = training is not None and training.heads
+        return [op for op in self.program.ops if heads or not op.head]
+
+    def backward(
+        self,
+        parameters: Array,
+        D: Array,
+        gradient: Array,
+        dX: Array | None = None,
+        heads: Sequence[Array] = (),
+    ) -> None:
+        gradient[...] = 0
+        g = self.program.views(gradient)
+        deltas = {self.program.output: D}
+        deltas.update({head.value: D for head, D in zip(self.program.heads, heads, strict=False)})
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            for op in reversed(self.program.ops):
-                X, Z = self._values[op.source][1], self._values[op.target][0]
-                delta = OPS[op.kind][1](op, X, Z, delta, p, g)
+            for op in reversed(self._ops(self._training)):
+                sources = [self._values[source] for source in op.sources]
+                saved, dA = self._saved[op.target], deltas[op.target]
+                found = OPS[op.kind][1](op, self._seen, g, saved, dA, *sources)
+                for source, adds, delta in zip(op.sources, op.adds, found, strict=True):
+                    deltas[source] = deltas[source] + delta if adds else delta
+        self._deltas = deltas
         if dX is not None:
-            dX[...] = delta
+            dX[...] = deltas[0]
+
+    def values(self) -> list[tuple[Array, Array]]:
+        ops = self._ops(self._training)
+        return [(self._values[op.target].copy(), self._own_delta(op)) for op in ops]
+
+    def _own_delta(self, op: Op) -> Array:
+        delta = self._deltas[op.target].copy()
+        if op.kind == "dense":
+            delta *= reference.derivative(self._saved[op.target], op.activation)
+        return delta
 
     def update(
         self,
@@ -244,26 +307,30 @@ class ReferenceEngine:
         state: OptimizerState,
         learning_rate: float,
         penalty: Penalty | None,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
-        for p in self.program.parameters:
-            self._update(p, parameters, gradient, state, learning_rate, penalty)
+        rates = rates or {}
+        trained = [p for p in self.program.parameters if p.trained and rates.get(p.name, 1.0) > 0]
+        gradients = reference.clip([gradient[p.block] for p in trained], state.optimizer)
+        for p, g in zip(trained, gradients, strict=True):
+            rate = learning_rate * rates.get(p.name, 1.0)
+            self._update(p, parameters[p.block], g, state, rate, penalty if p.penalised else None)
         state.steps += 1
 
     def _update(
         self,
         p: Parameter,
-        parameters: Array,
-        gradient: Array,
+        w: Array,
+        g: Array,
         state: OptimizerState,
         learning_rate: float,
         penalty: Penalty | None,
     ) -> None:
-        w, g, s = parameters[p.block], gradient[p.block], state.arrays[:, p.block]
-        penalty = penalty if p.penalised else None
         if penalty is not None:
             g = g + reference.penalty_gradient(penalty, w)
         rule = reference.OPTIMIZERS[state.optimizer.rule]
         hyperparameters = state.optimizer.hyperparameters
+        s = state.arrays[:, p.block]
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             rate = rule(w, g, s, hyperparameters, learning_rate, state.steps + 1, p.penalised)
         if penalty is not None:
@@ -279,6 +346,21 @@ class ReferenceEngine:
         plan: Plan,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return train_in_python(self, parameters, state, X, Y, weights, plan)
+
+
+def head_losses(
+    engine: Engine, Y: Array, weights: Array | None, scale: float = 1.0
+) -> tuple[float, list[Array]]:
+    """What the heads of the last forward pass add to the objective, and the delta of each."""
+    total, deltas = 0.0, []
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for head, Z in zip(engine.program.heads, engine.head_outputs(), strict=False):
+            assert head.loss is not None
+            rows = reference.row_losses(head.loss, Y, Z)
+            loss, D = reference.mean_loss(*rows, weights, scale * head.weight)
+            total += loss
+            deltas.append(D)
+    return total, deltas
 
 
 def train_in_python(
@@ -298,13 +380,14 @@ def train_in_python(
     losses = np.full(len(plan.learning_rates), np.nan)
     counts = np.zeros(len(plan.learning_rates))
     gradient = np.zeros_like(parameters)
-    seed, step = plan.noise
     for batch, learning_rate in enumerate(plan.learning_rates.tolist()):
         rows = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
         w = None if weights is None else weights[rows]
-        Z = engine.forward(parameters, take(X, rows), (seed, step + batch))
+        Z = engine.forward(parameters, take(X, rows), plan.training(batch))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             loss, D = reference.mean_loss(*reference.row_losses(plan.loss, Y[rows], Z), w, plan.loss_scale)
+        beside, head_deltas = head_losses(engine, Y[rows], w, plan.loss_scale)
+        loss += beside
         penalty = plan.penalty_of(batch)
         if plan.objective and penalty is not None:
             views = engine.program.views(parameters)
@@ -314,6 +397,6 @@ def train_in_python(
         counts[batch] = len(rows) if w is None else w.sum()
         if not np.isfinite(loss):
             break
-        engine.backward(parameters, D, gradient)
-        engine.update(parameters, gradient, state, learning_rate, penalty)
+        engine.backward(parameters, D, gradient, heads=head_deltas)
+        engine.update(parameters, gradient, state, learning_rate, penalty, plan.rates)
     return losses, counts

@@ -329,7 +329,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     @staticmethod
     def _set_weights(network: Network, weights: Any) -> None:
-        dense = [op for op in network.program.ops if op.W is not None]
+        dense = [op for op in network.program.ops if op.kind == "dense"]
         for op, (W, b) in zip(dense, weights, strict=True):
             assert op.W is not None
             assert op.b is not None

@@ -34,9 +34,11 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
         "seed": network.seed,
         "epochs": network.epochs,
         "steps": network._steps,
+        "learning_rate_scales": network._rates,
         "metadata": network.metadata,
     }
-    data = serialize(dict(network.parameters), {"bpfast": json.dumps(header, allow_nan=False)})
+    tensors = {**network.parameters, **network.statistics}
+    data = serialize(tensors, {"bpfast": json.dumps(header, allow_nan=False)})
     write_atomically(path, data)
 
 
@@ -110,12 +112,15 @@ def load(
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{name!r} is not a model file, or is damaged: {error}") from None
     network = _rebuild(name, header, loss, threads, backend)
+    places = {**network.parameters, **network.statistics}
     for key, array in tensors.items():
         if array.dtype != network.dtype:
             raise ValueError(f"{name!r} is damaged: {key} is {array.dtype}, not {network.dtype}")
         if not np.isfinite(array).all():
             raise ValueError(f"{name!r} holds a network that is broken: {key} is not finite")
-        network.parameters[key][...] = array
+        if key in network.statistics and key.endswith(".variance") and array.min() < 0:
+            raise ValueError(f"{name!r} holds a network that is broken: {key} is below 0")
+        places[key][...] = array
     return network
 
 
@@ -173,6 +178,7 @@ def _rebuild(
         )
         network._epochs = integer("its header", "epochs", header["epochs"], at_least=0)
         network._steps = integer("its header", "steps", header.get("steps", 0), at_least=0)
+        network.scale_learning_rates(header.get("learning_rate_scales", {}))
         network.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
     except UNREADABLE as error:
         raise ValueError(f"{name!r} can't be read: {_spell(error)}") from None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _engine
-from .engines import Noise, OptimizerState, Plan, train_in_python
-from .losses import CustomLoss
+from .engines import OptimizerState, Plan, Training, train_in_python
+from .losses import CustomLoss, Loss
+from .optimizers import Optimizer
 from .penalties import Penalty
 from .program import Op, Program
 from .sparse import CSR, Features
@@ -18,8 +21,25 @@ Array = NDArray[Any]
 
 
 def _row(op: Op) -> tuple[Any, ...]:
-    W, b = (-1 if p is None else p.offset for p in (op.W, op.b))
-    return (op.kind, op.activation.name, op.parameter, op.source, op.target, W, b)
+    offsets = tuple(-1 if p is None else p.offset for p in (op.W, op.b, *(op.statistics or (None, None))))
+    return (op.kind, op.activation.name, op.numbers, op.sources, op.target, offsets, op.head, op.adds)
+
+
+def _training(training: Training | None, program: Program) -> tuple[Any, ...] | None:
+    if training is None:
+        return None
+    fixed = tuple(op.statistics is not None and training.fixed(op) for op in program.ops)
+    return (*training.noise, training.momentum, training.heads, training.weight_noise, fixed)
+
+
+def _clip(optimizer: Optimizer) -> tuple[float, float]:
+    value, norm = (math.inf if c is None else c for c in (optimizer.clip_value, optimizer.clip_norm))
+    return value, norm
+
+
+def _loss(loss: Loss | None) -> tuple[str, float]:
+    assert loss is not None
+    return loss.name, loss.parameter
 
 
 def _penalty(penalty: Penalty | None) -> tuple[str, float, float] | None:
@@ -45,11 +65,16 @@ class NativeEngine:
         #: Where the timers of `train` go, (threads, 3 n_ops + 3), while somebody wants them.
         self.timers: Array | None = None
         ops = [_row(op) for op in program.ops]
-        self.core = _engine.Core(ops, list(program.widths), program.size, dtype, threads)
+        heads = [(head.value, *_loss(head.loss), head.weight) for head in program.heads]
+        self.core = _engine.Core(
+            ops, heads, program.output, list(program.widths), program.size, dtype, threads
+        )
         self.predict = self.core.predict
         # Dense ops read sparse rows as they are.
-        self.reads_sparse = all(op.kind == "dense" for op in program.ops if op.source == 0)
+        self.reads_sparse = all(op.kind == "dense" for op in program.ops if 0 in op.sources)
         self._order = np.empty(0, np.int64)
+        #: The rows of the last forward pass, and whether the heads were there.
+        self._taped: tuple[int, bool] | None = None
 
     def outputs(self, parameters: Array, X: Features) -> Array:
         if isinstance(X, CSR) and not self.reads_sparse:
@@ -58,16 +83,50 @@ class NativeEngine:
         self.core.outputs(parameters, _memory(X), Z, len(X))
         return Z
 
-    def forward(self, parameters: Array, X: Features, noise: Noise | None = None) -> Array:
+    def forward(self, parameters: Array, X: Features, training: Training | None = None) -> Array:
         if isinstance(X, CSR):
             # `backward` reads it again, when the caller may have changed what is his.
             X = CSR(X.indptr, X.indices, X.data.copy(), X.shape) if self.reads_sparse else X.toarray()
         Z = np.empty((len(X), self.program.n_outputs), self.dtype)
-        self.core.forward(parameters, _memory(X), Z, len(X), noise)
+        self._taped = None
+        self.core.forward(parameters, _memory(X), Z, len(X), _training(training, self.program))
+        self._taped = (len(X), training is not None and training.heads)
         return Z
 
-    def backward(self, parameters: Array, D: Array, gradient: Array, dX: Array | None = None) -> None:
-        self.core.backward(parameters, D, gradient, dX, len(D))
+    def head_outputs(self) -> list[Array]:
+        if self._taped is None or not self._taped[1]:
+            return []
+        return [self._value(head.value)[0] for head in self.program.heads]
+
+    def _value(self, value: int, delta: bool = False) -> tuple[Array, Array]:
+        """A value of the last pass, and its delta."""
+        assert self._taped is not None
+        A, D = (np.zeros((self._taped[0], self.program.widths[value]), self.dtype) for _ in "AD")
+        self.core.value(value, A, D if delta else None)
+        return A, D
+
+    def values(self) -> list[tuple[Array, Array]]:
+        if self._taped is None:
+            raise RuntimeError("values needs a forward pass before it")
+        heads = self._taped[1]
+        return [self._value(op.target, True) for op in self.program.ops if heads or not op.head]
+
+    def backward(
+        self,
+        parameters: Array,
+        D: Array,
+        gradient: Array,
+        dX: Array | None = None,
+        heads: Sequence[Array] = (),
+    ) -> None:
+        self.core.backward(parameters, D, gradient, dX, len(D), tuple(heads))
+
+    def _rates(self, rates: Mapping[str, float] | None) -> tuple[tuple[float, float], ...]:
+        """The rates of each op's W and b; none where all are 1."""
+        if not rates:
+            return ()
+        names = (("" if p is None else p.name for p in (op.W, op.b)) for op in self.program.ops)
+        return tuple((rates.get(W, 1.0), rates.get(b, 1.0)) for W, b in names)
 
     def update(
         self,
@@ -76,6 +135,7 @@ class NativeEngine:
         state: OptimizerState,
         learning_rate: float,
         penalty: Penalty | None,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         rule = state.optimizer
         self.core.update(
@@ -84,9 +144,11 @@ class NativeEngine:
             state.arrays,
             rule.rule,
             rule.hyperparameters,
+            _clip(rule),
             _penalty(penalty),
             learning_rate,
             state.steps,
+            self._rates(rates),
         )
         state.steps += 1
 
@@ -108,6 +170,7 @@ class NativeEngine:
             order = self._order
         losses = np.full(len(plan.learning_rates), np.nan)
         counts = np.zeros(len(plan.learning_rates))
+        self._taped = None
         steps, interrupt = self.core.train(
             parameters,
             _memory(X),
@@ -124,6 +187,7 @@ class NativeEngine:
             state.arrays,
             state.optimizer.rule,
             state.optimizer.hyperparameters,
+            _clip(state.optimizer),
             _penalty(plan.penalty),
             plan.alphas,
             plan.objective,
@@ -132,7 +196,8 @@ class NativeEngine:
             losses,
             counts,
             self.timers,
-            plan.noise,
+            _training(plan.training(0), self.program),
+            self._rates(plan.rates),
         )
         state.steps += steps
         if interrupt is not None:

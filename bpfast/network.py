@@ -22,7 +22,7 @@ from .optimizers import Optimizer, optimizers
 from .penalties import Penalty, penalties
 from .program import compile_program
 from .sparse import Features
-from .specs import integer
+from .specs import flag, integer, number
 
 if TYPE_CHECKING:
     from .callbacks import Callback
@@ -32,7 +32,19 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 #: What `_start` makes anew.
-_DERIVED = ("parameters", "gradient", "_engine", "_link_name", "_lock", "_fitting", "_taped", "_backed")
+_DERIVED = frozenset(
+    [
+        "parameters",
+        "statistics",
+        "gradient",
+        "_engine",
+        "_link_name",
+        "_lock",
+        "_fitting",
+        "_taped",
+        "_backed",
+    ]
+)
 
 _living: weakref.WeakSet[Network] = weakref.WeakSet()
 
@@ -98,7 +110,8 @@ class Network:
         self.seed = integer("Network", "seed", seed, at_least=0)
         self.threads = checks.threads(threads)
         self.backend = backends.resolve_backend(backend)
-        self.program = compile_program(self.layers, integer("Network", "n_inputs", n_inputs, at_least=1))
+        program = compile_program(self.layers, integer("Network", "n_inputs", n_inputs, at_least=1))
+        self.program = program.with_losses(self.loss_spec)
         if self.loss_spec.name == "cross_entropy" and self.n_outputs < 2:
             raise ValueError("cross_entropy needs at least 2 outputs; for one output use log_loss")
         #: Free text kept with the model in its file, such as how its inputs were prepared.
@@ -109,12 +122,15 @@ class Network:
         self._start()
         self._state: engines.OptimizerState | None = None
         self._epochs = 0
-        # Of training, over all calls: what the next mask of a dropout is drawn from.
+        # Of training, over all calls: what the next step's random ops draw from.
         self._steps = 0
+        self._rates: dict[str, float] = {}
 
     def _start(self) -> None:
         """What is derived from the rest and does not travel in a pickle."""
         self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat))
+        #: Running means and variances of normalised columns, by name: what training moves, not trains.
+        self.statistics: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat, False))
         self.gradient: Mapping[str, Array] = MappingProxyType(self.program.views(self._gradient))
         self._engine = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
         self._link_name = link_of(self.loss_spec)
@@ -125,17 +141,7 @@ class Network:
         _living.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = (
-            "parameters",
-            "gradient",
-            "_engine",
-            "_link_name",
-            "_lock",
-            "_fitting",
-            "_taped",
-            "_backed",
-        )
-        return {key: value for key, value in self.__dict__.items() if key not in derived}
+        return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -162,8 +168,8 @@ class Network:
 
     @property
     def n_parameters(self) -> int:
-        """Weights and biases, in all."""
-        return sum(parameter.size for parameter in self.program.parameters)
+        """Weights, biases and whatever else is trained, in all."""
+        return sum(parameter.size for parameter in self.program.parameters if parameter.trained)
 
     @property
     def epochs(self) -> int:
@@ -203,9 +209,9 @@ class Network:
         return backends.predict(self.loss_spec, Z, self.threads, self.backend)
 
     def loss(self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None) -> float:
-        """The objective J = mean loss + α Ω(W) of these rows, dense or sparse.
+        """The objective J = mean loss + α Ω(W) of these rows, dense or sparse, as in prediction.
 
-        Without a penalty it is the mean loss.
+        Without a penalty it is the mean loss. Auxiliary heads have no part in it.
         """
         X, Y, w = self._data(X, y, sample_weight)
         spec = None if penalty is None else penalties.resolve(penalty, "penalty")
@@ -228,17 +234,24 @@ class Network:
         )
 
     def gradients(
-        self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None
+        self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None, training: bool = False
     ) -> dict[str, Array]:
         """∂J/∂parameter of these rows, dense or sparse, by the names of `parameters`.
 
-        With a penalty, the gradient of its smooth part is included.
+        With a penalty, the gradient of its smooth part is included. By default the passes are those
+        of prediction; with `training` those of the next step of `fit`, with all rows as its batch: its
+        random draws, the batch's statistics, the auxiliary heads. The network stays as it is.
         """
         X, Y, w = self._data(X, y, sample_weight)
         spec = None if penalty is None else penalties.resolve(penalty, "penalty")
         flat = np.zeros_like(self._flat)
-        self._objective(X, Y, w, spec, flat)
+        how = self._next_step() if flag("gradients", "training", training) else None
+        self._objective(X, Y, w, spec, flat, training=how)
         return self.program.views(flat)
+
+    def _next_step(self) -> engines.Training:
+        """The passes of the next step of training, which move no statistics."""
+        return engines.Training((self.seed, self._steps), 0.0, True, rates=self._rates)
 
     def _objective(
         self,
@@ -248,21 +261,23 @@ class Network:
         penalty: Penalty | None,
         gradient: Array,
         loss_scale: float = 1.0,
+        training: engines.Training | None = None,
     ) -> float:
         """J = loss_scale · mean loss + α Ω(W), and its flat gradient, in place, on checked data."""
         with self._lock:
             self._taped, self._backed = 0, False
-            Z = self._engine.forward(self._flat, X)
+            Z = self._engine.forward(self._flat, X, training)
             value, D = backends.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)
-            self._engine.backward(
-                self._flat, D if loss_scale == 1 else D * D.dtype.type(loss_scale), gradient
-            )
+            beside, deltas = engines.head_losses(self._engine, Y, w, loss_scale)
+            if loss_scale != 1:
+                D = D * D.dtype.type(loss_scale)
+            self._engine.backward(self._flat, D, gradient, heads=deltas)
         if penalty is not None:
             views = self.program.views(gradient)
             for p in self.program.parameters:
                 if p.penalised:
                     views[p.name] += reference.penalty_gradient(penalty, self.parameters[p.name])
-        return value * loss_scale + self.penalty(penalty)
+        return value * loss_scale + beside + self.penalty(penalty)
 
     def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Features, Array, Array | None]:
         X = checks.features(X, self.n_inputs, self.dtype)
@@ -283,6 +298,7 @@ class Network:
         shuffle: bool = True,
         sample_weight: Any = None,
         progress: bool = False,
+        weight_noise: float = 0.0,
     ) -> History:
         """Train.
 
@@ -312,6 +328,10 @@ class Network:
             At least 0; a batch's loss is the weighted mean.
         progress : bool, default False
             A progress bar.
+        weight_noise : float, default 0.0
+            The deviation of what is added to every weight (not to b, γ, β) in the passes of a step,
+            drawn anew by counter for each: W + σ N, N of mean 0, deviation 1 and a nearly normal
+            shape. The update is made to W itself (Murray & Edwards 1994).
 
         Returns
         -------
@@ -340,6 +360,7 @@ class Network:
                 callbacks=callbacks,
                 shuffle=shuffle,
                 progress=progress,
+                weight_noise=number("fit", "weight_noise", weight_noise, at_least=0),
             )
 
     def profile(
@@ -417,7 +438,9 @@ class Network:
         ----------
         X : array or sparse matrix (B, I)
         training : bool, default False
-            Keep what `backward` needs, and drop what a `Dropout` drops, anew each time.
+            Keep what `backward` needs, and make the pass as in a step of `fit`: random numbers anew
+            each time, the batch's statistics, which move the running ones. Auxiliary heads are not
+            there, since they have no loss.
         """
         X = checks.features(X, self.n_inputs, self.dtype)
         with self._lock:
@@ -425,9 +448,9 @@ class Network:
                 return self._engine.outputs(self._flat, X)
             self._require_no_fit("forward(training=True)")
             self._taped, self._backed = len(X), False
-            noise = (self.seed, self._steps)
+            how = engines.Training((self.seed, self._steps), rates=self._rates)
             self._steps += 1
-            return self._engine.forward(self._flat, X, noise)
+            return self._engine.forward(self._flat, X, how)
 
     def backward(self, dY: Any) -> Array:
         """Backpropagate dY = ∂L/∂Z (B, O) of the last ``forward(X, training=True)``.
@@ -457,15 +480,65 @@ class Network:
         with self._lock:
             state = self._optimizer_state(spec)
             rate = spec.schedule.rate(float(state.clock.epoch))
-            self._engine.update(self._flat, self._gradient, state, rate, punish)
+            self._engine.update(self._flat, self._gradient, state, rate, punish, self._rates)
+
+    @property
+    def learning_rate_scales(self) -> dict[str, float]:
+        """What the learning rate is multiplied by, by the names of `parameters`."""
+        return {name: self._rates.get(name, 1.0) for name in self.parameters}
+
+    def scale_learning_rates(self, scales: Mapping[Any, float]) -> None:
+        """Train layers, or single parameters, at a multiple of the learning rate from now on.
+
+        Parameters
+        ----------
+        scales : dict
+            From a layer's number in `layers`, its name (``"2.0"`` is the first layer within a
+            `Residual` that has number 2) or a parameter's name (``"0.W"``) to a number of at least 0.
+            At 0 it stays as it is: no update, no penalty, and the optimizer's state waits. The others
+            keep what they had. Where a `BatchNorm` stays, so do its running statistics, and training
+            takes them too.
+
+        Examples
+        --------
+        >>> import bpfast as bp
+        >>> net = bp.Network([bp.Dense(32, "relu"), bp.Dense(2)], n_inputs=4, loss="cross_entropy")
+        >>> net.scale_learning_rates({0: 0.1, "1.b": 0})
+        """
+        if not isinstance(scales, Mapping):
+            raise TypeError(f"scales must be a dict of layers or parameters; got {scales!r}")
+        rates = dict(self._rates)
+        for key, scale in scales.items():
+            value = number("scale_learning_rates", f"scales[{key!r}]", scale, at_least=0)
+            rates.update(dict.fromkeys(self._names_of(key), value))
+        self._require_no_fit("scale_learning_rates")
+        self._rates = {name: rate for name, rate in rates.items() if rate != 1}
+
+    def _names_of(self, key: Any) -> list[str]:
+        """The parameters of a layer, or the one of this name."""
+        if isinstance(key, bool) or not isinstance(key, (int, str)):
+            raise TypeError(f"a layer's number or a name such as '0.W' is wanted; got {key!r}")
+        name = str(key + len(self.layers) if isinstance(key, int) and key < 0 else key)
+        found = [p for p in self.parameters if p == name or p.startswith(f"{name}.")]
+        if not found:
+            raise ValueError(
+                f"there are no parameters in {key!r}; this network has {', '.join(self.parameters)}"
+            )
+        return found
+
+    def freeze_layers(self, *layers: int | str) -> None:
+        """Keep layers as they are in training: `scale_learning_rates` with 0 for each."""
+        self.scale_learning_rates(dict.fromkeys(layers, 0.0))
+
+    def unfreeze_layers(self, *layers: int | str) -> None:
+        """Train layers at the full learning rate again; without arguments all of them."""
+        self.scale_learning_rates(dict.fromkeys(layers or self.parameters, 1.0))
 
     def summary(self) -> str:
         """A table of the layers, as text."""
-        rows = [("layer", "output", "activation", "parameters")]
+        rows = [("layer", "output", "", "parameters")]
         for index, layer in enumerate(self.layers):
-            op = self.program.ops[index]
-            owned = sum(p.size for p in (op.W, op.b) if p is not None)
-            rows.append((f"{index} {layer.name}", str(op.n_out), op.activation.name, f"{owned:,}"))
+            rows += self._summary_rows(layer, str(index), 0)
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
             f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]:>{widths[3]}}"
@@ -477,6 +550,19 @@ class Network:
             f"({bytes_ / 1024:,.1f} KiB {self.dtype}), loss {self.loss_spec.name}"
         )
         return "\n".join([*lines, total])
+
+    def _summary_rows(self, layer: Layer, name: str, depth: int) -> list[tuple[str, str, str, str]]:
+        """A layer's line, and those of the layers within."""
+        within = getattr(layer, "layers", ())
+        children = tuple(f"{name}.{index}." for index in range(len(within)))
+        parameters = [p for p in self.program.parameters if p.trained and p.name.startswith(f"{name}.")]
+        owned = sum(p.size for p in parameters if not p.name.startswith(children))
+        width = next(op.n_out for op in reversed(self.program.ops) if f"{op.layer}.".startswith(f"{name}."))
+        label = "  " * depth + f"{name} {layer.name}"
+        rows = [(label, str(width), layer.text, f"{owned:,}")]
+        for index, inner in enumerate(within):
+            rows += self._summary_rows(inner, f"{name}.{index}", depth + 1)
+        return rows
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a safetensors file; see `bpfast.load`."""

@@ -6,7 +6,7 @@ state that the rule keeps (one number a parameter and a name).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .schedules import Schedule, resolve_rate
@@ -21,14 +21,26 @@ class Optimizer(Spec):
     ----------
     learning_rate : float or Schedule
         The step size η > 0, or a schedule of it.
+    clip_value : float, optional
+        Every element of the gradient is clipped to [-clip_value, clip_value]; above 0.
+    clip_norm : float, optional
+        Where the norm of the whole gradient, over all trained parameters, is greater, the gradient is
+        scaled down to it (Pascanu et al. 2013); above 0. After `clip_value`. Neither sees a penalty.
     """
 
     learning_rate: float | Schedule
+    clip_value: float | None = field(default=None, kw_only=True)
+    clip_norm: float | None = field(default=None, kw_only=True)
     #: True where the rule compares the gradients of whole passes over the data.
     full_batch: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self._set("learning_rate", resolve_rate(type(self).__name__, self.learning_rate))
+        owner = type(self).__name__
+        self._set("learning_rate", resolve_rate(owner, self.learning_rate))
+        for name in ("clip_value", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None:
+                self._set(name, number(owner, name, value, above=0))
 
     @property
     def rule(self) -> str:
@@ -262,13 +274,13 @@ class Rprop(Optimizer):
         if isinstance(self.learning_rate, Schedule) and self.learning_rate.name != "constant":
             raise TypeError("Rprop: learning_rate must be a number; its steps adapt by themselves")
         super().__post_init__()
-        for field, bounds in (
+        for name, bounds in (
             ("eta_minus", {"above": 0.0, "below": 1.0}),
             ("eta_plus", {"above": 1.0}),
             ("step_min", {"above": 0.0}),
             ("step_max", {"above": 0.0}),
         ):
-            self._set(field, number("Rprop", field, getattr(self, field), **bounds))
+            self._set(name, number("Rprop", name, getattr(self, name), **bounds))
         if self.step_min > self.step_max:
             raise ValueError(
                 f"Rprop: step_min must be at most step_max; got {self.step_min} and {self.step_max}"

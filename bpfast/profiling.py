@@ -53,10 +53,10 @@ class Profile:
 
     def operations(self) -> NDArray[np.float64]:
         """Floating-point operations of the matrix products, by op and phase, of the epoch."""
-        products = [2.0 * op.n_in * op.n_out if op.W is not None else 0.0 for op in self.ops]
+        products = [2.0 * op.n_in * op.n_out if op.kind == "dense" else 0.0 for op in self.ops]
         table = np.outer(products, np.ones(3)) * self.rows
         # Nobody asks for a delta below the first weights.
-        table[: next((i for i, op in enumerate(self.ops) if op.W is not None), 0) + 1, 1] = 0
+        table[: next((i for i, op in enumerate(self.ops) if op.kind == "dense"), 0) + 1, 1] = 0
         return table
 
     def __str__(self) -> str:
@@ -65,7 +65,9 @@ class Profile:
         for i, op in enumerate(self.ops):
             rate = 1e-9 * work[i].sum() / max(self.seconds[i].sum(), 1e-12)
             micros = (f"{1e6 * s / self.steps:.1f}" for s in self.seconds[i])
-            name = f"{i} {op.kind} {op.n_in}-{op.n_out} {op.activation.name}"
+            name = f"{op.layer} {op.kind} {op.n_in}-{op.n_out}"
+            if op.kind in ("dense", "activation"):
+                name += f" {op.activation.name}"
             lines.append((name, *micros, f"{rate:.1f}", f"{rate / self.peak:.0%}"))
         widths = [max(len(line[c]) for line in lines) for c in range(len(head))]
         rows = [

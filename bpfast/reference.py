@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from . import checks
 from .activations import Activation, activations
 from .losses import CustomLoss, Loss, resolve_loss
+from .optimizers import Optimizer
 from .penalties import Penalty
 
 Array = NDArray[Any]
@@ -85,18 +86,35 @@ def derivative(Z: Array, activation: Activation) -> Array:
     return ACTIVATIONS[activation.name][1](Z, activation.parameter)
 
 
+def noise_key(seed: int, step: int, place: int) -> int:
+    """What the draws at a place of the program are counted from, in a step of training."""
+    return _mix64(_mix64(_mix64(seed) + step) + place)
+
+
+def counted(key: int, first: int, n: int) -> NDArray[np.uint64]:
+    """Draws number `first` to `first` + n of a key: SplitMix64 of (key, number)."""
+    with np.errstate(over="ignore"):
+        return _mix64_array(np.arange(first + 1, first + n + 1, dtype=np.uint64) * _GOLDEN + np.uint64(key))
+
+
+def random_words(shape: tuple[int, ...], seed: int, step: int, place: int) -> NDArray[np.uint64]:
+    """A draw of 32 bits for each element of a matrix.
+
+    Draw k of the place's key gives its lower 32 bits to element 2k, its upper ones to 2k + 1, counted
+    along the rows.
+    """
+    size = math.prod(shape)
+    draws = counted(noise_key(seed, step, place), 0, size // 2 + 1)
+    words = np.stack((draws & np.uint64(2**32 - 1), draws >> np.uint64(32)), axis=1)
+    return words.ravel()[:size].reshape(shape)
+
+
 def dropout_mask(X: Array, rate: float, seed: int, step: int, place: int) -> Array:
     """M / (1 - rate) for the elements of X: 0 where dropped, with draws by counter.
 
-    Draw k is SplitMix64 of (seed, step, place, k); its lower 32 bits serve element 2k, its upper
-    ones 2k + 1, counted along the rows: kept are those of at least rate 2³².
+    Kept are those whose `random_words` are at least rate 2³².
     """
-    key = _mix64(_mix64(_mix64(seed) + step) + place)
-    with np.errstate(over="ignore"):
-        counters = np.arange(1, X.size // 2 + 2, dtype=np.uint64) * _GOLDEN + np.uint64(key)
-    draws = _mix64_array(counters)
-    words = np.stack((draws & np.uint64(2**32 - 1), draws >> np.uint64(32)), axis=1).ravel()[: X.size]
-    kept = words.reshape(X.shape) >= np.uint64(int(rate * 2**32))
+    kept = random_words(X.shape, seed, step, place) >= np.uint64(int(rate * 2**32))
     M: Array = np.where(kept, X.dtype.type(1 / (1 - rate)), X.dtype.type(0))
     return M
 
@@ -396,6 +414,17 @@ OPTIMIZERS: dict[str, Rule] = {
     "adagrad": _adagrad,
     "rprop": _rprop,
 }
+
+
+def clip(gradients: list[Array], optimizer: Optimizer) -> list[Array]:
+    """The gradients, each element within clip_value, then all together within clip_norm."""
+    if optimizer.clip_value is not None:
+        gradients = [np.clip(g, -optimizer.clip_value, optimizer.clip_value) for g in gradients]
+    if optimizer.clip_norm is not None:
+        norm = math.sqrt(sum(_norm(g) ** 2 for g in gradients))
+        if norm > optimizer.clip_norm:
+            gradients = [g * g.dtype.type(optimizer.clip_norm / norm) for g in gradients]
+    return gradients
 
 
 def _soft(W: Array, threshold: float) -> Array:

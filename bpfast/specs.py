@@ -12,7 +12,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 S = TypeVar("S", bound="Spec")
 
@@ -23,12 +23,28 @@ class Spec:
 
     name: ClassVar[str] = ""
 
+    def __init_subclass__(cls) -> None:
+        # Before `dataclass`, which keeps what is there.
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Spec._text  # type: ignore[method-assign, assignment]
+
+    def _text(self) -> str:
+        """As it can be written; what only goes by keyword is left out where nobody set it."""
+        values = [(f, getattr(self, f.name)) for f in fields(self) if f.repr]
+        shown = [f"{f.name}={value!r}" for f, value in values if not (f.kw_only and value == f.default)]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def config(self) -> dict[str, Any]:
         """The specification as plain JSON values: its name and its fields."""
         values: dict[str, Any] = {"name": self.name}
         for field in fields(self):
             values[field.name] = _plain(getattr(self, field.name))
         return values
+
+    @classmethod
+    def from_fields(cls, values: dict[str, Any]) -> Self:
+        """Rebuild it from the fields of `config`."""
+        return cls(**values)
 
     def _set(self, field: str, value: Any) -> None:
         """Replace a field during ``__post_init__`` of a frozen dataclass."""
@@ -118,7 +134,7 @@ class Family(Generic[S]):
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"{self.kind} {cls.name!r} has no parameter {unknown[0]!r}")
-        return cls(**values)
+        return cls.from_fields(values)
 
 
 def number(

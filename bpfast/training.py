@@ -98,6 +98,7 @@ def fit(
     callbacks: Sequence[Callback],
     shuffle: bool,
     progress: bool,
+    weight_noise: float = 0.0,
 ) -> History:
     """Train a network on checked data; see `Network.fit`."""
     rows = _batch_rows(batch_size, len(X), optimizer)
@@ -118,7 +119,16 @@ def fit(
             rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
             order = (network.seed, network._epochs) if shuffle else None
             noise = (network.seed, network._steps)
-            plan = Plan(network.loss_spec, rows, rates, penalty, order, noise)
+            plan = Plan(
+                network.loss_spec,
+                rows,
+                rates,
+                penalty,
+                order,
+                noise,
+                weight_noise=weight_noise,
+                rates=network._rates,
+            )
             before = state.steps
             start = time.perf_counter()
             try:
@@ -224,7 +234,8 @@ def timed_epoch(
     state = network._optimizer_state(optimizer)
     rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
     order = (network.seed, 0) if flag("profile", "shuffle", shuffle) else None
-    plan = Plan(network.loss_spec, rows, rates, penalty, order, (network.seed, network._steps))
+    noise = (network.seed, network._steps)
+    plan = Plan(network.loss_spec, rows, rates, penalty, order, noise, rates=network._rates)
     engine = network._engine
     if not isinstance(engine, NativeEngine) or isinstance(network.loss_spec, CustomLoss):
         raise RuntimeError("profile times the native step; a custom loss does without")

@@ -42,7 +42,7 @@ cdef void locate(Run* r, Worker* w, Py_ssize_t first) noexcept nogil:
     elif r.classes != NULL:
         w.classes = r.classes + first
     else:
-        w.Y = <char*>r.Y + first * r.widths[r.ops[r.n_ops - 1].target] * r.tiles.item_size
+        w.Y = <char*>r.Y + first * r.widths[r.output] * r.tiles.item_size
 
 
 cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double total,
@@ -50,7 +50,7 @@ cdef void gather(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows, double to
     """Rows r0 to r1 of the batch that begins at `first`: X, Y and what each counts in the mean."""
     cdef Py_ssize_t i, row
     cdef Py_ssize_t x_bytes = r.widths[0] * r.tiles.item_size
-    cdef Py_ssize_t y_bytes = r.widths[r.ops[r.n_ops - 1].target] * r.tiles.item_size
+    cdef Py_ssize_t y_bytes = r.widths[r.output] * r.tiles.item_size
     if r.weights == NULL:
         for i in range(r0, r1):
             r.row_scale[i] = r.loss_scale / rows

@@ -10,18 +10,21 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 from bpfast._batch cimport permutation
 from bpfast._border cimport Arena, View, by_the_clock, find, table, team_for
-from bpfast._ops cimport op_kind
+from bpfast._ops cimport op_kind, op_row
 from bpfast._step cimport (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
+    CHUNK,
     ROW_BLOCK,
     STRIP_ROWS,
     TIMES,
+    Head,
     Op,
     Run,
     Task,
@@ -30,11 +33,11 @@ from bpfast._step cimport (
     run_forward,
     run_outputs,
     run_train,
-    run_update,
-    scratch_bytes,
     tile_csr,
     tile_link,
+    tile_norm,
 )
+from bpfast._update cimport run_update, scratch_bytes
 
 # Weights of so many bytes stay in a second-level cache, beside their state.
 cdef Py_ssize_t NEAR_BYTES = 131072
@@ -101,8 +104,11 @@ cdef class Core:
 
     Parameters
     ----------
-    ops : list of (kind, activation, parameter, source, target, W, b)
-        W and b are offsets in the flat parameters, -1 for none.
+    ops : list of (kind, activation, numbers, sources, target, (W, b, mean, variance), head, adds)
+        W and so on are offsets in the flat parameters, -1 for none.
+    heads : list of (value, loss, parameter, weight)
+    output : int
+        The value that comes out.
     widths : list of int
         Of every value.
     size : int
@@ -114,8 +120,13 @@ cdef class Core:
     """
 
     cdef Arena program, tape_memory, X_memory, dX_memory, output_memory, columns_memory
+    cdef Arena gradient_memory, seen_memory
     cdef Features taped     # a sparse X that `backward` will want, or None
-    cdef tuple taped_noise  # (seed, step) of the last `forward`, or None
+    cdef tuple taped_training
+    cdef Py_ssize_t taped_rows, head_count
+    cdef char* gradient
+    cdef char* noisy
+    cdef bint* below        # of each value: whether somebody wants its delta
     cdef tile_csr columns
     cdef Py_ssize_t columns_entries, first_multiply_adds
     cdef Run run
@@ -128,9 +139,9 @@ cdef class Core:
     cdef const tile_link* link
     cdef bint busy
 
-    def __cinit__(self, list ops, list widths, Py_ssize_t size, dtype, int threads):
+    def __cinit__(self, list ops, list heads, Py_ssize_t output, list widths, Py_ssize_t size,
+                  dtype, int threads):
         cdef Py_ssize_t i
-        cdef Op* op
         self.program = Arena()
         memset(&self.run, 0, sizeof(Run))
         self.dtype, self.item_size = dtype, dtype.itemsize
@@ -142,40 +153,101 @@ cdef class Core:
         self.run.widths = <Py_ssize_t*>self.program.take(len(widths), sizeof(Py_ssize_t))
         for i in range(self.n_values):
             self.run.widths[i] = widths[i]
+        if not (0 < output < self.n_values):
+            raise ValueError("the output must be a value of the program")
+        self.run.output, self.run.size = output, size
         for i in range(len(ops)):
-            op = &self.run.ops[i]
-            kind, activation, parameter, source, target, W, b = ops[i]
-            op.kind = op_kind(kind.encode())
-            if op.kind < 0:
-                raise ValueError(f"the native engine has no op {kind!r}")
-            op.activation = find(self.run.tiles.activations, activation)
-            op.parameter, op.source, op.target, op.W, op.b = parameter, source, target, W, b
-            if not (0 <= op.source < op.target < self.n_values):
-                raise ValueError("an op must make a value behind the one it reads")
-            op.n_in, op.n_out = widths[source], widths[target]
-            if op.source == 0 and kind != "dense":
-                self.run.densify = 1
-            if op.n_in < 1 or op.n_out < 1:
-                raise ValueError("a value must have at least one column")
-            # By division: the product may not fit.
-            if (op.W >= 0 and (op.W > size or op.n_out > (size - op.W) // op.n_in)
-                    or op.b >= 0 and (op.b > size or op.n_out > size - op.b)):
-                raise ValueError("an op's parameters lie beyond the flat vector")
-            op.strip = BLOCK_ROWS
-            if op.W >= 0 and op.n_in * op.n_out > NEAR_BYTES // self.item_size:
-                op.strip = STRIP_ROWS
+            self.enter_op(i, ops[i])
+        self.run.heads = <Head*>self.program.take(max(1, len(heads)), sizeof(Head))
+        for i in range(len(heads)):
+            self.enter_head(i, heads[i])
+        self.head_count = len(heads)
         self.allocate_program()
+
+    cdef int enter_op(self, Py_ssize_t i, tuple row) except -1:
+        """One op of the program, checked."""
+        cdef Op* op = &self.run.ops[i]
+        cdef Py_ssize_t k
+        kind, activation, numbers, sources, target, offsets, head, adds = row
+        op.kind = op_kind(kind.encode())
+        if op.kind < 0:
+            raise ValueError(f"the native engine has no op {kind!r}")
+        op.activation = find(self.run.tiles.activations, activation)
+        if len(numbers) > 6:
+            raise ValueError("an op takes at most six numbers")
+        for k in range(len(numbers)):
+            op.numbers[k] = numbers[k]
+        op.source, op.target = sources[0], target
+        op.other = sources[1] if len(sources) > 1 else -1
+        if not (0 <= op.source < op.target < self.n_values) or op.other >= op.target:
+            raise ValueError("an op must make a value behind the one it reads")
+        op.n_in, op.n_out = self.run.widths[op.source], self.run.widths[target]
+        if op.n_in < 1 or op.n_out < 1:
+            raise ValueError("a value must have at least one column")
+        if (kind == "add") != (op.other >= 0):
+            raise ValueError(f"{kind} reads {'two values' if kind == 'add' else 'one value'}")
+        if kind == "maxout" and op.n_in % op.n_out != 0:
+            raise ValueError("maxout reads whole pieces")
+        if kind not in ("dense", "maxout") and op.n_in != op.n_out or (
+                op.other >= 0 and self.run.widths[op.other] != op.n_out):
+            raise ValueError(f"{kind} must make as many columns as it reads")
+        op.W, op.b, op.mean, op.variance = offsets
+        op.matrix = kind == "dense"
+        # By division: the product may not fit.
+        if op.matrix and op.W >= 0 and (op.W > self.size
+                                        or op.n_out > (self.size - op.W) // op.n_in):
+            raise ValueError("an op's parameters lie beyond the flat vector")
+        for k in offsets:
+            if k >= 0 and (k > self.size or op.n_out > self.size - k):
+                raise ValueError("an op's parameters lie beyond the flat vector")
+        if (op.matrix or op_row(op.kind).gradient != NULL) != (op.W >= 0):
+            raise ValueError(f"{kind} has {'no ' if op.W < 0 else ''}parameters")
+        if op_row(op.kind).statistics != NULL and (min(op.b, op.mean, op.variance) < 0
+                                                   or len(numbers) != 6):
+            raise ValueError(f"{kind} lacks statistics")
+        if kind == "layer_norm" and op.b < 0:
+            raise ValueError(f"{kind} lacks a beta")
+        if (op.source == 0 or op.other == 0) and not op.matrix:
+            self.run.densify = 1
+        op.head, op.adds, op.adds_other = head, adds[0], len(adds) > 1 and adds[1]
+        op.strip = BLOCK_ROWS
+        if op.matrix and op.n_in * op.n_out > NEAR_BYTES // self.item_size:
+            op.strip = STRIP_ROWS
+        if op.mean >= 0:
+            self.run.has_statistics = True
+            self.enter_norm(&op.norm, op.n_out)
+            self.enter_norm(&op.running, op.n_out)
+        return 0
+
+    cdef int enter_norm(self, tile_norm* norm, Py_ssize_t columns) except -1:
+        """Memory for how columns are normalised."""
+        norm.mean = <double*>self.program.take(columns, sizeof(double))
+        norm.inverse = <double*>self.program.take(columns, sizeof(double))
+        norm.r = <double*>self.program.take(columns, sizeof(double))
+        norm.d = <double*>self.program.take(columns, sizeof(double))
+        norm.sum_D = <double*>self.program.take(columns, sizeof(double))
+        norm.sum_DX = <double*>self.program.take(columns, sizeof(double))
+        return 0
+
+    cdef int enter_head(self, Py_ssize_t k, tuple row) except -1:
+        """One head of the program, checked."""
+        cdef Head* head = &self.run.heads[k]
+        cdef Py_ssize_t value = row[0]
+        _, loss, parameter, weight = row
+        if not (0 < value < self.n_values) or value == self.run.output or (
+                self.run.widths[value] != self.run.widths[self.run.output]):
+            raise ValueError("a head is on a value of as many columns as the output")
+        head.value, head.weight, head.loss_parameter = value, weight, parameter
+        head.loss = find(self.run.tiles.losses, loss)
+        return 0
 
     cdef int allocate_program(self) except -1:
         """Tasks, scratch memory and what else depends on the program alone."""
         cdef Py_ssize_t i, rows = 1, all_rows = 0, height = BLOCK_ROWS
         cdef Op* op
-        self.run.first_trained = self.run.n_ops
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]
-            if op.W >= 0 or op.b >= 0:
-                self.run.first_trained = min(self.run.first_trained, i)
-            if op.W >= 0:
+            if op.matrix:
                 rows = max(rows, op.n_in)
                 all_rows += op.n_in
                 self.multiply_adds += op.n_in * op.n_out
@@ -192,6 +264,9 @@ cdef class Core:
         self.run.row_squares = <double*>self.program.take(rows, sizeof(double))
         self.run.row_values = <double*>self.program.take(all_rows, sizeof(double))
         self.run.norms = <double*>self.program.take(self.run.n_ops, sizeof(double))
+        self.run.chunk_squares = <double*>self.program.take(ceil_div(self.size, CHUNK),
+                                                            sizeof(double))
+        self.below = <bint*>self.program.take(self.n_values, sizeof(bint))
         return 0
 
     cdef Py_ssize_t count_tasks(self, Py_ssize_t height) noexcept:
@@ -199,7 +274,7 @@ cdef class Core:
         cdef Py_ssize_t i, count = 0
         for i in range(self.run.n_ops):
             if self.run.ops[i].W >= 0:
-                count += (ceil_div(self.run.ops[i].n_in, height)
+                count += (ceil_div(weight_rows(&self.run.ops[i]), height)
                           * ceil_div(self.run.ops[i].n_out, BLOCK_COLUMNS))
         return count
 
@@ -213,10 +288,10 @@ cdef class Core:
             if op.W < 0:
                 continue
             for column in range(0, op.n_out, BLOCK_COLUMNS):
-                for row in range(0, op.n_in, height):
+                for row in range(0, weight_rows(op), height):
                     task = &self.run.tasks[k]
                     task.op, task.i, task.j = i, row, column
-                    task.m = min(height, op.n_in - row)
+                    task.m = min(height, weight_rows(op) - row)
                     task.n = min(<Py_ssize_t>BLOCK_COLUMNS, op.n_out - column)
                     task.before = self.run.elements
                     self.run.elements += task.m * task.n
@@ -248,7 +323,7 @@ cdef class Core:
 
         One for the whole team; what comes in, A[0], is where each batch has it.
         """
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, saved, spare = 0, n_out = self.run.widths[self.run.output]
         cdef Op* op
         cdef Arena arena
         if self.tape_memory is not None and rows <= self.tape_rows:
@@ -258,10 +333,20 @@ cdef class Core:
         arena = Arena()
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]
+            saved = op_row(op.kind).saved
+            if op.matrix and op.activation.saves_z:
+                saved = op.n_out
             self.share_value(op.target, self.matrix(arena, rows, op.n_out),
-                             self.matrix(arena, rows, op.n_out) if op.activation.saves_z else NULL,
+                             self.matrix(arena, rows, saved) if saved > 0 else NULL,
                              self.matrix(arena, rows, op.n_out))
-        self.run.batch_Y = self.matrix(arena, rows, op.n_out)
+            if op.adds and op.other < 0:
+                spare = max(spare, op.n_in)
+        self.run.spare = self.matrix(arena, rows, spare) if spare > 0 else NULL
+        self.run.spare_width = spare
+        for i in range(self.head_count):
+            self.run.heads[i].row_scale = <double*>arena.take(rows, sizeof(double))
+            self.run.heads[i].row_loss = <double*>arena.take(rows, sizeof(double))
+        self.run.batch_Y = self.matrix(arena, rows, n_out)
         self.run.batch_classes = <int64_t*>arena.take(rows, sizeof(int64_t))
         self.run.row_scale = <double*>arena.take(rows, sizeof(double))
         self.run.row_loss = <double*>arena.take(rows, sizeof(double))
@@ -330,20 +415,51 @@ cdef class Core:
         self.output_memory = None
         arena = Arena()
         for me in range(self.threads):
-            for i in range(self.run.n_ops - 1):
-                self.output_workers[me].tape.A[self.run.ops[i].target] = self.matrix(
-                    arena, block, self.run.ops[i].n_out)
+            for i in range(self.run.n_ops):
+                # Heads are not there, and the output is the caller's.
+                if not self.run.ops[i].head and self.run.ops[i].target != self.run.output:
+                    self.output_workers[me].tape.A[self.run.ops[i].target] = self.matrix(
+                        arena, block, self.run.ops[i].n_out)
         self.output_memory, self.output_block = arena, block
         return 0
 
-    cdef int start(self, double rows, double passes, tuple noise=None) except -1:
+    cdef int need_seen(self) except -1:
+        """Memory for weights with noise."""
+        if self.seen_memory is None:
+            self.seen_memory = Arena()
+            self.run.seen = <char*>self.seen_memory.take(self.size, self.item_size)
+            self.noisy = self.run.seen
+        return 0
+
+    cdef int need_gradient(self) except -1:
+        """Memory for a whole gradient, of zeros."""
+        if self.gradient_memory is None:
+            self.gradient_memory = Arena()
+            self.gradient = <char*>self.gradient_memory.take(self.size, self.item_size)
+        memset(self.gradient, 0, self.size * self.item_size)
+        return 0
+
+    cdef int start(self, double rows, double passes, tuple training=None) except -1:
         """How many threads this much work deserves, and a clean slate; `finish` must follow.
 
-        noise: the seed of dropout's masks and the first step's number; None drops nothing.
+        training: (seed, step, momentum or None, heads, weight_noise, fixed of each op), None for
+        prediction.
         """
-        self.run.training = noise is not None
-        if noise is not None:
-            self.run.noise_seed, self.run.noise_step = noise
+        cdef Py_ssize_t i
+        self.run.training, self.run.predicting = training is not None, False
+        self.run.n_heads, self.run.with_heads, self.run.weight_noise = 0, False, 0
+        if training is not None:
+            seed, step, momentum, heads, weight_noise, fixed = training
+            if weight_noise > 0:
+                self.need_seen()
+            self.run.noise_seed, self.run.noise_step = seed, step
+            self.run.momentum = NAN if momentum is None else momentum
+            self.run.with_heads, self.run.weight_noise = heads, weight_noise
+            self.run.n_heads = self.head_count if heads else 0
+            for i in range(self.run.n_ops):
+                self.run.ops[i].fixed = fixed[i]
+        self.run.clip_value = self.run.clip_norm = INFINITY
+        self.run.learning_rates = NULL
         self.busy = True
         # Networks that are at work at the same time, in other threads, leave each other room.
         self.run.n_threads = team_for(rows * self.multiply_adds * passes,
@@ -373,6 +489,29 @@ cdef class Core:
             raise RuntimeError("this network is at work; one call at a time")
         return 0
 
+    cdef int set_parameters(self, char* parameters) noexcept:
+        """What the call works on, and what its passes see."""
+        self.run.parameters = parameters
+        self.run.seen = self.noisy if self.run.weight_noise > 0 else parameters
+        return 0
+
+    cdef int set_rates(self, tuple rates, bint input_delta) except -1:
+        """The multiples of the learning rate, (W, b) of each op or none for 1; who wants a delta."""
+        cdef Py_ssize_t i
+        cdef Op* op
+        self.run.want_input_delta = input_delta
+        self.below[0] = input_delta
+        for i in range(self.run.n_ops):
+            op = &self.run.ops[i]
+            op.W_rate = op.b_rate = 1
+            if rates:
+                op.W_rate, op.b_rate = rates[i]
+            op.wants_delta = self.below[op.source]
+            op.wants_other = op.other >= 0 and self.below[op.other]
+            self.below[op.target] = (op.wants_delta or op.wants_other
+                                     or op.W >= 0 and op.W_rate > 0 or op.b >= 0 and op.b_rate > 0)
+        return 0
+
     cdef Features features(self, X, Py_ssize_t rows, bint training=False):
         if isinstance(X, tuple) and self.run.densify and not training:
             raise ValueError("an op that is not dense reads X: a dense X is wanted")
@@ -381,13 +520,13 @@ cdef class Core:
     def outputs(self, parameters, X, Z, Py_ssize_t rows):
         """Z (rows, O) = the raw outputs of X (rows, I), or of a sparse X that a dense op reads."""
         self.require_idle()
-        cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
         cdef View p = View(parameters, self.size, self.item_size)
         cdef Features x = self.features(X, rows)
-        cdef View z = View(Z, rows * self.run.widths[last], self.item_size, True)
+        cdef View z = View(Z, rows * self.run.widths[self.run.output], self.item_size, True)
         self.need_output_tapes(min(rows, <Py_ssize_t>ROW_BLOCK))
         self.start(self.work_of(x, rows), 1)
-        self.run.parameters, self.run.n = p.data, rows
+        self.set_parameters(p.data)
+        self.run.n = rows
         self.run.X, self.run.sparse = x.X.data, x.sparse
         with nogil:
             run_outputs(&self.run, self.output_workers, z.data, self.output_block)
@@ -425,7 +564,7 @@ cdef class Core:
 
     cdef object linked_outputs(self, parameters, char* X, Py_ssize_t rows, str link):
         """The outputs of X through the link, in an array of their own."""
-        cdef Py_ssize_t n_out = self.run.widths[self.run.ops[self.run.n_ops - 1].target]
+        cdef Py_ssize_t n_out = self.run.widths[self.run.output]
         cdef View a
         cdef const tile_link* f
         cdef double work = <double>rows * self.multiply_adds
@@ -440,7 +579,8 @@ cdef class Core:
         f = self.link
         self.need_output_tapes(min(rows, <Py_ssize_t>ROW_BLOCK))
         self.start(rows, 1)
-        self.run.parameters, self.run.X, self.run.n = self.bound_view.data, X, rows
+        self.set_parameters(self.bound_view.data)
+        self.run.X, self.run.n = X, rows
         if work < SMALL_WORK:
             # Done before another thread could have taken the interpreter.
             self.run.poll = NULL
@@ -455,19 +595,19 @@ cdef class Core:
             raise error
         return A
 
-    def forward(self, parameters, X, Z, Py_ssize_t rows, tuple noise=None):
+    def forward(self, parameters, X, Z, Py_ssize_t rows, tuple training=None):
         """As `outputs`, and keep every value for `backward`, which also wants a sparse X again.
 
-        With noise, (seed, step), as in that step of training.
+        training: see `start`; running statistics among the parameters move.
         """
         self.require_idle()
-        cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
-        cdef View p = View(parameters, self.size, self.item_size)
+        cdef View p = View(parameters, self.size, self.item_size,
+                           training is not None and self.run.has_statistics)
         cdef Features x = self.features(X, rows)
-        cdef View z = View(Z, rows * self.run.widths[last], self.item_size, True)
+        cdef View z = View(Z, rows * self.run.widths[self.run.output], self.item_size, True)
         cdef int me
         self.need_tape(rows)
-        self.taped, self.taped_noise = None, noise
+        self.taped, self.taped_training, self.taped_rows = None, training, 0
         if x.sparse.indptr != NULL:
             self.taped = x
         else:
@@ -475,36 +615,70 @@ cdef class Core:
             memcpy(self.run.batch_X, x.X.data, x.X.size * self.item_size)
             for me in range(self.threads):
                 self.run.workers[me].tape.A[0] = self.run.batch_X
-        self.start(self.work_of(x, rows), 1, noise)
-        self.run.parameters, self.run.n, self.run.sparse = p.data, rows, x.sparse
+        self.start(self.work_of(x, rows), 1, training)
+        self.set_parameters(p.data)
+        self.run.n, self.run.sparse = rows, x.sparse
         with nogil:
             run_forward(&self.run)
-        self.finish()
-        memcpy(z.data, self.run.workers[0].tape.A[last], z.size * self.item_size)
+        error = self.finish()
+        if error is not None:
+            raise error
+        self.taped_rows = rows
+        self.copy_out(z, self.run.output)
 
-    def backward(self, parameters, D, gradient, dX, Py_ssize_t rows):
-        """The flat gradient, and dX (rows, I) or None, from D (rows, O) of the last `forward`."""
+    cdef int copy_out(self, View target, Py_ssize_t value) except -1:
+        """A value of the tape into an array of as many elements."""
+        memcpy(target.data, self.run.workers[0].tape.A[value], target.size * self.item_size)
+        return 0
+
+    def value(self, Py_ssize_t value, A, D=None):
+        """A (rows, columns), and perhaps D, of a value in the last `forward` and `backward`."""
+        if not (0 < value < self.n_values):
+            raise ValueError(f"there is no value {value}")
+        cdef View a = View(A, self.taped_rows * self.run.widths[value], self.item_size, True)
+        cdef View d = View(D, self.taped_rows * self.run.widths[value], self.item_size, True)
+        self.copy_out(a, value)
+        if D is not None:
+            memcpy(d.data, self.run.workers[0].tape.D[value], d.size * self.item_size)
+
+    def backward(self, parameters, D, gradient, dX, Py_ssize_t rows, tuple heads=()):
+        """The flat gradient, and dX (rows, I) or None, from D (rows, O) of the last `forward`.
+
+        heads: the D of each head that was there.
+        """
         self.require_idle()
-        cdef Py_ssize_t last = self.run.ops[self.run.n_ops - 1].target
+        cdef Py_ssize_t n_out = rows * self.run.widths[self.run.output], i
         cdef View p = View(parameters, self.size, self.item_size)
-        cdef View d = View(D, rows * self.run.widths[last], self.item_size)
+        cdef View d = View(D, n_out, self.item_size)
         cdef View g = View(gradient, self.size, self.item_size, True)
         cdef View x = View(dX, rows * self.run.widths[0], self.item_size, True)
-        if self.tape_memory is None or rows > self.tape_rows:
+        cdef View h
+        if self.tape_memory is None or rows != self.taped_rows:
             raise RuntimeError("backward needs a forward pass of as many rows")
+        for i in range(len(heads)):
+            h = View(heads[i], n_out, self.item_size)
+            memcpy(self.run.workers[0].tape.D[self.run.heads[i].value], h.data,
+                   h.size * self.item_size)
         if dX is not None:
             self.need_dX(rows)
         if self.taped is not None:
             self.need_columns(self.taped.values.size)
-        self.start(rows, 2, self.taped_noise)
+        self.start(rows, 2, self.taped_training)
+        if len(heads) != self.run.n_heads:
+            self.finish()
+            raise ValueError(f"the deltas of {self.run.n_heads} heads are wanted")
+        self.set_rates((), dX is not None)
         if self.taped is not None:
             self.run.sparse, self.run.columns = self.taped.sparse, self.columns
-        memcpy(self.run.workers[0].tape.D[last], d.data, d.size * self.item_size)
-        self.run.parameters, self.run.gradient, self.run.n = p.data, g.data, rows
-        self.run.want_input_delta = dX is not None
+        memcpy(self.run.workers[0].tape.D[self.run.output], d.data, d.size * self.item_size)
+        memset(g.data, 0, g.size * self.item_size)
+        self.set_parameters(p.data)
+        self.run.gradient, self.run.n = g.data, rows
         with nogil:
             run_backward(&self.run)
-        self.finish()
+        error = self.finish()
+        if error is not None:
+            raise error
         if dX is not None:
             memcpy(x.data, self.run.workers[0].tape.D[0], x.size * self.item_size)
 
@@ -527,39 +701,59 @@ cdef class Core:
             self.run.penalty = find(self.run.tiles.penalties, name)
         return s
 
-    def update(self, parameters, gradient, state, str rule, tuple hyperparameters, penalty,
-               double learning_rate, Py_ssize_t steps):
-        """One step of the optimizer with a flat gradient."""
+    def update(self, parameters, gradient, state, str rule, tuple hyperparameters, tuple clip,
+               penalty, double learning_rate, Py_ssize_t steps, tuple rates=()):
+        """One step of the optimizer with a flat gradient; `rates` as in `set_rates`."""
         self.require_idle()
         cdef View p = View(parameters, self.size, self.item_size, True)
         cdef View g = View(gradient, self.size, self.item_size)
-        cdef double rates[1]
+        cdef double learning_rates[1]
         cdef View _state = self.set_update(state, rule, hyperparameters, penalty)
+        self.need_gradient()
         self.start(0, 0)
-        rates[0] = learning_rate
-        self.run.parameters, self.run.gradient, self.run.t = p.data, g.data, steps
-        self.run.learning_rates = rates
+        self.set_rates(rates, False)
+        self.run.clip_value, self.run.clip_norm = clip
+        learning_rates[0] = learning_rate
+        self.set_parameters(p.data)
+        memcpy(self.gradient, g.data, g.size * self.item_size)
+        self.forget_frozen()
+        self.run.gradient, self.run.t = self.gradient, steps
+        self.run.learning_rates = learning_rates
         with nogil:
             run_update(&self.run)
         self.run.learning_rates = NULL
         self.finish()
 
+    cdef int forget_frozen(self) noexcept:
+        """What does not move does not count in the gradient's norm."""
+        cdef Py_ssize_t i
+        cdef Op* op
+        for i in range(self.run.n_ops):
+            op = &self.run.ops[i]
+            if op.W >= 0 and op.W_rate == 0:
+                memset(self.gradient + op.W * self.item_size, 0,
+                       weight_rows(op) * op.n_out * self.item_size)
+            if op.b >= 0 and op.b_rate == 0:
+                memset(self.gradient + op.b * self.item_size, 0, op.n_out * self.item_size)
+        return 0
+
     def train(self, parameters, X, Y, classes, weights, Py_ssize_t rows, Py_ssize_t batch_size,
               order, shuffle, str loss, double loss_parameter, double loss_scale, state, str rule,
-              tuple hyperparameters, penalty, alphas, bint objective, learning_rates,
-              Py_ssize_t steps, batch_loss, batch_weight, seconds=None,
-              tuple noise=None):
+              tuple hyperparameters, tuple clip, penalty, alphas, bint objective, learning_rates,
+              Py_ssize_t steps, batch_loss, batch_weight, seconds, tuple training,
+              tuple rates=()):
         """An epoch, in place. Returns the steps made, and what a signal handler raised or None.
 
         `order` is int64 memory of `rows` elements for the shuffled order, (seed, epoch) of which
         is `shuffle`; without `shuffle` it holds the numbers of the rows to take; both None keep the
         rows' own order. `alphas`, one a step, go in place of the penalty's strength; with
         `objective` the losses include the penalty. `seconds` (threads, 3 n_ops + 3), where given,
-        gets what each thread spent: see `bpfast.profiling`. noise: see `start`.
+        gets what each thread spent: see `bpfast.profiling`. clip: (clip_value, clip_norm), infinite for
+        none. training: see `start`, rates: see `set_rates`.
         """
         self.require_idle()
         cdef Py_ssize_t n_steps, length = rows
-        cdef Py_ssize_t n_out = self.run.widths[self.run.ops[self.run.n_ops - 1].target]
+        cdef Py_ssize_t n_out = self.run.widths[self.run.output]
         cdef uint64_t seed = 0, epoch = 0
         if rows < 1 or batch_size < 1:
             raise ValueError("an epoch needs at least one row and batches of at least one")
@@ -576,7 +770,7 @@ cdef class Core:
         cdef View w = View(weights, rows, sizeof(double))
         cdef View o = View(order, length, sizeof(int64_t), shuffle is not None)
         cdef View a = View(alphas, n_steps, sizeof(double))
-        cdef View rates = View(learning_rates, n_steps, sizeof(double))
+        cdef View etas = View(learning_rates, n_steps, sizeof(double))
         cdef View losses = View(batch_loss, n_steps, sizeof(double), True)
         cdef View counts = View(batch_weight, n_steps, sizeof(double), True)
         cdef Py_ssize_t places = TIMES * (self.run.n_ops + 1)
@@ -598,10 +792,18 @@ cdef class Core:
             self.need_columns(largest_batch(&x.sparse, length, batch_size, <int64_t*>o.data))
         elif order is not None or x.sparse.indptr != NULL:
             self.need_X(batch_size)
-        self.start(self.work_of(x, batch_size), 3, noise)
+        if clip[1] < INFINITY:
+            self.need_gradient()
+        self.taped_rows = 0
+        self.start(self.work_of(x, batch_size), 3, training)
+        self.set_rates(rates, False)
+        self.run.clip_value, self.run.clip_norm = clip
+        if clip[1] < INFINITY:
+            self.run.gradient = self.gradient
         if self.run.paced and 3 * self.work_of(x, length) * self.multiply_adds < WORTH_WAKING:
             self.run.n_threads = 1
-        self.run.parameters, self.run.Y, self.run.n = p.data, y.data, length
+        self.set_parameters(p.data)
+        self.run.Y, self.run.n = y.data, length
         self.run.loss_scale, self.run.objective = loss_scale, objective
         self.run.alphas = <double*>a.data
         self.run.X, self.run.sparse = x.X.data, x.sparse
@@ -612,7 +814,7 @@ cdef class Core:
         self.run.classes, self.run.weights = <int64_t*>c.data, <double*>w.data
         self.run.order = <int64_t*>o.data
         self.run.batch_size, self.run.t = batch_size, steps
-        self.run.learning_rates = <double*>rates.data
+        self.run.learning_rates = <double*>etas.data
         self.run.batch_loss, self.run.batch_weight = <double*>losses.data, <double*>counts.data
         for me in range(self.threads):
             self.run.workers[me].seconds = NULL
@@ -621,6 +823,7 @@ cdef class Core:
         with nogil:
             run_train(&self.run)
         self.run.alphas = NULL
+        self.run.learning_rates = NULL
         for me in range(self.threads):
             self.run.workers[me].seconds = NULL
         error = self.finish()
@@ -630,12 +833,17 @@ cdef class Core:
     def nbytes(self):
         """Bytes held beside the parameters and their state."""
         arenas = (self.program, self.tape_memory, self.X_memory, self.dX_memory,
-                  self.output_memory, self.columns_memory)
+                  self.output_memory, self.columns_memory, self.gradient_memory, self.seen_memory)
         return sum(arena.nbytes for arena in arenas if arena is not None)
 
 
 cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
     return (a + b - 1) // b
+
+
+cdef Py_ssize_t weight_rows(const Op* op) noexcept nogil:
+    """The rows of an op's W: one where it has a number a column."""
+    return op.n_in if op.matrix else 1
 
 
 cdef Py_ssize_t largest_batch(const tile_csr* X, Py_ssize_t rows, Py_ssize_t batch_size,

@@ -14,15 +14,15 @@ from bpfast._step cimport (
     BLOCK_ROWS,
     at,
     const_at,
-    scratch_bytes,
     share,
     tile_activation,
     tile_function,
     tile_link,
     tile_loss,
     tile_table,
-    weight_gradient as gradient_tile,
 )
+from bpfast._update cimport scratch_bytes
+from bpfast._update cimport weight_gradient as gradient_tile
 
 from bpfast.memory import LINE, aligned_copy
 

@@ -2,14 +2,18 @@
 # cython: freethreading_compatible=True
 """The ops: what each does to a block of rows, forward (X → Z, A) and back (D → the delta below).
 
-An op is two functions and a line in the table. Rows do not depend on each other; what comes in is
-never written. Weights are updated elsewhere: see `_step.pyx`.
+An op is a line in the table. `forward` and `backward` treat rows on their own and never write what
+comes in. What depends on all rows of a batch is a function of its columns j0 to j1, for which the
+team meets: `statistics` before forward, `delta_statistics` before backward, `gradient` for parameters
+of one number a column. The weights of `dense` are the step's: see `_step.pyx`.
 """
 
+from libc.math cimport isnan, sqrt
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, strcmp
 
 from bpfast._batch cimport mix64, sparse_from
-from bpfast._step cimport at, tile_csr, tile_table
+from bpfast._step cimport BLOCK_COLUMNS, at, tile_csr, tile_norm, tile_table
 
 cdef enum:
     # Rows whose Z is still in cache when the activation follows.
@@ -27,7 +31,7 @@ cdef void dense_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1)
     cdef char* b = NULL
     cdef tile_csr X
     if op.b >= 0:
-        b = at(r.parameters, op.b, t)
+        b = at(r.seen, op.b, t)
     while r0 < r1:
         rows = (r1 - r0 - 1) // FEW_ROWS + 1
         rows = (r1 - r0 + rows - 1) // rows
@@ -36,12 +40,12 @@ cdef void dense_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1)
             Z = at(w.tape.Z[op.target], r0 * op.n_out, t)
         if op.source == 0 and w.X.indptr != NULL:
             X = sparse_from(&w.X, r0, NULL)
-            t.sparse_product(rows, op.n_out, op.n_in, &X, at(r.parameters, op.W, t), op.n_out, b, Z,
+            t.sparse_product(rows, op.n_out, op.n_in, &X, at(r.seen, op.W, t), op.n_out, b, Z,
                              op.n_out)
         else:
             t.product(rows, op.n_out, op.n_in, at(w.tape.A[op.source], r0 * op.n_in, t), op.n_in, 1,
-                      at(r.parameters, op.W, t), op.n_out, 1, b, Z, op.n_out, w.scratch)
-        op.activation.forward(rows * op.n_out, op.parameter, Z, A)
+                      at(r.seen, op.W, t), op.n_out, 1, b, Z, op.n_out, w.scratch)
+        op.activation.forward(rows * op.n_out, op.numbers[0], Z, A)
         r0 += rows
 
 
@@ -50,15 +54,14 @@ cdef void activation_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
     """A = f(X) for rows r0 to r1."""
     cdef const tile_table* t = r.tiles
     cdef Py_ssize_t first = r0 * op.n_out, n = (r1 - r0) * op.n_out
-    cdef char* X = at(w.tape.A[op.source], first, t)
-    if w.tape.Z[op.target] != NULL:
-        memcpy(at(w.tape.Z[op.target], first, t), X, n * t.item_size)
-    op.activation.forward(n, op.parameter, X, at(w.tape.A[op.target], first, t))
+    op.activation.forward(n, op.numbers[0], at(w.tape.A[op.source], first, t),
+                          at(w.tape.A[op.target], first, t))
 
 
-cdef void draw_masks(Run* r, Worker* w, Py_ssize_t step) noexcept nogil:
-    """The masks of this call's step are this thread's next ones."""
-    w.noise = mix64(mix64(r.noise_seed) + r.noise_step + <uint64_t>step)
+cdef void begin_step(Run* r, Worker* w, Py_ssize_t step) noexcept nogil:
+    """This call's step is the one whose random numbers this thread draws next."""
+    w.step = r.noise_step + step
+    w.noise = mix64(mix64(r.noise_seed) + <uint64_t>w.step)
 
 
 cdef void drop(Run* r, Op* op, Worker* w, char* X, char* A, Py_ssize_t r0,
@@ -67,7 +70,7 @@ cdef void drop(Run* r, Op* op, Worker* w, char* X, char* A, Py_ssize_t r0,
     cdef const tile_table* t = r.tiles
     cdef Py_ssize_t first = r0 * op.n_out, n = (r1 - r0) * op.n_out
     if r.training:
-        t.dropout(n, op.parameter, mix64(w.noise + <uint64_t>op.target), first, at(X, first, t),
+        t.dropout(n, op.numbers[0], mix64(w.noise + <uint64_t>op.target), first, at(X, first, t),
                   at(A, first, t))
     else:
         memcpy(at(A, first, t), at(X, first, t), n * t.item_size)
@@ -80,11 +83,6 @@ cdef void dropout_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r
 
 # ---- backward: D → the delta below
 
-cdef inline bint delta_wanted(Run* r, Op* op) noexcept nogil:
-    """Whether anybody asks for the delta of what an op reads: X's alone, or of parameters below."""
-    return r.want_input_delta or op > &r.ops[r.first_trained]
-
-
 cdef inline void own_delta(Run* r, Op* op, Worker* w, Py_ssize_t r0,
                            Py_ssize_t r1) noexcept nogil:
     """D = dA ⊙ f'(Z) for rows r0 to r1, in place."""
@@ -92,7 +90,7 @@ cdef inline void own_delta(Run* r, Op* op, Worker* w, Py_ssize_t r0,
     cdef Py_ssize_t first = r0 * op.n_out
     cdef char* saved = w.tape.Z[op.target] if op.activation.saves_z else w.tape.A[op.target]
     if strcmp(op.activation.name, b"identity") != 0:
-        op.activation.backward((r1 - r0) * op.n_out, op.parameter, at(saved, first, t),
+        op.activation.backward((r1 - r0) * op.n_out, op.numbers[0], at(saved, first, t),
                                at(w.tape.D[op.target], first, t))
 
 
@@ -100,10 +98,10 @@ cdef void dense_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1
     """D = dA ⊙ f'(Z), and the source's dA = D Wᵀ unless nobody wants it."""
     cdef const tile_table* t = r.tiles
     own_delta(r, op, w, r0, r1)
-    if not delta_wanted(r, op):
+    if not op.wants_delta:
         return
     t.product(r1 - r0, op.n_in, op.n_out, at(w.tape.D[op.target], r0 * op.n_out, t), op.n_out, 1,
-              at(r.parameters, op.W, t), 1, op.n_out, NULL,
+              at(r.seen, op.W, t), 1, op.n_out, NULL,
               at(w.tape.D[op.source], r0 * op.n_in, t), op.n_in, w.scratch)
 
 
@@ -111,29 +109,294 @@ cdef void activation_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
                               Py_ssize_t r1) noexcept nogil:
     """The source's dA = dA ⊙ f'(X)."""
     cdef const tile_table* t = r.tiles
-    cdef Py_ssize_t first = r0 * op.n_out
-    if not delta_wanted(r, op):
+    cdef Py_ssize_t first = r0 * op.n_out, n = (r1 - r0) * op.n_out
+    cdef char* dX
+    if not op.wants_delta:
         return
-    own_delta(r, op, w, r0, r1)
-    memcpy(at(w.tape.D[op.source], first, t), at(w.tape.D[op.target], first, t),
-           (r1 - r0) * op.n_out * t.item_size)
+    dX = at(w.tape.D[op.source], first, t)
+    memcpy(dX, at(w.tape.D[op.target], first, t), n * t.item_size)
+    op.activation.backward(
+        n, op.numbers[0],
+        at(w.tape.A[op.source if op.activation.saves_z else op.target], first, t), dX)
 
 
 cdef void dropout_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
     """The source's dA = dA ⊙ M / (1 - rate)."""
-    if delta_wanted(r, op):
+    if op.wants_delta:
         drop(r, op, w, w.tape.D[op.target], w.tape.D[op.source], r0, r1)
 
 
-# ---- the table: what `program.Op.kind` names
+# ---- batch_norm: columns by the statistics of the batch, or by running ones
+
+cdef inline double real_at(char* base, Py_ssize_t i, const tile_table* t) noexcept nogil:
+    """An element as a double."""
+    return (<double*>base)[i] if t.item_size == 8 else (<float*>base)[i]
+
+
+cdef inline void put_real(char* base, Py_ssize_t i, double x, const tile_table* t) noexcept nogil:
+    """Write an element."""
+    if t.item_size == 8:
+        (<double*>base)[i] = x
+    else:
+        (<float*>base)[i] = <float>x
+
+
+cdef inline double within(double x, double low, double high) noexcept nogil:
+    """x clipped."""
+    return low if x < low else high if x > high else x
+
+
+cdef void batch_norm_statistics(Run* r, Op* op, Worker* w, Py_ssize_t rows, Py_ssize_t j0,
+                                Py_ssize_t j1) noexcept nogil:
+    """The moments of the batch's columns, what corrects them, and the running ones' move."""
+    cdef const tile_table* t = r.tiles
+    cdef tile_norm* s = &op.norm
+    cdef char* means = at(r.parameters, op.mean, t)
+    cdef char* variances = at(r.parameters, op.variance, t)
+    cdef double momentum = op.numbers[0] if isnan(r.momentum) else r.momentum
+    cdef double epsilon = op.numbers[1], begin = op.numbers[4], end = op.numbers[5]
+    cdef double limit = 0, r_max = 1, d_max = 0, mean, variance, deviation, running
+    cdef double unbiased = <double>rows / max(<Py_ssize_t>1, rows - 1)
+    cdef Py_ssize_t j
+    if w.step >= begin:
+        limit = 1 if w.step >= end else (w.step - begin) / (end - begin)
+        r_max, d_max = 1 + limit * (op.numbers[2] - 1), limit * op.numbers[3]
+    t.column_moments(rows, j1 - j0, at(w.tape.A[op.source], j0, t), op.n_in, s.mean + j0,
+                     s.inverse + j0)
+    for j in range(j0, j1):
+        mean, variance = real_at(means, j, t), s.inverse[j]
+        running = sqrt(real_at(variances, j, t) + epsilon)
+        deviation = sqrt(variance + epsilon)
+        s.inverse[j] = 1 / deviation
+        s.r[j] = within(deviation / running, 1 / r_max, r_max)
+        s.d[j] = within((s.mean[j] - mean) / running, -d_max, d_max)
+        if momentum == 0:
+            continue
+        put_real(means, j, (1 - momentum) * mean + momentum * s.mean[j], t)
+        put_real(variances, j, ((1 - momentum) * real_at(variances, j, t)
+                                + momentum * (variance * unbiased)), t)
+
+
+cdef inline bint of_batch(Run* r, Op* op) noexcept nogil:
+    """Whether the statistics are those of the batch."""
+    return r.training and not op.fixed
+
+
+cdef void take_running(Run* r) noexcept nogil:
+    """The running statistics are what this call's columns are normalised by."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t i, j
+    cdef Op* op
+    cdef tile_norm* s
+    for i in range(r.n_ops):
+        op = &r.ops[i]
+        if op.mean < 0 or r.training and not op.fixed:
+            continue
+        s = &op.running if r.predicting else &op.norm
+        for j in range(op.n_out):
+            s.mean[j] = real_at(at(r.parameters, op.mean, t), j, t)
+            s.inverse[j] = 1 / sqrt(real_at(at(r.parameters, op.variance, t), j, t)
+                                    + op.numbers[1])
+            s.r[j], s.d[j] = 1, 0
+
+
+cdef void batch_norm_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
+                             Py_ssize_t r1) noexcept nogil:
+    """A = γ (r X̂ + d) + β for rows r0 to r1."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t first = r0 * op.n_out
+    t.norm_forward(r1 - r0, op.n_out, &op.running if r.predicting else &op.norm,
+                   at(r.seen, op.W, t), at(r.seen, op.b, t), at(w.tape.A[op.source], first, t),
+                   at(w.tape.A[op.target], first, t))
+
+
+cdef void batch_norm_delta_statistics(Run* r, Op* op, Worker* w, Py_ssize_t rows, Py_ssize_t j0,
+                                      Py_ssize_t j1) noexcept nogil:
+    """Column sums of D and of D X̂."""
+    cdef const tile_table* t = r.tiles
+    cdef tile_norm* s = &op.norm
+    t.norm_sums(rows, j1 - j0, at(w.tape.A[op.source], j0, t), at(w.tape.D[op.target], j0, t),
+                op.n_out, s.mean + j0, s.inverse + j0, s.sum_D + j0, s.sum_DX + j0)
+
+
+cdef void batch_norm_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
+                              Py_ssize_t r1) noexcept nogil:
+    """The source's dA; in training through the batch's statistics too, of which the sums are there."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t first = r0 * op.n_out
+    if op.wants_delta:
+        t.norm_backward(r1 - r0, op.n_out, &op.norm, w.rows if of_batch(r, op) else 0,
+                        at(r.seen, op.W, t), at(w.tape.A[op.source], first, t),
+                        at(w.tape.D[op.target], first, t), at(w.tape.D[op.source], first, t))
+
+
+cdef void batch_norm_gradient(Run* r, Op* op, Worker* w, Py_ssize_t rows, Py_ssize_t j0,
+                              Py_ssize_t j1, char* dW, char* db) noexcept nogil:
+    """dγ = Σ D (r X̂ + d) and dβ = Σ D of columns j0 to j1."""
+    cdef tile_norm* s = &op.norm
+    cdef Py_ssize_t j
+    if not of_batch(r, op):
+        batch_norm_delta_statistics(r, op, w, rows, j0, j1)
+    for j in range(j0, j1):
+        put_real(dW, j - j0, s.r[j] * s.sum_DX[j] + s.d[j] * s.sum_D[j], r.tiles)
+        put_real(db, j - j0, s.sum_D[j], r.tiles)
+
+
+# ---- layer_norm: rows by their own statistics
+
+cdef void layer_norm_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
+                             Py_ssize_t r1) noexcept nogil:
+    """A = γ X̂ + β for rows r0 to r1; Z keeps their means and inverse deviations."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t first = r0 * op.n_out
+    cdef char* saved = NULL
+    if w.tape.Z[op.target] != NULL:
+        saved = at(w.tape.Z[op.target], 2 * r0, t)
+    t.layer_norm(r1 - r0, op.n_out, op.numbers[0], at(r.seen, op.W, t), at(r.seen, op.b, t),
+                 at(w.tape.A[op.source], first, t), at(w.tape.A[op.target], first, t), saved)
+
+
+cdef void layer_norm_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0,
+                              Py_ssize_t r1) noexcept nogil:
+    """The source's dA, row by row."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t first = r0 * op.n_out
+    if op.wants_delta:
+        t.layer_norm_backward(
+            r1 - r0, op.n_out, at(r.seen, op.W, t), at(w.tape.A[op.source], first, t),
+            at(w.tape.Z[op.target], 2 * r0, t), at(w.tape.D[op.target], first, t),
+            at(w.tape.D[op.source], first, t))
+
+
+cdef void layer_norm_gradient(Run* r, Op* op, Worker* w, Py_ssize_t rows, Py_ssize_t j0,
+                              Py_ssize_t j1, char* dW, char* db) noexcept nogil:
+    """dγ = Σ D X̂ and dβ = Σ D of columns j0 to j1, which are no more than a task has."""
+    cdef const tile_table* t = r.tiles
+    cdef double[BLOCK_COLUMNS] sum_D
+    cdef double[BLOCK_COLUMNS] sum_DX
+    cdef Py_ssize_t j
+    t.layer_norm_sums(rows, j1 - j0, at(w.tape.A[op.source], j0, t), w.tape.Z[op.target],
+                      at(w.tape.D[op.target], j0, t), op.n_out, sum_D, sum_DX)
+    for j in range(j1 - j0):
+        put_real(dW, j, sum_DX[j], t)
+        put_real(db, j, sum_D[j], t)
+
+
+# ---- maxout, prelu, rrelu, add
+
+cdef void maxout_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """A = the largest of the pieces of X."""
+    cdef const tile_table* t = r.tiles
+    t.maxout(r1 - r0, op.n_out, op.n_in // op.n_out, at(w.tape.A[op.source], r0 * op.n_in, t),
+             at(w.tape.A[op.target], r0 * op.n_out, t))
+
+
+cdef void maxout_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """The source's dA: D where the piece is the largest."""
+    cdef const tile_table* t = r.tiles
+    if op.wants_delta:
+        t.maxout_backward(
+            r1 - r0, op.n_out, op.n_in // op.n_out, at(w.tape.A[op.source], r0 * op.n_in, t),
+            at(w.tape.A[op.target], r0 * op.n_out, t), at(w.tape.D[op.target], r0 * op.n_out, t),
+            at(w.tape.D[op.source], r0 * op.n_in, t))
+
+
+cdef void prelu_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """A = X where X > 0, else slope ⊙ X."""
+    cdef const tile_table* t = r.tiles
+    cdef char* X = at(w.tape.A[op.source], r0 * op.n_out, t)
+    t.prelu(r1 - r0, op.n_out, at(r.seen, op.W, t), X, X,
+            at(w.tape.A[op.target], r0 * op.n_out, t))
+
+
+cdef void prelu_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """The source's dA = D where X > 0, else slope ⊙ D."""
+    cdef const tile_table* t = r.tiles
+    if op.wants_delta:
+        t.prelu(r1 - r0, op.n_out, at(r.seen, op.W, t), at(w.tape.A[op.source], r0 * op.n_out, t),
+                at(w.tape.D[op.target], r0 * op.n_out, t),
+                at(w.tape.D[op.source], r0 * op.n_out, t))
+
+
+cdef void prelu_gradient(Run* r, Op* op, Worker* w, Py_ssize_t rows, Py_ssize_t j0, Py_ssize_t j1,
+                         char* dW, char* db) noexcept nogil:
+    """The slopes' gradient Σ D min(0, X) of columns j0 to j1, which are no more than a task has."""
+    cdef const tile_table* t = r.tiles
+    cdef double[BLOCK_COLUMNS] sums
+    cdef Py_ssize_t j
+    t.prelu_sums(rows, j1 - j0, at(w.tape.A[op.source], j0, t), at(w.tape.D[op.target], j0, t),
+                 op.n_out, sums)
+    for j in range(j1 - j0):
+        put_real(dW, j, sums[j], t)
+
+
+cdef void bend(Run* r, Op* op, Worker* w, char* V, char* A, Py_ssize_t r0,
+               Py_ssize_t r1) noexcept nogil:
+    """A = V where X > 0, else a ⊙ V, a random in training and their mean in prediction."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t first = r0 * op.n_out
+    cdef double lower = op.numbers[0], upper = op.numbers[1]
+    if not r.training:
+        lower = upper = (lower + upper) / 2
+    t.rrelu((r1 - r0) * op.n_out, lower, upper, mix64(w.noise + <uint64_t>op.target), first,
+            at(w.tape.A[op.source], first, t), at(V, first, t), at(A, first, t))
+
+
+cdef void rrelu_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """A = X where X > 0, else a ⊙ X."""
+    bend(r, op, w, w.tape.A[op.source], w.tape.A[op.target], r0, r1)
+
+
+cdef void rrelu_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """The source's dA = D where X > 0, else a ⊙ D, with the same a again."""
+    if op.wants_delta:
+        bend(r, op, w, w.tape.D[op.target], w.tape.D[op.source], r0, r1)
+
+
+cdef void add_forward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """A = X + Y of two sources."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t first = r0 * op.n_out
+    t.add((r1 - r0) * op.n_out, at(w.tape.A[op.source], first, t),
+          at(w.tape.A[op.other], first, t), at(w.tape.A[op.target], first, t))
+
+
+cdef void hand_down(Run* r, Worker* w, Op* op, char* D, bint adds, Py_ssize_t r0,
+                    Py_ssize_t r1) noexcept nogil:
+    """dA goes into the delta of a source, or is added to it."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t first = r0 * op.n_out, n = (r1 - r0) * op.n_out
+    if adds:
+        t.add(n, at(D, first, t), at(w.tape.D[op.target], first, t), at(D, first, t))
+    else:
+        memcpy(at(D, first, t), at(w.tape.D[op.target], first, t), n * t.item_size)
+
+
+cdef void add_backward(Run* r, Op* op, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """The dA of both sources is D."""
+    if op.wants_delta:
+        hand_down(r, w, op, w.tape.D[op.source], op.adds, r0, r1)
+    if op.wants_other:
+        hand_down(r, w, op, w.tape.D[op.other], op.adds_other, r0, r1)
+
+
+# ---- the table: what `program.Op.kind` names, and the columns of Z that backward wants
 
 cdef enum:
-    N_OPS = 3
+    N_OPS = 9
 
 cdef OpRow[N_OPS] OPS = [
-    OpRow(b"dense", dense_forward, dense_backward),
-    OpRow(b"activation", activation_forward, activation_backward),
-    OpRow(b"dropout", dropout_forward, dropout_backward),
+    OpRow(b"dense", dense_forward, dense_backward, NULL, NULL, NULL, 0),
+    OpRow(b"activation", activation_forward, activation_backward, NULL, NULL, NULL, 0),
+    OpRow(b"dropout", dropout_forward, dropout_backward, NULL, NULL, NULL, 0),
+    OpRow(b"batch_norm", batch_norm_forward, batch_norm_backward, batch_norm_gradient,
+          batch_norm_statistics, batch_norm_delta_statistics, 0),
+    OpRow(b"layer_norm", layer_norm_forward, layer_norm_backward, layer_norm_gradient, NULL, NULL,
+          2),
+    OpRow(b"maxout", maxout_forward, maxout_backward, NULL, NULL, NULL, 0),
+    OpRow(b"prelu", prelu_forward, prelu_backward, prelu_gradient, NULL, NULL, 0),
+    OpRow(b"rrelu", rrelu_forward, rrelu_backward, NULL, NULL, NULL, 0),
+    OpRow(b"add", add_forward, add_backward, NULL, NULL, NULL, 0),
 ]
 
 

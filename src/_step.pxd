@@ -43,6 +43,13 @@ cdef extern from "tiles/tiles.h" nogil:
         int needs_norm
         void (*prepare)(double alpha, double mix, double norm, tile_update* u) noexcept nogil
         double (*value)(Py_ssize_t n, double mix, const void* w) noexcept nogil
+    ctypedef struct tile_norm:
+        double* mean
+        double* inverse
+        double* r
+        double* d
+        double* sum_D
+        double* sum_DX
     ctypedef struct tile_function:
         const char* name
         double max_ulp
@@ -70,6 +77,39 @@ cdef extern from "tiles/tiles.h" nogil:
                                 void* A) noexcept nogil
         void (*dropout)(Py_ssize_t n, double rate, uint64_t key, uint64_t first, const void* X,
                         void* A) noexcept nogil
+        void (*column_moments)(Py_ssize_t m, Py_ssize_t n, const void* X, Py_ssize_t ld,
+                               double* mean, double* variance) noexcept nogil
+        void (*norm_sums)(Py_ssize_t m, Py_ssize_t n, const void* X, const void* D, Py_ssize_t ld,
+                          const double* mean, const double* inverse, double* sum_D,
+                          double* sum_DX) noexcept nogil
+        void (*norm_forward)(Py_ssize_t m, Py_ssize_t n, const tile_norm* s, const void* gamma,
+                             const void* beta, const void* X, void* A) noexcept nogil
+        void (*norm_backward)(Py_ssize_t m, Py_ssize_t n, const tile_norm* s, double rows,
+                              const void* gamma, const void* X, const void* D,
+                              void* dX) noexcept nogil
+        void (*layer_norm)(Py_ssize_t m, Py_ssize_t n, double epsilon, const void* gamma,
+                           const void* beta, const void* X, void* A, void* saved) noexcept nogil
+        void (*layer_norm_backward)(Py_ssize_t m, Py_ssize_t n, const void* gamma, const void* X,
+                                    const void* saved, const void* D, void* dX) noexcept nogil
+        void (*layer_norm_sums)(Py_ssize_t m, Py_ssize_t n, const void* X, const void* saved,
+                                const void* D, Py_ssize_t ld, double* sum_D,
+                                double* sum_DX) noexcept nogil
+        void (*maxout)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t pieces, const void* X,
+                       void* A) noexcept nogil
+        void (*maxout_backward)(Py_ssize_t m, Py_ssize_t n, Py_ssize_t pieces, const void* X,
+                                const void* A, const void* D, void* dX) noexcept nogil
+        void (*prelu)(Py_ssize_t m, Py_ssize_t n, const void* slope, const void* X, const void* V,
+                      void* A) noexcept nogil
+        void (*prelu_sums)(Py_ssize_t m, Py_ssize_t n, const void* X, const void* D, Py_ssize_t ld,
+                           double* out) noexcept nogil
+        void (*rrelu)(Py_ssize_t n, double lower, double upper, uint64_t key, uint64_t first,
+                      const void* X, const void* V, void* A) noexcept nogil
+        void (*add)(Py_ssize_t n, const void* X, const void* Y, void* A) noexcept nogil
+        void (*scale)(Py_ssize_t n, double factor, void* x) noexcept nogil
+        void (*clamp)(Py_ssize_t m, Py_ssize_t n, double limit, void* x,
+                      Py_ssize_t ld) noexcept nogil
+        void (*noisy)(Py_ssize_t n, double deviation, uint64_t key, uint64_t first, const void* W,
+                      void* A) noexcept nogil
         const tile_activation* activations
         const tile_loss* losses
         const tile_link* links
@@ -83,6 +123,7 @@ cdef extern from "team.h" nogil:
         pass
     int team_size()
     double team_clock()
+    void team_wait(team_barrier* t, int n)
 
 cdef extern from "pace.h" nogil:
     ctypedef struct team_pace:
@@ -94,20 +135,45 @@ cdef enum:
     BLOCK_ROWS = 96
     BLOCK_COLUMNS = 128
     STRIP_ROWS = 12
+    # Elements of the gradient whose squares are summed up together.
+    CHUNK = 4096
     # Rows that flow through all ops together, and between two looks at the clock.
     ROW_BLOCK = 256
 
 cdef struct Op:
     int kind                # place in the table of ops
     const tile_activation* activation
-    double parameter        # of the activation, or the rate of a dropout
+    double numbers[6]       # what its function takes, the activation's parameter among them
     Py_ssize_t source       # value that is read
+    Py_ssize_t other        # second one, or -1
     Py_ssize_t target       # value that is made
     Py_ssize_t n_in
     Py_ssize_t n_out
     Py_ssize_t W            # offsets in the flat parameters, in elements; -1: none
     Py_ssize_t b
+    Py_ssize_t mean         # offsets of running statistics; -1: none
+    Py_ssize_t variance
+    double W_rate           # what the learning rate is multiplied by; 0: stays as it is
+    double b_rate
     Py_ssize_t strip        # rows of dW that are made, and spent, at a time
+    bint matrix             # W (I, O) is penalised, and its gradient a product; else (O,)
+    bint fixed              # takes the running statistics in training too, and they stay
+    bint head               # of an auxiliary head
+    bint adds               # the delta of the source has been written, by an op behind: add to it
+    bint adds_other
+    bint wants_delta        # somebody asks for the delta of the source
+    bint wants_other
+    tile_norm norm          # of the batch on the tape
+    tile_norm running       # of prediction
+
+# A loss of its own on a value.
+cdef struct Head:
+    Py_ssize_t value
+    const tile_loss* loss
+    double loss_parameter
+    double weight
+    double* row_scale       # (batch,)
+    double* row_loss
 
 # A share of the update that one thread makes: rows [i, i + m) and columns [j, j + n) of a dW;
 # with i = 0 also columns [j, j + n) of db.
@@ -130,7 +196,9 @@ cdef struct Worker:
     int me
     char* scratch
     Tape tape               # its own pointers, to matrices that the team shares
-    uint64_t noise          # what the masks of the step under way are drawn from
+    uint64_t noise          # what the random ops of the step under way draw from
+    Py_ssize_t step         # its number in the network's training
+    Py_ssize_t rows         # of the whole batch
     tile_csr X              # the batch in sparse form; indptr is NULL where A[0] has it
     char* Y                 # the batch's targets, or its classes
     const int64_t* classes
@@ -139,8 +207,9 @@ cdef struct Worker:
     Py_ssize_t ahead_stop
     Py_ssize_t ahead_rows
     Py_ssize_t turns
-    tile_update of_weights  # the constants of the step under way
-    tile_update of_biases
+    tile_update constants   # of the step under way
+    double learning_rate
+    double t
     double alpha            # the penalty's strength in it
     double* seconds         # where a profile puts them: see `tick`; NULL for none
     double since
@@ -150,12 +219,20 @@ cdef struct Run:
     const tile_table* tiles
     Op* ops
     Py_ssize_t n_ops
-    Py_ssize_t first_trained   # the first op that has parameters, or n_ops
     Py_ssize_t* widths
+    Py_ssize_t output       # the value that comes out
+    Head* heads
+    Py_ssize_t n_heads
+    bint has_statistics     # whether an op has running statistics
     Task* tasks
     Py_ssize_t n_tasks
     Py_ssize_t elements     # of all tasks
     char* parameters
+    Py_ssize_t size         # of the flat parameters
+    char* seen              # what the passes see of them: themselves, or with noise
+    double weight_noise     # its deviation
+    char* spare             # (batch, spare_width): the widest source that is added to
+    Py_ssize_t spare_width
     # the data
     const char* X           # (n, I)
     tile_csr sparse         # X in sparse form, in place of X where indptr is not NULL
@@ -176,16 +253,23 @@ cdef struct Run:
     double* row_loss        # (batch,)
     double* row_squares     # (rows of the largest W,): for norms
     double* row_values      # (rows of all W,): what they add to the penalty
-    # what masks are drawn from: the seed, and the steps before this call; none without `training`
-    int training
+    # how training differs: random ops draw from the seed and the steps before this call, statistics
+    # are the batch's, and the running ones move by the op's momentum, or this one if it is not NaN
+    bint training
+    bint predicting         # outputs alone, on the workers' own tapes
+    bint with_heads
     uint64_t noise_seed
     uint64_t noise_step
+    double momentum
     # the loss
     const tile_loss* loss
     double loss_parameter
     double loss_scale       # what the mean loss is multiplied by
-    # the update; gradient: where to put it instead of updating
+    # the update; gradient: where to put it instead of updating, and perhaps clip it there
     char* gradient
+    double clip_value       # infinite for none
+    double clip_norm
+    double* chunk_squares   # (chunks of the gradient,)
     char* state0
     char* state1
     const tile_optimizer* optimizer
@@ -227,20 +311,11 @@ cdef enum:
     TIME_LOSS = 1
     TIME_WAITING = 2
 
-cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil
-
 # The engine's calls.
 cdef void run_train(Run* r) noexcept nogil
 cdef void run_forward(Run* r) noexcept nogil
 cdef void run_backward(Run* r) noexcept nogil
-cdef void run_update(Run* r) noexcept nogil
 cdef void run_outputs(Run* r, Worker* workers, char* Z, Py_ssize_t block) noexcept nogil
-
-# What the kernels as functions share with the step.
-cdef void weight_gradient(
-    const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
-    const char* D, Py_ssize_t i, Py_ssize_t m, Py_ssize_t j, Py_ssize_t n, char* dW,
-    Py_ssize_t ldw, char* db, char* scratch) noexcept nogil
 
 cdef inline char* at(char* base, Py_ssize_t index, const tile_table* t) noexcept nogil:
     """The address of an element."""
@@ -253,3 +328,15 @@ cdef inline const char* const_at(
 cdef inline Py_ssize_t share(Py_ssize_t n, int who, int of) noexcept nogil:
     """Where the part of `who` begins when n things are divided among `of`."""
     return n // of * who + min(n % of, <Py_ssize_t>who)
+
+cdef inline void tick(Worker* w, Py_ssize_t place) noexcept nogil:
+    """The seconds since the last tick went into `place`."""
+    cdef double now
+    if w.seconds != NULL:
+        now = team_clock()
+        w.seconds[place] += now - w.since
+        w.since = now
+
+cdef inline bint absent(Run* r, Op* op) noexcept nogil:
+    """Whether the op is one of a head that is not there."""
+    return op.head and not r.with_heads

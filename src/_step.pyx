@@ -3,29 +3,35 @@
 """The step, in reading order: forward → loss and delta → backward → gradient and update.
 
 A team of threads runs a call: each takes a share of the batch's rows through all ops, forward and
-back, with nothing to wait for, since rows do not depend on each other; after a barrier each takes
-a share of the tiles of every dW, sums it over the whole batch in order and updates its weights
-while the tile is in cache. So nothing depends on how many threads there are. Pointers are `char *`
-and sizes come from the table: float32 and float64 run the same frame.
+back, with nothing to wait for, since rows do not depend on each other, except at an op that wants
+statistics of the whole batch, where the team meets; after a barrier each takes a share of the tiles
+of every dW, sums it over the whole batch in order and updates its weights while the tile is in cache.
+So nothing depends on how many threads there are. Pointers are `char *` and sizes come from the table:
+float32 and float64 run the same frame.
 """
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.math cimport isfinite, sqrt
-from libc.string cimport memset
+from libc.math cimport isfinite
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 from bpfast._batch cimport (
     batch_total,
     gather,
     locate,
     look_ahead,
-    next_turn,
+    mix64,
     sparse_from,
     transpose_batch,
 )
-from bpfast._ops cimport draw_masks, op_row
-
-cdef extern from "team.h" nogil:
-    void team_wait(team_barrier* t, int n)
+from bpfast._ops cimport begin_step, op_row, take_running
+from bpfast._update cimport (
+    gradient_tasks,
+    penalty_rows,
+    penalty_value,
+    spend_gradient,
+    weight_norms,
+)
 
 cdef extern from "pace.h" nogil:
     void pace_start(team_pace* p, double now, int team, Py_ssize_t rows)
@@ -36,35 +42,58 @@ cdef extern from "pace.h" nogil:
 cdef double POLL_SECONDS = 0.02
 
 
-cdef enum:
-    # Columns of W that are brought near at a time.
-    PANEL_COLUMNS = 32
-
-
-cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil:
-    """The scratch memory of one thread: a product's, a block of dW and a piece of db."""
-    return (tiles.product_scratch + (BLOCK_ROWS + 1) * BLOCK_COLUMNS) * tiles.item_size
-
-
-# ---- a profile
-
-cdef inline void tick(Worker* w, Py_ssize_t place) noexcept nogil:
-    """The seconds since the last tick went into `place`."""
-    cdef double now
-    if w.seconds != NULL:
-        now = team_clock()
-        w.seconds[place] += now - w.since
-        w.since = now
+# The place that the noise of the weights has among the draws of a step, where ops have their target.
+cdef uint64_t WEIGHTS = <uint64_t>1 << 32
 
 
 # ---- forward: X → Z, A
 
-cdef void forward(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """All ops, in order, for rows r0 to r1."""
+cdef void forward(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t r0,
+                  Py_ssize_t r1) noexcept nogil:
+    """Ops first to stop, in order, for rows r0 to r1."""
     cdef Py_ssize_t i
-    for i in range(r.n_ops):
+    for i in range(first, stop):
+        if absent(r, &r.ops[i]):
+            continue
         op_row(r.ops[i].kind).forward(r, &r.ops[i], w, r0, r1)
         tick(w, TIMES * i + TIME_FORWARD)
+
+
+cdef inline bint meets(Op* op) noexcept nogil:
+    """Whether the op wants statistics of the whole batch in training."""
+    return op_row(op.kind).statistics != NULL and not op.fixed
+
+
+cdef Py_ssize_t meeting(Run* r, Py_ssize_t first) noexcept nogil:
+    """The first op from `first` on that wants statistics of the whole batch, or n_ops."""
+    if r.training and r.has_statistics:
+        while first < r.n_ops and not meets(&r.ops[first]):
+            first += 1
+        return first
+    return r.n_ops
+
+
+cdef Py_ssize_t meeting_before(Run* r, Py_ssize_t stop) noexcept nogil:
+    """The last such op before `stop`, or -1."""
+    cdef Py_ssize_t i = stop - 1
+    while i >= 0 and not meets(&r.ops[i]):
+        i -= 1
+    return i
+
+
+cdef void meet(Run* r, Worker* w, Py_ssize_t i, bint of_delta, int team) noexcept nogil:
+    """The statistics of an op, or of its delta, each thread for a share of the columns."""
+    cdef Op* op = &r.ops[i]
+    cdef Py_ssize_t j0 = share(op.n_out, w.me, team), j1 = share(op.n_out, w.me + 1, team)
+    team_wait(&r.barrier, team)
+    tick(w, TIMES * r.n_ops + TIME_WAITING)
+    if j1 > j0 and of_delta:
+        op_row(op.kind).delta_statistics(r, op, w, w.rows, j0, j1)
+    elif j1 > j0:
+        op_row(op.kind).statistics(r, op, w, w.rows, j0, j1)
+    tick(w, TIMES * i + (TIME_DELTA if of_delta else TIME_FORWARD))
+    team_wait(&r.barrier, team)
+    tick(w, TIMES * r.n_ops + TIME_WAITING)
 
 
 # ---- loss and delta
@@ -72,7 +101,8 @@ cdef void forward(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogi
 cdef void loss_and_delta(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
     """The loss of rows r0 to r1, and D = ∂L/∂Z of the batch's mean."""
     cdef const tile_table* t = r.tiles
-    cdef Py_ssize_t last = r.ops[r.n_ops - 1].target, n = r.widths[last]
+    cdef Py_ssize_t last = r.output, n = r.widths[last], i, k
+    cdef Head* head
     cdef const char* Y = NULL
     cdef const int64_t* classes = NULL
     if r.classes != NULL:
@@ -81,277 +111,70 @@ cdef void loss_and_delta(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexce
         Y = at(w.Y, r0 * n, t)
     r.loss.loss(r1 - r0, n, r.loss_parameter, Y, classes, at(w.tape.A[last], r0 * n, t),
                 r.row_scale + r0, at(w.tape.D[last], r0 * n, t), r.row_loss + r0)
+    for k in range(r.n_heads):
+        head = &r.heads[k]
+        for i in range(r0, r1):
+            head.row_scale[i] = head.weight * r.row_scale[i]
+        head.loss.loss(r1 - r0, n, head.loss_parameter, Y, classes,
+                       at(w.tape.A[head.value], r0 * n, t), head.row_scale + r0,
+                       at(w.tape.D[head.value], r0 * n, t), head.row_loss + r0)
     tick(w, TIMES * r.n_ops + TIME_LOSS)
 
 
-cdef double mean_loss(Run* r, Py_ssize_t rows) noexcept nogil:
+cdef double mean_loss(Run* r, const double* row_scale, const double* row_loss, double factor,
+                      Py_ssize_t rows) noexcept nogil:
     """The batch's mean loss: row after row, in order; a row that does not count gives no NaN."""
     cdef Py_ssize_t i
     cdef double total = 0
     if r.weights == NULL:
         for i in range(rows):
-            total += r.row_loss[i]
-        return total / rows * r.loss_scale
+            total += row_loss[i]
+        return total / rows * factor
     for i in range(rows):
-        if r.row_scale[i] > 0:
-            total += r.row_loss[i] * r.row_scale[i]
+        if row_scale[i] > 0:
+            total += row_loss[i] * row_scale[i]
     return total
+
+
+cdef double batch_objective(Run* r, Py_ssize_t step, Py_ssize_t rows) noexcept nogil:
+    """The mean loss with those of the heads, and perhaps the penalty."""
+    cdef double total = mean_loss(r, r.row_scale, r.row_loss, r.loss_scale, rows)
+    cdef Py_ssize_t k
+    for k in range(r.n_heads):
+        total += mean_loss(r, r.heads[k].row_scale, r.heads[k].row_loss,
+                           r.loss_scale * r.heads[k].weight, rows)
+    return total + penalty_value(r, step)
 
 
 # ---- backward: D → the delta below
 
-cdef void backward(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    """All ops, last to first, for rows r0 to r1."""
+cdef void backward(Run* r, Worker* w, Py_ssize_t stop, Py_ssize_t first, Py_ssize_t r0,
+                   Py_ssize_t r1) noexcept nogil:
+    """Ops before stop, down to first, for rows r0 to r1."""
     cdef Py_ssize_t i
-    for i in range(r.n_ops - 1, -1, -1):
-        op_row(r.ops[i].kind).backward(r, &r.ops[i], w, r0, r1)
+    cdef Op* op
+    for i in range(stop - 1, first - 1, -1):
+        op = &r.ops[i]
+        if absent(r, op):
+            continue
+        if op.adds and op.wants_delta and op.other < 0:
+            add_delta(r, w, op, r0, r1)
+        else:
+            op_row(op.kind).backward(r, op, w, r0, r1)
         tick(w, TIMES * i + TIME_DELTA)
 
 
-# ---- gradient and update: D → dW, db → W, b
-
-cdef void weight_gradient(
-        const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* A_prev,
-        const char* D, Py_ssize_t i, Py_ssize_t m, Py_ssize_t j, Py_ssize_t n, char* dW,
-        Py_ssize_t ldw, char* db, char* scratch) noexcept nogil:
-    """Rows i to i + m, columns j to j + n of dW = A_prevᵀ D, summed over all B rows in order.
-
-    With the first rows also that piece of db.
-    """
-    D = const_at(D, j, t)
-    t.product(m, n, B, const_at(A_prev, i, t), 1, I, D, O, 1, NULL, dW, ldw, scratch)
-    if i == 0 and db != NULL:
-        t.column_sums(B, n, D, O, db)
-
-
-cdef void row_squares(Run* r, Op* op, int me, int team) noexcept nogil:
-    """This thread's share of the sums of squares over each row of W."""
-    cdef Py_ssize_t i
-    for i in range(share(op.n_in, me, team), share(op.n_in, me + 1, team)):
-        r.row_squares[i] = r.tiles.sum_of_squares(
-            op.n_out, at(r.parameters, op.W + i * op.n_out, r.tiles))
-
-
-cdef void weight_norms(Run* r, int me, int team) noexcept nogil:
-    """‖W‖_F of every op, where the penalty asks for it. The whole team calls this."""
-    cdef Py_ssize_t i, row
-    cdef double total
-    if r.penalty == NULL or not r.penalty.needs_norm:
-        return
-    for i in range(r.n_ops):
-        if r.ops[i].W < 0:
-            continue
-        row_squares(r, &r.ops[i], me, team)
-        team_wait(&r.barrier, team)
-        if me == 0:
-            total = 0
-            for row in range(r.ops[i].n_in):
-                total += r.row_squares[row]
-            r.norms[i] = sqrt(total)
-        team_wait(&r.barrier, team)
-
-
-cdef void penalty_rows(Run* r, int me, int team) noexcept nogil:
-    """This thread's share of what the rows of every W add to the penalty, where somebody asks."""
-    cdef Py_ssize_t i, row, before = 0
-    cdef Op* op
-    if not r.objective or r.penalty == NULL or r.penalty.value == NULL:
-        return
-    for i in range(r.n_ops):
-        op = &r.ops[i]
-        if op.W < 0:
-            continue
-        for row in range(share(op.n_in, me, team), share(op.n_in, me + 1, team)):
-            r.row_values[before + row] = r.penalty.value(
-                op.n_out, r.mix, at(r.parameters, op.W + row * op.n_out, r.tiles))
-        before += op.n_in
-
-
-cdef double penalty_value(Run* r, Py_ssize_t step) noexcept nogil:
-    """The penalty of the weights before the step, where the losses are to include it."""
-    cdef Py_ssize_t i, row, before = 0
-    cdef double total = 0
-    if not r.objective or r.penalty == NULL:
-        return 0
-    for i in range(r.n_ops):
-        if r.ops[i].W < 0:
-            continue
-        if r.penalty.value == NULL:
-            total += r.norms[i]
-            continue
-        for row in range(before, before + r.ops[i].n_in):
-            total += r.row_values[row]
-        before += r.ops[i].n_in
-    return total * step_alpha(r, step)
-
-
-cdef inline double step_alpha(Run* r, Py_ssize_t step) noexcept nogil:
-    """The penalty's strength in a step."""
-    return r.alpha if r.alphas == NULL else r.alphas[step]
-
-
-cdef void prepare_step(Run* r, Worker* w, Py_ssize_t step) noexcept nogil:
-    """The constants of one step that all weights, and all biases, have in common."""
-    memset(&w.of_weights, 0, sizeof(tile_update))
-    r.optimizer.prepare(r.hyperparameters, r.learning_rates[step], r.t + step + 1, &w.of_weights)
-    w.of_biases = w.of_weights
-    w.of_weights.weight = 1
-    w.alpha = step_alpha(r, step)
-
-
-cdef tile_update weights_update(Run* r, Worker* w, Py_ssize_t op) noexcept nogil:
-    """The constants for an op's weights: the step's, and the penalty's part."""
-    cdef tile_update u = w.of_weights
-    if r.penalty != NULL:
-        r.penalty.prepare(w.alpha, r.mix, r.norms[op], &u)
-    return u
-
-
-cdef void update(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n,
-                 Py_ssize_t ldw, const char* G, Py_ssize_t ldg, const char* A) noexcept nogil:
-    """Parameters (m, n) from `offset` on, and their state, by a gradient tile or A (m,) G (n,)."""
+cdef void add_delta(Run* r, Worker* w, Op* op, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """An op's delta, added to what an op behind has written for the same value."""
     cdef const tile_table* t = r.tiles
-    cdef char* s0 = NULL
-    cdef char* s1 = NULL
-    if r.optimizer.n_states > 0:
-        s0 = at(r.state0, offset, t)
-    if r.optimizer.n_states > 1:
-        s1 = at(r.state1, offset, t)
-    r.optimizer.update(u, m, n, at(r.parameters, offset, t), ldw, G, ldg, A, s0,
-                       s1)
-
-
-cdef void fetch(Run* r, Op* op, Py_ssize_t offset, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
-    """What the update of W (m, n) from `offset` on will want comes near, unless it stays there."""
-    cdef const tile_table* t = r.tiles
-    if op.strip > STRIP_ROWS:
-        return
-    t.fetch(m, n, at(r.parameters, offset, t), op.n_out)
-    if r.optimizer.n_states > 0:
-        t.fetch(m, n, at(r.state0, offset, t), op.n_out)
-    if r.optimizer.n_states > 1:
-        t.fetch(m, n, at(r.state1, offset, t), op.n_out)
-
-
-cdef void strip_gradient(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
-                         Py_ssize_t rows, char* dW, Py_ssize_t ldw, char* db) noexcept nogil:
-    """Rows i to i + m of a block of dW (and db), from the batch or the columns of a sparse one."""
-    cdef const tile_table* t = r.tiles
-    cdef const char* D = at(w.tape.D[op.target], task.j, t)
-    cdef tile_csr columns
-    if op.source > 0 or r.columns.indptr == NULL:
-        weight_gradient(t, rows, op.n_in, op.n_out, w.tape.A[op.source], w.tape.D[op.target], i, m,
-                        task.j, task.n, dW, ldw, db, w.scratch)
-        return
-    columns = sparse_from(&r.columns, i, NULL)
-    t.sparse_product(m, task.n, rows, &columns, D, op.n_out, NULL, dW, ldw)
-    if i == 0 and db != NULL:
-        t.column_sums(rows, task.n, D, op.n_out, db)
-
-
-cdef Py_ssize_t changed_rows(Run* r, Py_ssize_t i, Py_ssize_t* stop) noexcept nogil:
-    """The last rows of i to stop, one behind the other, whose columns have entries in the batch.
-
-    Returns where they begin and lowers stop to where they end. Row 0 counts, for the sake of b.
-    """
-    cdef const int64_t* starts = r.columns.indptr
-    cdef Py_ssize_t k = stop[0]
-    while k > i and k > 1 and starts[k - 1] == starts[k]:
-        k -= 1
-    stop[0] = k
-    while k > i and (k == 1 or starts[k - 1] < starts[k]):
-        k -= 1
-    return k
-
-
-cdef void gradient_task(Run* r, Worker* w, Task* task, Py_ssize_t rows) noexcept nogil:
-    """A block of dW (and db), strip by strip from its end.
-
-    Each goes into r.gradient if there is one, otherwise straight into W (and b).
-    """
-    cdef Op* op = &r.ops[task.op]
-    cdef Py_ssize_t stop = task.i + task.m, i
-    cdef tile_update u
-    if r.gradient == NULL:
-        u = weights_update(r, w, task.op)
-        if rows == 1 and task.n >= PANEL_COLUMNS and (
-                op.source > 0 or r.columns.indptr == NULL):
-            update_outer(r, w, op, task, &u)
-            return
-    while stop > task.i:
-        i = task.i + (stop - task.i - 1) // op.strip * op.strip
-        if r.gradient == NULL:
-            if r.skip_unread and op.source == 0:
-                i = changed_rows(r, i, &stop)
-            if stop > i:
-                update_strip(r, w, op, task, i, stop - i, rows, &u)
-        else:
-            gradient_strip(r, w, op, task, i, stop - i, rows)
-        stop = i
-
-
-cdef void gradient_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
-                         Py_ssize_t rows) noexcept nogil:
-    """Rows i to i + m of a block of dW, into r.gradient."""
-    cdef const tile_table* t = r.tiles
-    cdef char* db = NULL
-    if op.b >= 0:
-        db = at(r.gradient, op.b + task.j, t)
-    strip_gradient(r, w, op, task, i, m, rows, at(r.gradient, op.W + i * op.n_out + task.j, t),
-                   op.n_out, db)
-
-
-cdef void update_outer(Run* r, Worker* w, Op* op, Task* task, tile_update* u) noexcept nogil:
-    """The update of a block for a batch of one row: dW is an outer product, and never written."""
-    cdef const tile_table* t = r.tiles
-    cdef const char* D = at(w.tape.D[op.target], task.j, t)
-    update(r, u, op.W + task.i * op.n_out + task.j, task.m, task.n, op.n_out, D, 0,
-           at(w.tape.A[op.source], task.i, t))
-    if task.i == 0 and op.b >= 0:
-        update(r, &w.of_biases, op.b + task.j, 1, task.n, 0, D, 0, NULL)
-
-
-cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
-                       Py_ssize_t rows, tile_update* u) noexcept nogil:
-    """Rows i to i + m of a block of dW, straight into W."""
-    cdef const tile_table* t = r.tiles
-    cdef Py_ssize_t offset = op.W + i * op.n_out + task.j, c = 0, wide
-    cdef char* dW = (w.scratch + scratch_bytes(t)
-                     - (BLOCK_ROWS + 1) * BLOCK_COLUMNS * t.item_size)
-    cdef char* db = NULL
-    cdef Task panel = task[0]
-    if op.b >= 0:
-        db = at(dW, BLOCK_ROWS * BLOCK_COLUMNS, t)
-    while c < task.n:
-        # A panel of columns at a time: so much can be on its way while the sums go on.
-        wide = min(<Py_ssize_t>PANEL_COLUMNS, task.n - c)
-        fetch(r, op, offset + c, m, wide)
-        next_turn(r, w)
-        panel.j, panel.n = task.j + c, wide
-        strip_gradient(r, w, op, &panel, i, m, rows, at(dW, c, t), task.n,
-                       NULL if db == NULL else at(db, c, t))
-        c += wide
-    if task.n == op.n_out:
-        # Whole rows lie behind each other, in W as in dW.
-        update(r, u, offset, 1, m * task.n, 0, dW, 0, NULL)
-    else:
-        update(r, u, offset, m, task.n, op.n_out, dW, task.n, NULL)
-    if i == 0 and db != NULL:
-        update(r, &w.of_biases, op.b + task.j, 1, task.n, 0, db, 0, NULL)
-
-
-cdef void gradient_tasks(Run* r, Worker* w, Py_ssize_t step, Py_ssize_t rows,
-                         int team) noexcept nogil:
-    """This thread's tiles of every dW: those that begin in its share of all the elements."""
-    cdef Py_ssize_t i, low = share(r.elements, w.me, team), high = share(r.elements, w.me + 1, team)
-    if r.gradient == NULL:
-        prepare_step(r, w, step)
-    # Last to first, against the order of the forward pass: what that read last is still near, and
-    # what is changed last the next step reads first.
-    for i in range(r.n_tasks - 1, -1, -1):
-        if low <= r.tasks[i].before < high:
-            gradient_task(r, w, &r.tasks[i], rows)
-            tick(w, TIMES * r.tasks[i].op + TIME_GRADIENT)
+    cdef Py_ssize_t first = r0 * op.n_in, n = (r1 - r0) * op.n_in
+    cdef char* D = w.tape.D[op.source]
+    # Rows lie as far from each other as the widest need: another thread may be at another op.
+    cdef char* spare = at(r.spare, r0 * (r.spare_width - op.n_in), t)
+    w.tape.D[op.source] = spare
+    op_row(op.kind).backward(r, op, w, r0, r1)
+    w.tape.D[op.source] = D
+    t.add(n, at(D, first, t), at(spare, first, t), at(D, first, t))
 
 
 # ---- the calls of the engine
@@ -368,21 +191,82 @@ cdef inline void look_for_interrupt(Run* r, int me) noexcept nogil:
         r.polled = team_clock()
 
 
+cdef void see_noisy(Run* r, Worker* w, int team) noexcept nogil:
+    """What the passes of this step see: the parameters, with noise on the weights."""
+    cdef const tile_table* t = r.tiles
+    cdef Py_ssize_t low = share(r.size, w.me, team), high = share(r.size, w.me + 1, team)
+    cdef Py_ssize_t i, first, last
+    cdef Op* op
+    if r.weight_noise == 0:
+        return
+    memcpy(at(r.seen, low, t), at(r.parameters, low, t), (high - low) * t.item_size)
+    for i in range(r.n_ops):
+        op = &r.ops[i]
+        first, last = max(low, op.W), min(high, op.W + op.n_in * op.n_out)
+        if op.matrix and first < last:
+            t.noisy(last - first, r.weight_noise, mix64(w.noise + WEIGHTS), first,
+                    at(r.parameters, first, t), at(r.seen, first, t))
+    team_wait(&r.barrier, team)
+
+
+cdef Py_ssize_t forward_to_last(Run* r, Worker* w, Py_ssize_t first, double total, bint gathers,
+                                int team) noexcept nogil:
+    """This thread's rows up to the last op where the team meets, or -1; not that op's own forward.
+
+    With `gathers` the rows of the batch that begins at `first`, of weight `total`, are brought first.
+    """
+    cdef Py_ssize_t low = share(w.rows, w.me, team), high = share(w.rows, w.me + 1, team)
+    cdef Py_ssize_t begin = -1, at_op = meeting(r, 0), r0, r1
+    while at_op < r.n_ops:
+        r0 = low
+        while r0 < high:
+            r1 = min(high, r0 + <Py_ssize_t>ROW_BLOCK)
+            if begin < 0 and gathers:
+                gather(r, w, first, w.rows, total, r0, r1)
+                tick(w, TIMES * r.n_ops + TIME_GATHER)
+            forward(r, w, max(<Py_ssize_t>0, begin), at_op, r0, r1)
+            look_for_interrupt(r, w.me)
+            r0 = r1
+        meet(r, w, at_op, False, team)
+        begin, at_op = at_op, meeting(r, at_op + 1)
+    return begin
+
+
+cdef void backward_from(Run* r, Worker* w, Py_ssize_t at_op, int team) noexcept nogil:
+    """This thread's rows from an op where the team meets, or -1, down to X."""
+    cdef Py_ssize_t low = share(w.rows, w.me, team), high = share(w.rows, w.me + 1, team)
+    cdef Py_ssize_t before, r0, r1
+    while at_op >= 0:
+        before = meeting_before(r, at_op)
+        meet(r, w, at_op, True, team)
+        r0 = low
+        while r0 < high:
+            r1 = min(high, r0 + <Py_ssize_t>ROW_BLOCK)
+            backward(r, w, at_op + 1, before + 1, r0, r1)
+            look_for_interrupt(r, w.me)
+            r0 = r1
+        at_op = before
+
+
 cdef void train_rows(Run* r, Worker* w, Py_ssize_t first, Py_ssize_t rows,
                      int team) noexcept nogil:
     """This thread's rows of a batch: forward, loss, backward, block by block."""
     cdef Py_ssize_t r0 = share(rows, w.me, team), stop = share(rows, w.me + 1, team), r1
     cdef double total = batch_total(r, first, rows)
+    cdef Py_ssize_t last
     locate(r, w, first)
+    last = forward_to_last(r, w, first, total, True, team)
     while r0 < stop:
         r1 = min(stop, r0 + <Py_ssize_t>ROW_BLOCK)
-        gather(r, w, first, rows, total, r0, r1)
-        tick(w, TIMES * r.n_ops + TIME_GATHER)
-        forward(r, w, r0, r1)
+        if last < 0:
+            gather(r, w, first, rows, total, r0, r1)
+            tick(w, TIMES * r.n_ops + TIME_GATHER)
+        forward(r, w, max(<Py_ssize_t>0, last), r.n_ops, r0, r1)
         loss_and_delta(r, w, r0, r1)
-        backward(r, w, r0, r1)
+        backward(r, w, r.n_ops, last + 1, r0, r1)
         look_for_interrupt(r, w.me)
         r0 = r1
+    backward_from(r, w, last, team)
 
 
 cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogil:
@@ -391,7 +275,9 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
     r.stop is read between the two barriers alone, where nobody writes it: all threads agree.
     """
     cdef Py_ssize_t first = step * r.batch_size, rows = min(r.batch_size, r.n - first)
-    draw_masks(r, w, step)
+    begin_step(r, w, step)
+    w.rows = rows
+    see_noisy(r, w, team)
     train_rows(r, w, first, rows, team)
     if w.me == 0:
         transpose_batch(r, first, rows, r.order)
@@ -403,10 +289,12 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
     if r.stop:
         return False
     if w.me == 0:
-        r.batch_loss[step] = mean_loss(r, rows) + penalty_value(r, step)
+        r.batch_loss[step] = batch_objective(r, step, rows)
         r.batch_weight[step] = batch_total(r, first, rows)
     look_ahead(r, w, first + rows, team)
     gradient_tasks(r, w, step, rows, team)
+    if r.gradient != NULL:
+        spend_gradient(r, w, team)
     if w.me == 0:
         r.steps = step + 1
         if team > 1:
@@ -446,6 +334,8 @@ cdef void run_train(Run* r) noexcept nogil:
     """An epoch: one parallel region as long as the team is faster than its first thread alone."""
     cdef Py_ssize_t n_steps = (r.n + r.batch_size - 1) // r.batch_size
     r.polled = team_clock()
+    if r.has_statistics:
+        take_running(r)
     r.step, r.more, r.together = 0, True, False
     if r.n_threads > 1:
         pace_start(&r.pace, r.polled, r.n_threads, r.batch_size)
@@ -458,54 +348,59 @@ cdef void run_train(Run* r) noexcept nogil:
             train(r, &r.workers[threadid()], team_size(), n_steps)
 
 
+cdef void forward_tape(Run* r, Worker* w, int team) noexcept nogil:
+    """This thread's share of a forward pass over the whole tape."""
+    cdef Py_ssize_t last
+    w.X = r.sparse
+    w.rows = r.n
+    begin_step(r, w, 0)
+    see_noisy(r, w, team)
+    last = forward_to_last(r, w, 0, 0, False, team)
+    forward(r, w, max(<Py_ssize_t>0, last), r.n_ops, share(r.n, w.me, team),
+            share(r.n, w.me + 1, team))
+
+
 cdef void run_forward(Run* r) noexcept nogil:
     """Forward over the whole tape."""
-    cdef int me
-    for me in range(r.n_threads):
-        r.workers[me].X = r.sparse
-        draw_masks(r, &r.workers[me], 0)
-    for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
-                     use_threads_if=r.n_threads > 1):
-        forward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))
+    r.polled = team_clock()
+    if r.has_statistics:
+        take_running(r)
+    if r.n_threads == 1:
+        forward_tape(r, &r.workers[0], 1)
+        return
+    with nogil, parallel(num_threads=r.n_threads):
+        forward_tape(r, &r.workers[threadid()], team_size())
+
+
+cdef void backward_tape(Run* r, Worker* w, int team) noexcept nogil:
+    """This thread's share of a backward pass over the whole tape, and of every dW."""
+    cdef Py_ssize_t last = -1
+    w.rows = r.n
+    begin_step(r, w, 0)
+    if r.training and r.has_statistics:
+        last = meeting_before(r, r.n_ops)
+    backward(r, w, r.n_ops, last + 1, share(r.n, w.me, team), share(r.n, w.me + 1, team))
+    backward_from(r, w, last, team)
+    if w.me == 0:
+        transpose_batch(r, 0, r.n, NULL)
+    team_wait(&r.barrier, team)
+    gradient_tasks(r, w, 0, r.n, team)
 
 
 cdef void run_backward(Run* r) noexcept nogil:
     """Backward over the whole tape, then every tile of dW into r.gradient."""
-    cdef int me
-    for me in range(r.n_threads):
-        draw_masks(r, &r.workers[me], 0)
-    for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
-                     use_threads_if=r.n_threads > 1):
-        backward(r, &r.workers[me], share(r.n, me, r.n_threads), share(r.n, me + 1, r.n_threads))
-    transpose_batch(r, 0, r.n, NULL)
-    for me in prange(r.n_threads, num_threads=r.n_threads, schedule="static",
-                     use_threads_if=r.n_threads > 1):
-        gradient_tasks(r, &r.workers[me], 0, r.n, r.n_threads)
-
-
-cdef void run_update(Run* r) noexcept nogil:
-    """One step of the optimizer with the flat r.gradient."""
-    cdef Py_ssize_t i
-    cdef Op* op
-    cdef Worker* w = &r.workers[0]
-    cdef tile_update u
-    weight_norms(r, 0, 1)
-    prepare_step(r, w, 0)
-    for i in range(r.n_ops):
-        op = &r.ops[i]
-        if op.W >= 0:
-            u = weights_update(r, w, i)
-            update(r, &u, op.W, 1, op.n_in * op.n_out, 0, at(r.gradient, op.W, r.tiles), 0,
-                   NULL)
-        if op.b >= 0:
-            update(r, &w.of_biases, op.b, 1, op.n_out, 0, at(r.gradient, op.b, r.tiles), 0,
-                   NULL)
+    r.polled = team_clock()
+    if r.n_threads == 1:
+        backward_tape(r, &r.workers[0], 1)
+        return
+    with nogil, parallel(num_threads=r.n_threads):
+        backward_tape(r, &r.workers[threadid()], team_size())
 
 
 cdef void outputs(Run* r, Worker* w, char* Z, Py_ssize_t block) noexcept nogil:
     """The raw outputs of this thread's rows of X, block by block on its own tape."""
     cdef Py_ssize_t r0 = share(r.n, w.me, r.n_threads), stop = share(r.n, w.me + 1, r.n_threads)
-    cdef Py_ssize_t last = r.ops[r.n_ops - 1].target, rows
+    cdef Py_ssize_t last = r.output, rows
     while r0 < stop and not r.stop:
         rows = min(block, stop - r0)
         # The first value is X and the last is the result: neither is copied.
@@ -515,7 +410,7 @@ cdef void outputs(Run* r, Worker* w, char* Z, Py_ssize_t block) noexcept nogil:
         else:
             w.tape.A[0] = <char*>const_at(r.X, r0 * r.widths[0], r.tiles)
         w.tape.A[last] = at(Z, r0 * r.widths[last], r.tiles)
-        forward(r, w, 0, rows)
+        forward(r, w, 0, r.n_ops, 0, rows)
         look_for_interrupt(r, w.me)
         r0 += rows
 
@@ -525,6 +420,9 @@ cdef void run_outputs(Run* r, Worker* workers, char* Z, Py_ssize_t block) noexce
     cdef int me
     if r.poll != NULL:
         r.polled = team_clock()
+    r.predicting = True
+    if r.has_statistics:
+        take_running(r)
     if r.n_threads == 1:
         outputs(r, &workers[0], Z, block)
         return

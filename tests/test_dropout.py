@@ -483,12 +483,12 @@ def test_summary_and_profile(rng):
     X, y = rng.normal(size=(640, 8)), rng.normal(size=(640, 3))
     net = network([bp.Dropout(0.2), bp.Dense(9, "relu"), bp.Dropout(), bp.Dense(3)], 8, threads=1)
     lines = [line.split() for line in net.summary().splitlines()]
-    assert lines[1] == ["0", "dropout", "8", "identity", "0"]
-    assert lines[3] == ["2", "dropout", "9", "identity", "0"]
+    assert lines[1] == ["0", "dropout", "8", "rate", "0.2", "0"]
+    assert lines[3] == ["2", "dropout", "9", "rate", "0.5", "0"]
     before = net._flat.tobytes()
     profile = net.profile(X, y, batch_size=64)
     assert (net._flat.tobytes(), net._steps) == (before, 0)
-    assert "2 dropout 9-9 identity" in str(profile)
+    assert "2 dropout 9-9 " in str(profile)
     # Forward and gradient of both dense layers, and the delta of the second alone.
     assert profile.operations().sum() == 2 * 640 * (2 * 8 * 9 + 3 * 9 * 3)
 
@@ -496,7 +496,11 @@ def test_summary_and_profile(rng):
 def test_the_border_refuses_wrong_noise(rng):
     net = alone(3, dtype="float32", backend="native")
     X = np.ones((4, 3), np.float32)
-    for noise, kind in (((-1, 0), OverflowError), ((0, 2**64), OverflowError), ((1,), ValueError)):
+    good = (1, 0, None, False, 0.0, (False,))
+    for place, value, kind in ((0, -1, OverflowError), (1, 2**64, OverflowError), (5, (), IndexError)):
+        training = (*good[:place], value, *good[place + 1 :])
         with pytest.raises(kind):
-            net._engine.core.forward(net._flat, X, X.copy(), 4, noise)
+            net._engine.core.forward(net._flat, X, X.copy(), 4, training)
+    with pytest.raises(ValueError, match="unpack"):
+        net._engine.core.forward(net._flat, X, X.copy(), 4, (1,))
     assert net.predict(X).tobytes() == X.tobytes()

@@ -423,9 +423,49 @@ def test_the_border_refuses_wrong_memory():
     with pytest.raises(RuntimeError, match="forward pass of as many rows"):
         core.backward(flat, np.ones((4, 2), np.float32), flat.copy(), np.ones((4, 3), np.float32), 4)
     with pytest.raises(ValueError, match="beyond the flat vector"):
-        _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**40, 2**40], 2**62, np.dtype(np.float32), 1)
+        make_core(dense_row(), [2**40, 2**40], 2**62)
     with pytest.raises(MemoryError, match="memory"):
-        _engine.Core([("dense", "relu", 0.0, 0, 1, 0, -1)], [2**30, 2**30], 2**60, np.dtype(np.float32), 1)
+        make_core(dense_row(), [2**30, 2**30], 2**60)
+
+
+def dense_row(kind="dense", offsets=(0, -1, -1, -1), sources=(0,), target=1, numbers=(0.0,)):
+    """An op as `_engine` takes it."""
+    return (kind, "identity", numbers, sources, target, offsets, False, (False,) * len(sources))
+
+
+def make_core(row, widths, size, heads=(), output=1):
+    return _engine.Core([row], list(heads), output, widths, size, np.dtype(np.float32), 1)
+
+
+PROGRAMS = [
+    (dense_row("conv"), [3, 3], 9, "no op 'conv'"),
+    (dense_row(target=0), [3, 3], 9, "behind the one it reads"),
+    (dense_row(sources=(0, 1)), [3, 3], 9, "behind the one it reads"),
+    (dense_row(sources=(0, 0)), [3, 3], 9, "dense reads one value"),
+    (dense_row("add", (-1,) * 4), [3, 3], 9, "add reads two values"),
+    (dense_row("maxout", (-1,) * 4), [7, 3], 9, "whole pieces"),
+    (dense_row("dropout", (-1,) * 4), [3, 4], 9, "as many columns as it reads"),
+    (dense_row("dropout"), [3, 3], 9, "dropout has parameters"),
+    (dense_row("prelu", (-1,) * 4), [3, 3], 9, "prelu has no parameters"),
+    (dense_row("prelu", (7, -1, -1, -1)), [3, 3], 9, "beyond the flat vector"),
+    (dense_row("layer_norm"), [3, 3], 9, "lacks a beta"),
+    (dense_row("batch_norm", (0, 3, -1, -1), numbers=(0.1,) * 6), [3, 3], 16, "lacks statistics"),
+    (dense_row("batch_norm", (0, 3, 6, 9), numbers=(0.1,)), [3, 3], 16, "lacks statistics"),
+    (dense_row(numbers=(0.1,) * 7), [3, 3], 9, "at most six numbers"),
+]
+
+
+@pytest.mark.parametrize(("row", "widths", "size", "message"), PROGRAMS)
+def test_the_border_refuses_wrong_programs(row, widths, size, message):
+    with pytest.raises(ValueError, match=message):
+        make_core(row, widths, size)
+
+
+def test_the_border_refuses_wrong_heads():
+    with pytest.raises(ValueError, match="output must be a value"):
+        make_core(dense_row(), [3, 3], 9, output=2)
+    with pytest.raises(ValueError, match="as many columns as the output"):
+        make_core(dense_row(), [3, 3], 9, heads=[(1, "huber", 1.0, 1.0)])
 
 
 @pytest.mark.parametrize("threads", [1, 2])

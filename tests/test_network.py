@@ -221,7 +221,7 @@ def test_summary(backend):
     )
     lines = net.summary().splitlines()
     assert [line.split() for line in lines[:4]] == [
-        ["layer", "output", "activation", "parameters"],
+        ["layer", "output", "parameters"],
         ["0", "dense", "1000", "relu", "8,000"],
         ["1", "activation", "1000", "tanh", "0"],
         ["2", "dense", "10", "identity", "10,000"],

@@ -179,7 +179,10 @@ def test_l1_makes_weights_zero():
 def test_ridge_is_the_linear_one():
     """No hidden layer and all of the data a step: scikit-learn's ridge."""
     X, _, y, _ = DIABETES
-    est = MLPRegressor(hidden_layer_sizes=(), solver="lbfgs", alpha=5.0, tol=1e-9, max_iter=2000).fit(X, y)
+    est = MLPRegressor(
+        hidden_layer_sizes=(), solver="lbfgs", alpha=5.0, tol=1e-9, max_iter=2000, random_state=0
+    )
+    est.fit(X, y)
     expected = Ridge(alpha=5.0).fit(X, y)
     np.testing.assert_allclose(est.coefs_[0][:, 0], expected.coef_, atol=1e-4 * np.abs(expected.coef_).max())
     assert est.intercepts_[0][0] == pytest.approx(expected.intercept_, rel=1e-6)

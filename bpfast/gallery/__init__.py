@@ -12,6 +12,8 @@ from typing import Any
 
 #: The name of an entry → what it shows, in a line. The module's name has _ for -.
 ENTRIES: dict[str, str] = {
+    "capsule": "dynamic routing between capsules on the digits, with margin loss; gradients checked",
+    "gan": "a generator against a discriminator on a ring of eight Gaussians: modes covered",
     "pretraining": "six hidden layers of sigmoids, from random weights, autoencoders and Boltzmann machines",
 }
 

@@ -4,6 +4,8 @@
 #include "dropout.h"
 #include "functions.h"
 #include "gemm.h"
+#include "normalise.h"
+#include "layers.h"
 #include "losses.h"
 #include "optimizers.h"
 #include "product.h"
@@ -36,6 +38,22 @@ const tile_table TABLE = {
     .sparse_transpose = sparse_transpose,
     .sparse_to_dense = sparse_to_dense,
     .dropout = dropout,
+    .column_moments = column_moments,
+    .norm_sums = norm_sums,
+    .norm_forward = norm_forward,
+    .norm_backward = norm_backward,
+    .layer_norm = layer_norm,
+    .layer_norm_backward = layer_norm_backward,
+    .layer_norm_sums = layer_norm_sums,
+    .maxout = maxout,
+    .maxout_backward = maxout_backward,
+    .prelu = prelu,
+    .prelu_sums = prelu_sums,
+    .rrelu = rrelu,
+    .add = add,
+    .scale = scale,
+    .clamp = clamp,
+    .noisy = noisy,
     .activations = activation_table,
     .losses = loss_table,
     .links = link_table,

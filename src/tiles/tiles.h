@@ -79,6 +79,17 @@ typedef struct {
     double (*value)(ptrdiff_t n, double mix, const void *w);
 } tile_penalty;
 
+/* How columns are normalised, (n,) each: X_hat = (X - mean) inverse, the correction r X_hat + d, and
+   the sums over the batch of D and D X_hat. */
+typedef struct {
+    double *mean;
+    double *inverse;
+    double *r;
+    double *d;
+    double *sum_D;
+    double *sum_DX;
+} tile_norm;
+
 /* Y = f(X), both (n,), Y may be X; max_ulp: the stated maximum error. */
 typedef struct {
     const char *name;
@@ -121,6 +132,50 @@ typedef struct {
     /* A (n,) <- X / (1 - rate) where the draws of `key` keep the elements, which have the numbers
        from `first` on, 0 elsewhere; A may be X. */
     void (*dropout)(ptrdiff_t n, double rate, uint64_t key, uint64_t first, const void *X, void *A);
+
+    /* mean, variance (n,) <- of the columns of X (m, n) of row stride ld. */
+    void (*column_moments)(ptrdiff_t m, ptrdiff_t n, const void *X, ptrdiff_t ld, double *mean,
+                           double *variance);
+    /* Column sums over D, X (m, n) of row stride ld: of D, and of D times the normalised X. */
+    void (*norm_sums)(ptrdiff_t m, ptrdiff_t n, const void *X, const void *D, ptrdiff_t ld,
+                      const double *mean, const double *inverse, double *sum_D, double *sum_DX);
+    /* A (m, n) <- gamma (r X_hat + d) + beta. */
+    void (*norm_forward)(ptrdiff_t m, ptrdiff_t n, const tile_norm *s, const void *gamma,
+                         const void *beta, const void *X, void *A);
+    /* dX (m, n) from D; rows is 0 where the statistics do not depend on X. */
+    void (*norm_backward)(ptrdiff_t m, ptrdiff_t n, const tile_norm *s, double rows,
+                          const void *gamma, const void *X, const void *D, void *dX);
+    /* The same row by row; saved (m, 2), or NULL, gets mean and inverse deviation. */
+    void (*layer_norm)(ptrdiff_t m, ptrdiff_t n, double epsilon, const void *gamma,
+                       const void *beta, const void *X, void *A, void *saved);
+    void (*layer_norm_backward)(ptrdiff_t m, ptrdiff_t n, const void *gamma, const void *X,
+                                const void *saved, const void *D, void *dX);
+    void (*layer_norm_sums)(ptrdiff_t m, ptrdiff_t n, const void *X, const void *saved,
+                            const void *D, ptrdiff_t ld, double *sum_D, double *sum_DX);
+
+    /* A (m, n) <- the largest of X's pieces, (m, pieces n); dX gets D where the first of them is. */
+    void (*maxout)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t pieces, const void *X, void *A);
+    void (*maxout_backward)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t pieces, const void *X, const void *A,
+                            const void *D, void *dX);
+    /* A (m, n) <- V where X > 0, else slope (n,) V: forward V is X, backward D. */
+    void (*prelu)(ptrdiff_t m, ptrdiff_t n, const void *slope, const void *X, const void *V,
+                  void *A);
+    /* out (n,) <- the sum over the rows of D min(0, X), (m, n) of row stride ld. */
+    void (*prelu_sums)(ptrdiff_t m, ptrdiff_t n, const void *X, const void *D, ptrdiff_t ld,
+                       double *out);
+    /* A (n,) <- V where X > 0, else a V, a drawn from [lower, upper] as `dropout` draws. */
+    void (*rrelu)(ptrdiff_t n, double lower, double upper, uint64_t key, uint64_t first,
+                  const void *X, const void *V, void *A);
+    /* A (n,) <- X + Y; A may be either. */
+    void (*add)(ptrdiff_t n, const void *X, const void *Y, void *A);
+
+    /* x (n,) <- factor x. */
+    void (*scale)(ptrdiff_t n, double factor, void *x);
+    /* x (m, n) of row stride ld <- each within [-limit, limit]. */
+    void (*clamp)(ptrdiff_t m, ptrdiff_t n, double limit, void *x, ptrdiff_t ld);
+    /* A (n,) <- W + deviation N for the weights from number `first` on, N drawn by counter. */
+    void (*noisy)(ptrdiff_t n, double deviation, uint64_t key, uint64_t first, const void *W,
+                  void *A);
 
     const tile_activation *activations;
     const tile_loss *losses;
