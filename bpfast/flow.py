@@ -295,7 +295,8 @@ class GradientFlow(Callback):
     sample_weight : array (B,), optional
     rows : int, default 256
         How many of the first rows are looked at. An epoch of training costs so many rows more, and
-        about as much again for the figures.
+        about as much again for the figures: measured, 6 ms for 256 rows of a 784-256-256-10 network,
+        where an epoch of 8,000 rows takes 70.
     training : bool, default True
         As in `gradient_flow`.
 
