@@ -1,4 +1,4 @@
-"""The command line: `bpfast train|predict|info`, also as `python -m bpfast`."""
+"""The command line: `bpfast train|predict|info|gallery`, also as `python -m bpfast`."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "info", help="what this installation is", description="Print the version and what runs here."
     )
     command.set_defaults(run=commands.info)
+    _add_gallery(subcommands)
     return parser
 
 
@@ -143,6 +144,18 @@ def _add_predict(subcommands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("--out", default="predictions.csv", metavar="FILE", help="(predictions.csv)")
     _add_engine(command)
     command.add_argument("--quiet", action="store_true", help="print the result alone")
+
+
+def _add_gallery(subcommands: argparse._SubParsersAction[_Parser]) -> None:
+    command = subcommands.add_parser(
+        "gallery",
+        help="what grew out of backpropagation, each as one picture",
+        description="Without NAME: the list. With it: run that example, print its figures and draw its "
+        "picture; each takes less than a minute and is one short file in bpfast/gallery.",
+    )
+    command.set_defaults(run=commands.gallery)
+    command.add_argument("name", nargs="?", metavar="NAME", help="one of the list")
+    command.add_argument("--out", metavar="PICTURE", help="(NAME.png)")
 
 
 def _add_engine(group: argparse._ActionsContainer) -> None:

@@ -1,4 +1,4 @@
-"""What the subcommands do: train, predict, info. `__main__` reads their options."""
+"""What the subcommands do: train, predict, info, gallery. `__main__` reads their options."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import files, preparation, tables
+from . import gallery as _gallery
 from .callbacks import Callback, EarlyStopping
 from .info import info as installation
 from .layers import Dense
@@ -82,7 +83,7 @@ def _mistakes() -> Iterator[None]:
     """Turn the library's complaints about what it was given into a line for a person."""
     try:
         yield
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
         raise UserError(str(error)) from None
 
 
@@ -473,4 +474,27 @@ def info(options: Namespace) -> int:
         elif isinstance(value, bool):
             value = "yes" if value else "no"
         print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def gallery(options: Namespace) -> int:
+    """List the gallery, or run one of its entries."""
+    from .plotting import require_drawable
+
+    if options.name is None:
+        if options.out:
+            raise UserError(
+                "--out is the picture of an example; which one is wanted too (see `bpfast gallery`)"
+            )
+        width = max(len(name) for name in _gallery.ENTRIES)
+        for name, line in _gallery.ENTRIES.items():
+            print(f"{name:<{width}}  {line}")
+        return 0
+    picture = options.out or f"{options.name}.png"
+    with _mistakes():
+        _gallery.require(options.name)
+        require_drawable(picture)
+    _require_writable([picture], [])
+    with _writing(picture):
+        _gallery.run(options.name, picture)
     return 0

@@ -6,7 +6,7 @@ import copy
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from . import backends, checks, engines, reference
 from .layers import Layer
 from .losses import Loss, link_of, resolve_loss
 from .memory import aligned_copy
-from .optimizers import Optimizer, optimizers
+from .optimizers import LBFGS, Optimizer, optimizers, resolve_optimizer
 from .penalties import Penalty, penalties
 from .program import compile_program
 from .sparse import Features
@@ -291,7 +291,7 @@ class Network:
         *,
         epochs: int = 10,
         batch_size: int | str | None = "auto",
-        optimizer: str | Optimizer = "adam",
+        optimizer: str | Optimizer | LBFGS = "adam",
         penalty: str | Penalty | None = None,
         validation: tuple[Any, ...] | None = None,
         callbacks: Sequence[Callback] = (),
@@ -313,7 +313,7 @@ class Network:
             Passes over the data.
         batch_size : int, None or "auto", default "auto"
             Rows a step; None for all of them. By default 32, for Rprop all of them.
-        optimizer : str or Optimizer, default "adam"
+        optimizer : str, Optimizer or LBFGS, default "adam"
             Its state is kept for the next call with the same kind of optimizer.
         penalty : Penalty, optional
             On the weights.
@@ -346,15 +346,17 @@ class Network:
         RuntimeError
             If the network is being trained already, or a signal handler uses it while it is.
         """
-        from .training import fit
+        from .training import fit, search
 
+        rule = resolve_optimizer(optimizer)
+        train: Callable[..., History] = search if isinstance(rule, LBFGS) else fit
         with self._training():
-            return fit(
+            return train(
                 self,
                 *self._data(X, y, sample_weight),
                 epochs=integer("fit", "epochs", epochs, at_least=1),
                 batch_size=batch_size,
-                optimizer=optimizers.resolve(optimizer, "optimizer"),
+                optimizer=rule,
                 penalty=None if penalty is None else penalties.resolve(penalty, "penalty"),
                 validation=validation,
                 callbacks=callbacks,
@@ -525,6 +527,13 @@ class Network:
                 f"there are no parameters in {key!r}; this network has {', '.join(self.parameters)}"
             )
         return found
+
+    def _moves(self) -> NDArray[np.bool_]:
+        """Which elements of the flat vector training may change."""
+        moves = np.zeros(self._flat.shape, bool)
+        for p in self.program.parameters:
+            moves[p.block] = p.trained and self._rates.get(p.name, 1.0) > 0
+        return moves
 
     def freeze_layers(self, *layers: int | str) -> None:
         """Keep layers as they are in training: `scale_learning_rates` with 0 for each."""

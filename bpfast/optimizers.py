@@ -7,10 +7,10 @@ state that the rule keeps (one number a parameter and a name).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .schedules import Schedule, resolve_rate
-from .specs import Family, Spec, flag, number
+from .specs import Family, Spec, flag, integer, number
 
 
 @dataclass(frozen=True)
@@ -293,3 +293,44 @@ class Rprop(Optimizer):
     @property
     def state(self) -> dict[str, float]:
         return {"previous": 0.0, "delta": self.schedule.rate(0.0)}
+
+
+@dataclass(frozen=True)
+class LBFGS(Spec):
+    """L-BFGS (Liu & Nocedal 1989): a line search along -H g, H from the last steps; SciPy's L-BFGS-B.
+
+    For `Network.fit` alone, with all rows at once: an epoch is an iteration, and the training ends
+    where no element of the gradient is larger than the tolerance or the objective falls no more.
+    Nothing is kept for the next call. Good for small smooth problems; the objective must stay the
+    same, so there may be no random ops, weight noise, or penalty without a derivative. A `BatchNorm`
+    takes the statistics of all rows. Layers that are frozen stay as they are; other multiples of the
+    learning rate mean nothing here.
+
+    Parameters
+    ----------
+    memory : int, default 10
+        How many steps H is made of.
+    tolerance : float, default 1e-6
+        At least 0.
+    max_evaluations : int, optional
+        The most evaluations of the objective; by default 20 an epoch.
+    """
+
+    memory: int = 10
+    tolerance: float = 1e-6
+    max_evaluations: int | None = None
+    name: ClassVar[str] = "lbfgs"
+
+    def __post_init__(self) -> None:
+        self._set("memory", integer("LBFGS", "memory", self.memory, at_least=1))
+        self._set("tolerance", number("LBFGS", "tolerance", self.tolerance, at_least=0))
+        if self.max_evaluations is not None:
+            count = integer("LBFGS", "max_evaluations", self.max_evaluations, at_least=1)
+            self._set("max_evaluations", count)
+
+
+def resolve_optimizer(value: Any) -> Optimizer | LBFGS:
+    """Turn what `fit` takes into a rule, or into L-BFGS."""
+    if isinstance(value, LBFGS):
+        return value
+    return LBFGS() if value is LBFGS or value == LBFGS.name else optimizers.resolve(value, "optimizer")

@@ -14,6 +14,7 @@ from .penalties import Penalty
 from .sparse import Features
 
 if TYPE_CHECKING:
+    from .engines import Training
     from .network import Network
 
 Array = NDArray[Any]
@@ -53,6 +54,10 @@ def minimize(
     max_iter: int = 200,
     max_fun: int = 15000,
     tolerance: float = 1e-4,
+    memory: int = 10,
+    least_fall: float = 2.2e-9,
+    training: Training | None = None,
+    moves: Array | None = None,
     after: Callable[[float], bool] = lambda value: False,
 ) -> Minimum:
     """Minimise the objective over all rows by L-BFGS-B (Byrd et al. 1995), in place.
@@ -70,6 +75,14 @@ def minimize(
         The most iterations, and evaluations of the objective.
     tolerance : float
         Of the largest element of the gradient.
+    memory : int
+        Steps that the inverse Hessian is made of.
+    least_fall : float
+        The search ends where the objective falls by less, relative to itself.
+    training : Training, optional
+        How the passes are made, if not as in prediction.
+    moves : array of bool, optional
+        The elements of the flat parameters that may move; the others stay.
     after : callable
         Called after every iteration, with the objective; ends the search by returning True.
     """
@@ -82,10 +95,12 @@ def minimize(
         flat[...] = x
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                value = network._objective(X, Y, weights, penalty, gradient, loss_scale)
+                value = network._objective(X, Y, weights, penalty, gradient, loss_scale, training)
         except FloatingPointError:
             # An exponent reached its cap: a step too far, from which the line search comes back.
             return TOO_FAR, gradient.astype(np.float64)
+        if moves is not None:
+            gradient[~moves] = 0
         return value, gradient.astype(np.float64)
 
     def step(intermediate_result: Any) -> None:
@@ -93,7 +108,13 @@ def minimize(
         if after(float(intermediate_result.fun)):
             raise StopIteration
 
-    options = {"maxiter": max_iter, "maxfun": max_fun, "gtol": tolerance}
+    options = {
+        "maxiter": max_iter,
+        "maxfun": max_fun,
+        "gtol": tolerance,
+        "maxcor": memory,
+        "ftol": least_fall,
+    }
     start = flat.astype(np.float64)
     try:
         found = scipy_minimize(evaluate, start, method="L-BFGS-B", jac=True, callback=step, options=options)

@@ -18,7 +18,7 @@ from .callbacks import Callback, ProgressBar
 from .engines import OptimizerState, Plan
 from .losses import CustomLoss
 from .native import NativeEngine
-from .optimizers import Optimizer
+from .optimizers import LBFGS, Optimizer
 from .penalties import Penalty
 from .profiling import Profile, from_timers
 from .sparse import Features, thin
@@ -101,7 +101,7 @@ def fit(
     weight_noise: float = 0.0,
 ) -> History:
     """Train a network on checked data; see `Network.fit`."""
-    rows = _batch_rows(batch_size, len(X), optimizer)
+    rows = _batch_rows(batch_size, len(X), optimizer.full_batch, type(optimizer).__name__)
     held_out = _validation(network, validation)
     shuffle, progress = flag("fit", "shuffle", shuffle), flag("fit", "progress", progress)
     callbacks = [*([ProgressBar()] if progress else []), *callback_list(callbacks)]
@@ -153,6 +153,96 @@ def fit(
     finally:
         end_callbacks(callbacks, network, history)
     return history
+
+
+def search(
+    network: Network,
+    X: Features,
+    Y: Array,
+    weights: Array | None,
+    *,
+    epochs: int,
+    batch_size: int | str | None,
+    optimizer: LBFGS,
+    penalty: Penalty | None,
+    validation: tuple[Any, ...] | None,
+    callbacks: Sequence[Callback],
+    shuffle: bool,
+    progress: bool,
+    weight_noise: float = 0.0,
+) -> History:
+    """Train a network on checked data by L-BFGS, an iteration an epoch; see `Network.fit`."""
+    from .quasi_newton import minimize
+
+    if batch_size not in ("auto", None) and _batch_rows(batch_size, len(X)) < len(X):
+        raise ValueError(f"fit: LBFGS takes all rows at once; pass batch_size=None (got {batch_size!r})")
+    if penalty is not None and not penalty.smooth:
+        raise ValueError(f"fit: LBFGS needs a penalty with a derivative, such as L2; got {penalty!r}")
+    if network.program.random or weight_noise > 0:
+        raise ValueError(
+            "fit: LBFGS needs an objective that stays the same; this one draws random numbers "
+            "(Dropout, RReLU or weight_noise)"
+        )
+    flag("fit", "shuffle", shuffle)
+    held_out, bars = (
+        _validation(network, validation),
+        [ProgressBar()] if flag("fit", "progress", progress) else [],
+    )
+    callbacks = [*bars, *callback_list(callbacks)]
+    history = History(*_columns(network, penalty, held_out), planned=epochs)
+    for callback in callbacks:
+        callback.on_fit_begin(network, history)
+    before, moves = network._flat.copy(), network._moves()
+    reached, since = before, time.perf_counter()
+
+    def after(value: float) -> bool:
+        nonlocal reached, since
+        _settle(network, X)
+        reached = network._flat.copy()
+        loss = value - network.penalty(penalty)
+        figures = _figures(network, np.array([loss]), np.ones(1), penalty, held_out)
+        history.add(learning_rate=math.nan, seconds=time.perf_counter() - since, **figures)
+        network._epochs += 1
+        over = asked(callback.on_batch_end(network, 0, loss) for callback in callbacks)
+        over = asked(callback.on_epoch_end(network, history) for callback in callbacks) or over
+        since = time.perf_counter()
+        return over
+
+    try:
+        minimize(
+            network,
+            X,
+            Y,
+            weights,
+            penalty=penalty,
+            max_iter=epochs,
+            max_fun=20 * epochs if optimizer.max_evaluations is None else optimizer.max_evaluations,
+            tolerance=optimizer.tolerance,
+            memory=optimizer.memory,
+            least_fall=10 * float(np.finfo(network.dtype).eps),
+            training=network._next_step(),
+            moves=moves,
+            after=after,
+        )
+        _settle(network, X)
+        _require_finite(network, np.zeros(0), before, len(history))
+    except KeyboardInterrupt:
+        # What was learned is kept.
+        np.copyto(network._flat, reached)
+        raise
+    except BaseException:
+        _roll_back(network, before)
+        raise
+    finally:
+        end_callbacks(callbacks, network, history)
+    return history
+
+
+def _settle(network: Network, X: Features) -> None:
+    """The running statistics become those of all rows."""
+    if network.statistics:
+        how = replace(network._next_step(), momentum=1.0, heads=False)
+        network._engine.forward(network._flat, X, how)
 
 
 def thinned(network: Network, X: Features, batch_size: int, epochs: int) -> Features:
@@ -229,7 +319,7 @@ def timed_epoch(
     shuffle: bool,
 ) -> Profile:
     """Train a network for two epochs on checked data and time the second; see `Network.profile`."""
-    rows = _batch_rows(batch_size, len(X), optimizer)
+    rows = _batch_rows(batch_size, len(X), optimizer.full_batch, type(optimizer).__name__)
     n_batches = -(-len(X) // rows)
     state = network._optimizer_state(optimizer)
     rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
@@ -245,14 +335,14 @@ def timed_epoch(
     return from_timers(network, engine.timers, n_batches, len(X))
 
 
-def _batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer) -> int:
+def _batch_rows(batch_size: int | str | None, n: int, full: bool = False, owner: str = "") -> int:
+    """The rows of a batch; `full` where an optimizer, the owner, must have them all."""
     if batch_size == "auto":
-        batch_size = None if optimizer.full_batch else 32
+        batch_size = None if full else 32
     rows = n if batch_size is None else min(n, integer("fit", "batch_size", batch_size, at_least=1))
-    if optimizer.full_batch and rows < n:
+    if full and rows < n:
         raise ValueError(
-            f"fit: {type(optimizer).__name__} needs the full batch; pass batch_size=None "
-            f"(got {batch_size} for {n} rows)"
+            f"fit: {owner} needs the full batch; pass batch_size=None (got {batch_size} for {n} rows)"
         )
     return rows
 

@@ -315,3 +315,15 @@ def test_what_is_frozen_does_not_move(backend, rng):
         assert flow[0].update_ratio == 0
         assert flow[2].update_ratio > 0
         assert flow[0].gradient_norm > 0
+
+
+def test_the_record_of_l_bfgs(rng):
+    pytest.importorskip("scipy")
+    X, y = data(rng)
+    net = network("native")
+    record = bp.GradientFlow(X, y)
+    net.fit(X, y, epochs=5, optimizer=bp.LBFGS(), callbacks=[record])
+    assert record.epochs == list(range(len(record.flows)))
+    assert len(record.flows) > 2
+    assert (record.column("update_ratio")[1:, 0] > 0).all()
+    assert record.flows[-1].loss < record.flows[0].loss

@@ -46,3 +46,28 @@ def dress(axis: Any, xlabel: str, ylabel: str) -> None:
     plotting.dress(axis)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
+
+
+def diabetes() -> tuple[Array, Array, list[str]]:
+    """scikit-learn's diabetes: X (442, 10), every column with mean 0 and deviation 1, y and the names."""
+    data = _dataset("diabetes")
+    return _standardised(data.data), data.target, list(data.feature_names)
+
+
+def breast_cancer() -> tuple[Array, Array, list[str]]:
+    """scikit-learn's breast cancer: X (569, 30) standardised, y = -1 or +1 (benign), and the names."""
+    data = _dataset("breast_cancer")
+    return _standardised(data.data), 2.0 * data.target - 1.0, [str(name) for name in data.feature_names]
+
+
+def _dataset(name: str) -> Any:
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise tables.UserError('the data come with scikit-learn: pip install "bpfast[all]"') from None
+    return getattr(datasets, f"load_{name}")()
+
+
+def _standardised(X: Array) -> Array:
+    standardised: Array = (X - X.mean(axis=0)) / X.std(axis=0)
+    return standardised

@@ -1,0 +1,132 @@
+"""The saddle f(x, y) = x² - y²: who is held at it, and who leaves.
+
+A network can stand for any function of a few numbers: with the input 1 and no bias its outputs are
+its weights, so that a loss of one's own makes them the coordinates. All that trains networks then
+moves the point: optimizers, batches, callbacks.
+
+Every row of the data pushes y an eighth up or down, on average not at all. Full batches see f alone;
+single rows see the noise that stochastic gradient descent has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import bpfast as bp
+
+from ._common import COLOURS, Array, dress, figure, write
+
+RATE, STEPS, LEFT = 0.01, 1000, 1.0
+BESIDE, SEEDS = 1e-3, 20
+
+#: 64 rows (0, ±1/8): sums of these are exact, so that full batches see no rounding either.
+PUSHES = np.tile([[0.0, 0.125], [0.0, -0.125]], (32, 1))
+
+
+def saddle(pushes: Array, Z: Array) -> tuple[Array, Array]:
+    """x² - y² + push · (x, y) of each row, and its gradient."""
+    signs = np.array([1.0, -1.0])
+    return (signs * Z**2 + pushes * Z).sum(axis=1), 2 * signs * Z + pushes
+
+
+class Path(bp.Callback):
+    """Keeps the point after every step; ends the training when it has left."""
+
+    def __init__(self, start: tuple[float, float]) -> None:
+        self.points = [start]
+
+    def on_batch_end(self, network: bp.Network, batch: int, loss: float) -> bool:
+        x, y = network.parameters["0.W"][0].tolist()
+        self.points.append((x, y))
+        return abs(y) >= LEFT or len(self.points) > STEPS
+
+
+def descend(optimizer: Any, y: float, *, batch_size: int | None = None, seed: int = 0) -> Array:
+    """The path (steps + 1, 2) from (1, y) until |y| is 1, or for as many steps as there are at most."""
+    net = bp.Network(
+        [bp.Dense(2, bias=False)],
+        n_inputs=1,
+        loss=bp.CustomLoss(saddle),
+        dtype="float64",
+        seed=seed,
+    )
+    net.parameters["0.W"][...] = 1.0, y
+    path = Path((1.0, y))
+    net.fit(
+        np.ones((len(PUSHES), 1)),
+        PUSHES,
+        epochs=STEPS,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        callbacks=[path],
+    )
+    return np.array(path.points)
+
+
+def steps(path: Array) -> int | None:
+    """After how many steps the path had left the saddle; None if it has not."""
+    return len(path) - 1 if abs(path[-1, 1]) >= LEFT else None
+
+
+def tell(name: str, path: Array) -> int | None:
+    """Print how a path ended."""
+    left = steps(path)
+    x, y = path[-1].tolist()
+    said = f"left after {left} steps" if left else f"held: after {len(path) - 1} steps at ({x:.1g}, {y:g})"
+    print(f"  {name:<26} {said}")
+    return left
+
+
+def main(picture: str) -> dict[str, Any]:
+    """Start on the ridge y = 0, and a little beside it; draw the paths."""
+    rules = {
+        "gradient descent": bp.SGD(RATE),
+        "momentum 0.9": bp.SGD(RATE, momentum=0.9),
+        "Adam": bp.Adam(RATE),
+    }
+    print(f"f = x² - y², rate {RATE}; left is |y| ≥ {LEFT:g}; at most {STEPS} steps")
+    print("\non the ridge, from (1, 0), where the gradient has no y at all:")
+    ridge = {name: descend(rule, 0.0) for name, rule in rules.items()}
+    held = {name: tell(name, path) for name, path in ridge.items()}
+    noisy = [descend(bp.SGD(RATE), 0.0, batch_size=1, seed=seed) for seed in range(SEEDS)]
+    left = [count for count in map(steps, noisy) if count is not None]
+    tell("SGD, a row a step", noisy[0])
+    print(f"  {'':<26} {len(left)} of {SEEDS} seeds leave; the median after {np.median(left):g}")
+
+    print(f"\nbeside it, from (1, {BESIDE:g}), full batches:")
+    beside = {name: descend(rule, BESIDE) for name, rule in rules.items()}
+    escapes = {name: tell(name, path) for name, path in beside.items()}
+
+    sheet = figure(10.0, 4.9)
+    plane, time = sheet.subplots(1, 2, width_ratios=(1.15, 1))
+    x, y = np.meshgrid(np.linspace(-0.35, 1.15, 151), np.linspace(-1.2, 1.2, 151))
+    shades = plane.contourf(x, y, x**2 - y**2, levels=np.linspace(-1.5, 1.5, 13), cmap="Greys_r", alpha=0.45)
+    sheet.colorbar(shades, ax=plane, label="f(x, y)", ticks=[-1.5, -0.75, 0, 0.75, 1.5])
+    lines = {"SGD, a row a step, on the ridge": (noisy[0], COLOURS[3], "-")}
+    for index, (name, path) in enumerate(beside.items()):
+        lines[f"{name}, from y = {BESIDE:g}"] = (path, COLOURS[index], "-")
+    lines["gradient descent on the ridge"] = (ridge["gradient descent"], COLOURS[6], ":")
+    for name, (path, colour, style) in lines.items():
+        plane.plot(path[:, 0], path[:, 1], style, color=colour, linewidth=1.8)
+        # y = 0 has no place on a logarithmic axis: what is held is in the legend alone.
+        said = f"{name}: {steps(path) or 'held'}"
+        time.plot(np.where(path[:, 1] == 0, np.nan, np.abs(path[:, 1])), style, color=colour, label=said)
+    plane.plot(1, 0, "o", color=COLOURS[6], markersize=5)
+    plane.plot(0, 0, "x", color=COLOURS[6], markersize=8, zorder=3)
+    plane.annotate("start", (1, 0), (0, -14), textcoords="offset points", ha="center")
+    plane.annotate("saddle", (0, 0), (8, -14), textcoords="offset points")
+    dress(plane, "x", "y")
+    dress(time, "step", "|y|, the way from the ridge")
+    time.set_yscale("log")
+    time.set_ylim(2e-4, 2)
+    sheet.legend(
+        *time.get_legend_handles_labels(),
+        title="steps to leave",
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+    write(sheet, picture)
+    return {"ridge": held, "noise": left, "beside": escapes}
