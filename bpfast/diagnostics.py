@@ -133,13 +133,16 @@ class RangeTest:
     def suggestion(self) -> float:
         """The rate at which the smoothed loss fell most steeply, over log η, on its way to `lowest`.
 
-        NaN if it never fell. A tenth of `lowest` is another rule of thumb.
+        That way begins where a tenth of the fall is made for good, so that the noise before does not
+        count. NaN if the loss never fell. A tenth of `lowest` is another rule of thumb.
         """
         end = int(self.smoothed.argmin())
         if end == 0:
             return math.nan
+        fallen = self.smoothed[0] - self.smoothed[: end + 1]
+        begin = int(np.flatnonzero(fallen <= 0.1 * fallen[end])[-1])
         slopes = np.gradient(self.smoothed, np.log(self.rates))
-        return float(self.rates[slopes[: end + 1].argmin()])
+        return float(self.rates[begin + slopes[begin : end + 1].argmin()])
 
     def __str__(self) -> str:
         end = "where the loss diverged" if self.diverged else "the largest tried"
@@ -249,7 +252,8 @@ def find_learning_rate(
     while done < steps and finite and not watch.diverged:
         part = rates[done : done + n_batches]
         order = (twin.seed, twin.epochs + done // n_batches)
-        plan = Plan(twin.loss_spec, rows, part, punish, order, (twin.seed, twin._steps + done))
+        noise = (twin.seed, twin._steps + done)
+        plan = Plan(twin.loss_spec, rows, part, punish, order, noise, rates=twin._rates)
         losses = run_epoch(twin, state, X, Y, weights, plan, [watch])[0]
         finite = bool(np.isfinite(losses).all())
         done += len(part)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import backends, checks, kernels, reference
+from . import checks, kernels, reference
 from .activations import Activation
 from .callbacks import Callback
-from .engines import OPS, OptimizerState, ReferenceEngine
+from .engines import OptimizerState
 from .memory import aligned_copy
 from .network import Network
 from .optimizers import Optimizer, optimizers
@@ -190,7 +190,7 @@ def gradient_flow(
         after = aligned_copy(network._flat)
         rate = state.clock.rates(state.optimizer.schedule, 1)[0]
         with network._lock:
-            network._engine.update(after, pass_.gradient, state, rate, None)
+            network._engine.update(after, pass_.gradient, state, rate, None, network._rates)
     return _flow(network, pass_, network._flat, after)
 
 
@@ -216,21 +216,14 @@ class _Pass:
 
 
 def _pass(network: Network, X: Features, Y: Array, weights: Array | None, training: bool) -> _Pass:
-    # TEMPORARY
-    X, gradient = dense(X), np.zeros_like(network._flat)
-    engine = ReferenceEngine(network.program, network.dtype)
-    Z = engine.forward(network._flat, X, (network.seed, network._steps) if training else None)
-    loss, D = backends.evaluate(network.loss_spec, Y, Z, weights, network.threads, network.backend)
-    p, g = network.program.views(network._flat), network.program.views(gradient)
-    delta, found = D, []
-    for op in reversed(network.program.ops):
-        S, Zo = engine._values[op.source][1], engine._values[op.target][0]
-        own = delta
-        if op.kind == "dense":
-            own = delta * reference.derivative(Zo, op.activation)
-        found.append((op, engine._values[op.target][1], own))
-        delta = OPS[op.kind][1](op, S, Zo, delta, p, g)
-    return _Pass(X, found[::-1], gradient, loss)
+    gradient = np.zeros_like(network._flat)
+    with network._lock:
+        how = network._next_step() if training else None
+        loss = network._objective(X, Y, weights, None, gradient, training=how)
+        values = network._engine.values()
+    ops = (op for op in network.program.ops if training or not op.head)
+    made = [(op, A, D) for op, (A, D) in zip(ops, values, strict=True)]
+    return _Pass(dense(X), made, gradient, loss)
 
 
 def _flow(network: Network, pass_: _Pass, before: Array, after: Array | None) -> Flow:
@@ -255,9 +248,8 @@ def _flow(network: Network, pass_: _Pass, before: Array, after: Array | None) ->
 
 
 def _title(op: Op) -> str:
-    layer = str(op.target - 1)  # TEMPORARY
     f = "" if op.activation.name == "identity" else f" {op.activation.name}"
-    return f"{layer} {op.kind} {op.n_in}-{op.n_out}{f}"
+    return f"{op.layer} {op.kind} {op.n_in}-{op.n_out}{f}"
 
 
 def _moments(A: Array) -> tuple[float, float]:
@@ -303,7 +295,8 @@ class GradientFlow(Callback):
     sample_weight : array (B,), optional
     rows : int, default 256
         How many of the first rows are looked at. An epoch of training costs so many rows more, and
-        about as much again for the figures.
+        about as much again for the figures: measured, 6 ms for 256 rows of a 784-256-256-10 network,
+        where an epoch of 8,000 rows takes 70.
     training : bool, default True
         As in `gradient_flow`.
 

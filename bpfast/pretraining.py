@@ -11,17 +11,19 @@ and its codes are what the next layer learns from. `Network.fit` then tunes the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import checks
+from . import backends, checks
 from .autoencoder import Autoencoder as Autoencoder
 from .boltzmann import RBM as RBM
 from .layers import Dense
 from .layerwise import Pretrainer, Task, pretrainers
+from .memory import aligned_copy
 from .network import Network
 from .sparse import dense
 from .specs import flag, integer
@@ -52,7 +54,8 @@ def pretrain(
         A sparse one is made dense, since what is made of the codes is.
     method : {"autoencoder", "rbm"}, Autoencoder or RBM, default "autoencoder"
     layers : sequence of int, optional
-        Which of `network.layers`; by default every `Dense` but the last, which gives the outputs.
+        Which of `network.layers`; by default every `Dense` that is not frozen but the last, which gives
+        the outputs. What lies within a `Residual` stays as it is.
     progress : bool, default False
         A progress bar.
 
@@ -106,10 +109,13 @@ def _chosen(network: Network, spec: Pretrainer, layers: Sequence[int] | None) ->
     """The places of the layers to pretrain, checked."""
     there = [index for index, layer in enumerate(network.layers) if isinstance(layer, Dense)]
     hidden = there[:-1]
+    scales = network.learning_rate_scales
+    frozen = {i for i in hidden if any(scales.get(f"{i}.{name}") == 0 for name in "Wb")}
     if layers is None:
-        if not hidden:
-            raise ValueError("pretrain: this network has no hidden Dense layer")
-        chosen = hidden
+        chosen = [index for index in hidden if index not in frozen]
+        if not chosen:
+            more = " that is not frozen" if frozen else ""
+            raise ValueError(f"pretrain: this network has no hidden Dense layer{more}")
     else:
         if isinstance(layers, (str, bytes)) or not isinstance(layers, Sequence) or not layers:
             raise TypeError(f"pretrain: layers must be a list of places in network.layers; got {layers!r}")
@@ -123,25 +129,26 @@ def _chosen(network: Network, spec: Pretrainer, layers: Sequence[int] | None) ->
                 f"{', '.join(map(str, hidden)) or 'none'}"
             )
     for index in chosen:
+        if index in frozen:
+            raise ValueError(f"pretrain: layers[{index}] of the network is frozen; unfreeze_layers({index})")
         spec.check(network, index)
     return chosen
 
 
 def _inputs(network: Network, found: Mapping[str, Array], index: int, X: Array) -> Array:
-    """What the layers below `index` make of X, with the weights found so far."""
-    if index == 0:
+    """What the layers below `index` make of X in prediction, with the weights found so far."""
+    program = network.program
+    (own,) = (op for op in program.ops if op.W is not None and op.W.name == f"{index}.W")
+    if own.source == 0:
         return X
-    below = Network(
-        network.layers[:index],
-        n_inputs=network.n_inputs,
-        loss="squared_error",
-        dtype=network.dtype,
-        threads=network.threads,
-        backend=network.backend,
-    )
-    for name, array in below.parameters.items():
-        array[...] = found.get(name, network.parameters[name])
-    return below.forward(X)
+    below = tuple(op for op in program.ops if op.target < own.target and not op.head)
+    flat = aligned_copy(network._flat)
+    views = program.views(flat)
+    for name, array in found.items():
+        views[name][...] = array
+    part = replace(program, ops=below, output=own.source, heads=())
+    engine = backends.make_engine(part, network.dtype, network.backend, network.threads)
+    return engine.outputs(flat, X)
 
 
 def _adopt(network: Network, found: Mapping[str, Array]) -> None:

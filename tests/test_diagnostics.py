@@ -110,6 +110,17 @@ def test_a_loss_that_never_falls_suggests_nothing(tmp_path):
     test.plot(tmp_path / "a.png")
 
 
+def test_the_suggestion_heeds_no_noise_before_the_fall():
+    rates = np.geomspace(1e-4, 1, 9)
+    falling = np.array([2.0, 2.5, 1.9, 2.1, 1.8, 1.5, 1.1, 1.0, 3.0])
+    test = bp.diagnostics.RangeTest(rates, falling, falling, True)
+    assert (test.lowest, test.suggestion) == (rates[7], rates[5])
+    # The steepest slope of all is the first, which is made up again.
+    noisy = np.array([3, 1.5, 3, 2.9, 2.8, 2.2, 2, 1.4, 2])
+    test = bp.diagnostics.RangeTest(rates, noisy, noisy, False)
+    assert (test.lowest, test.suggestion) == (rates[7], rates[5])
+
+
 def test_smoothing():
     values = np.arange(20.0)
     assert _smooth(values, 0) == pytest.approx(values)

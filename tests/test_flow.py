@@ -258,3 +258,72 @@ def test_errors(rng):
         bp.GradientFlow(X, y, rows=0)
     with pytest.raises(ValueError, match="X has 4 columns"):
         net.fit(X, y, callbacks=[bp.GradientFlow(X[:, :4], y)])
+
+
+def every_layer(backend):
+    layers = [
+        bp.Dense(8, "sigmoid"),
+        bp.BatchNorm(),
+        bp.Auxiliary(3),
+        bp.Residual(bp.Dense(6, "tanh"), bp.PReLU()),
+        bp.LayerNorm(),
+        bp.Maxout(4),
+        bp.Dropout(0.3),
+        bp.RReLU(),
+        bp.Dense(3),
+    ]
+    return bp.Network(layers, n_inputs=5, loss="cross_entropy", dtype="float64", backend=backend)
+
+
+def test_every_layer_in_training_and_in_prediction(backend, bytes_of, rng):
+    X, y = data(rng, 200)
+    net = every_layer(backend)
+    net.fit(X, y, epochs=2)
+
+    def state():
+        return bytes_of(net), {name: array.tobytes() for name, array in net.statistics.items()}
+
+    before = state()
+    names = [
+        "0 dense 5-8 sigmoid", "1 batch_norm 8-8", "2 dense 8-3", "3.0 dense 8-6 tanh", "3.1 prelu 6-6",
+        "3.skip dense 8-6", "3 add 6-6", "4 layer_norm 6-6", "5 dense 6-8", "5 maxout 8-4", "6 dropout 4-4",
+        "7 rrelu 4-4", "8 dense 4-3",
+    ]  # fmt: skip
+    for training in (True, False):
+        flow = bp.gradient_flow(net, X, y, training=training)
+        # The auxiliary head is there in training alone.
+        assert [op.name for op in flow] == [n for n in names if training or n != "2 dense 8-3"]
+        gradients = net.gradients(X, y, training=training)
+        ops = [op for op in net.program.ops if training or not op.head]
+        for op, figures in zip(ops, flow, strict=True):
+            if op.W is not None:
+                assert figures.gradient_norm == pytest.approx(norm(gradients[op.W.name]), rel=1e-9)
+        # Rows are normalised with their own mean and deviation; batches in training only.
+        assert flow[-6].name == "4 layer_norm 6-6"
+        assert flow[-6].deviation == pytest.approx(1, abs=0.1)
+        assert (abs(flow[1].mean) < 0.01) == training
+    assert state() == before
+
+
+def test_what_is_frozen_does_not_move(backend, rng):
+    X, y = data(rng)
+    net = network(backend)
+    net.freeze_layers(0)
+    record = bp.GradientFlow(X, y)
+    net.fit(X, y, epochs=2, callbacks=[record])
+    for flow in (record.flows[-1], bp.gradient_flow(net, X, y), bp.gradient_flow(net, X, y, optimizer="sgd")):
+        assert flow[0].update_ratio == 0
+        assert flow[2].update_ratio > 0
+        assert flow[0].gradient_norm > 0
+
+
+def test_the_record_of_l_bfgs(rng):
+    pytest.importorskip("scipy")
+    X, y = data(rng)
+    net = network("native")
+    record = bp.GradientFlow(X, y)
+    net.fit(X, y, epochs=5, optimizer=bp.LBFGS(), callbacks=[record])
+    assert record.epochs == list(range(len(record.flows)))
+    assert len(record.flows) > 2
+    assert (record.column("update_ratio")[1:, 0] > 0).all()
+    assert record.flows[-1].loss < record.flows[0].loss

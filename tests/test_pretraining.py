@@ -314,6 +314,58 @@ def test_what_lies_between_is_passed_in_prediction_mode(method, rng):
     assert given[2].loss[0] == pytest.approx(plain[1].loss[0], rel=0.2)
 
 
+def test_below_layers_of_every_kind(backend, bytes_of, rng):
+    """What a layer learns from is what the network makes of X in prediction, heads and noise aside."""
+    X, y = patterns(rng), rng.integers(0, 3, 200)
+    layers = [
+        bp.Dense(6, "sigmoid"),
+        bp.BatchNorm(),
+        bp.Auxiliary(3),
+        bp.Residual(bp.Dense(6, "tanh"), bp.PReLU()),
+        bp.Dropout(0.5),
+        bp.Maxout(7),
+        bp.Dense(4, "tanh"),
+        bp.Dense(3),
+    ]
+    net = network(layers, backend=backend)
+    net.fit(X, y, epochs=3)
+    before, statistics = bytes_of(net), {name: array.copy() for name, array in net.statistics.items()}
+    below = network([*layers[:2], *layers[3:6]], backend=backend, loss="squared_error")
+    for place in (0, 1, 3, 5):
+        down = place if place < 2 else place - 1
+        for views, theirs in ((net.parameters, below.parameters), (net.statistics, below.statistics)):
+            for name, array in views.items():
+                if name.startswith(f"{place}."):
+                    theirs[f"{down}.{name.partition('.')[2]}"][...] = array
+    inputs = below.forward(X)
+    alone = network([layers[6], layers[7]], n_inputs=7, backend=backend)
+    for name in ("W", "b"):
+        alone.parameters[f"0.{name}"][...] = net.parameters[f"6.{name}"]
+    method = bp.Autoencoder(epochs=1, batch_size=None, optimizer=bp.SGD(0.1))
+    assert list(bp.pretrain(net, X, method, layers=[6])) == [6]
+    bp.pretrain(alone, inputs, method)
+    # All rows in one batch: their order does not matter, and with it the random numbers.
+    assert np.abs(net.parameters["6.W"] - alone.parameters["0.W"]).max() < 1e-12
+    after = bytes_of(net)
+    assert {name for name in after if after[name] != before[name]} == {"6.W", "6.b"}
+    assert all((net.statistics[name] == array).all() for name, array in statistics.items())
+    assert list(bp.pretrain(net, X, method)) == [0, 6]
+
+
+def test_frozen_layers_stay(rng):
+    X = patterns(rng)
+    net = network()
+    net.freeze_layers(0)
+    frozen = net.parameters["0.W"].copy()
+    assert list(bp.pretrain(net, X, bp.RBM(epochs=1))) == [1]
+    assert (net.parameters["0.W"] == frozen).all()
+    with pytest.raises(ValueError, match=r"layers\[0\] of the network is frozen; unfreeze_layers\(0\)"):
+        bp.pretrain(net, X, layers=[0])
+    net.freeze_layers(1)
+    with pytest.raises(ValueError, match="no hidden Dense layer that is not frozen"):
+        bp.pretrain(net, X)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_same_bits_for_any_number_of_threads(method, dtype, bytes_of, rng):
     X = patterns(rng, 500, 40)
