@@ -132,19 +132,21 @@ cdef void prepare_step(Run* r, Worker* w, Py_ssize_t step) noexcept nogil:
     w.alpha = step_alpha(r, step)
 
 
-cdef tile_update plain_update(Run* r, Worker* w, double rate) noexcept nogil:
-    """The constants for parameters without a penalty, at a multiple of the learning rate."""
-    cdef tile_update u = w.constants
-    if rate != 1:
-        memset(&u, 0, sizeof(tile_update))
-        r.optimizer.prepare(r.hyperparameters, rate * w.learning_rate, w.t, &u)
-    return u
+cdef inline tile_update* plain_update(Run* r, Worker* w, double rate,
+                                      tile_update* own) noexcept nogil:
+    """The constants for parameters without a penalty: the step's, or at another rate its own."""
+    if rate == 1:
+        return &w.constants
+    memset(own, 0, sizeof(tile_update))
+    r.optimizer.prepare(r.hyperparameters, rate * w.learning_rate, w.t, own)
+    return own
 
 
 cdef tile_update weights_update(Run* r, Worker* w, Py_ssize_t i) noexcept nogil:
     """The constants for an op's weights: the step's, and the penalty's part."""
     cdef Op* op = &r.ops[i]
-    cdef tile_update u = plain_update(r, w, op.W_rate)
+    cdef tile_update own
+    cdef tile_update u = plain_update(r, w, op.W_rate, &own)[0]
     if not op.matrix:
         return u
     u.weight = 1
@@ -257,7 +259,7 @@ cdef void columns_task(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t rows) n
     cdef char* dW = (w.scratch + scratch_bytes(t)
                      - (BLOCK_ROWS + 1) * BLOCK_COLUMNS * t.item_size)
     cdef char* db = at(dW, BLOCK_COLUMNS, t)
-    cdef tile_update u
+    cdef tile_update own
     if task.i > 0:
         return
     if op.matrix:
@@ -266,11 +268,9 @@ cdef void columns_task(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t rows) n
     else:
         op_row(op.kind).gradient(r, op, w, rows, j, j + task.n, dW, db)
         if op.W_rate > 0:
-            u = plain_update(r, w, op.W_rate)
-            spend(r, &u, op.W + j, task.n, dW)
+            spend(r, plain_update(r, w, op.W_rate, &own), op.W + j, task.n, dW)
     if op.b >= 0 and op.b_rate > 0:
-        u = plain_update(r, w, op.b_rate)
-        spend(r, &u, op.b + j, task.n, db)
+        spend(r, plain_update(r, w, op.b_rate, &own), op.b + j, task.n, db)
 
 
 cdef void spend(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t n, char* g) noexcept nogil:
@@ -293,12 +293,11 @@ cdef void update_outer(Run* r, Worker* w, Op* op, Task* task, tile_update* u) no
     """The update of a block for a batch of one row: dW is an outer product, and never written."""
     cdef const tile_table* t = r.tiles
     cdef const char* D = at(w.tape.D[op.target], task.j, t)
-    cdef tile_update of_b
+    cdef tile_update own
     update(r, u, op.W + task.i * op.n_out + task.j, task.m, task.n, op.n_out, D, 0,
            at(w.tape.A[op.source], task.i, t))
     if task.i == 0 and op.b >= 0 and op.b_rate > 0:
-        of_b = plain_update(r, w, op.b_rate)
-        update(r, &of_b, op.b + task.j, 1, task.n, 0, D, 0, NULL)
+        update(r, plain_update(r, w, op.b_rate, &own), op.b + task.j, 1, task.n, 0, D, 0, NULL)
 
 
 cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_ssize_t m,
@@ -310,7 +309,7 @@ cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_s
                      - (BLOCK_ROWS + 1) * BLOCK_COLUMNS * t.item_size)
     cdef char* db = NULL
     cdef Task panel = task[0]
-    cdef tile_update of_b
+    cdef tile_update own
     if op.b >= 0:
         db = at(dW, BLOCK_ROWS * BLOCK_COLUMNS, t)
     while c < task.n:
@@ -329,9 +328,8 @@ cdef void update_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py_s
     else:
         update(r, u, offset, m, task.n, op.n_out, dW, task.n, NULL)
     if i == 0 and db != NULL and op.b_rate > 0:
-        of_b = plain_update(r, w, op.b_rate)
         clip(r, 1, task.n, db, 0)
-        update(r, &of_b, op.b + task.j, 1, task.n, 0, db, 0, NULL)
+        update(r, plain_update(r, w, op.b_rate, &own), op.b + task.j, 1, task.n, 0, db, 0, NULL)
 
 
 cdef void gradient_tasks(Run* r, Worker* w, Py_ssize_t step, Py_ssize_t rows,
@@ -384,13 +382,12 @@ cdef void spend_block(Run* r, tile_update* u, Py_ssize_t offset, Py_ssize_t m, P
 cdef void spend_task(Run* r, Worker* w, Task* task, double factor) noexcept nogil:
     """A task's share of the whole gradient into the parameters."""
     cdef Op* op = &r.ops[task.op]
-    cdef tile_update u
+    cdef tile_update u, own
     if op.W_rate > 0:
         u = weights_update(r, w, task.op)
         spend_block(r, &u, op.W + task.i * op.n_out + task.j, task.m, task.n, op.n_out, factor)
     if task.i == 0 and op.b >= 0 and op.b_rate > 0:
-        u = plain_update(r, w, op.b_rate)
-        spend_block(r, &u, op.b + task.j, 1, task.n, 0, factor)
+        spend_block(r, plain_update(r, w, op.b_rate, &own), op.b + task.j, 1, task.n, 0, factor)
 
 
 cdef void spend_gradient(Run* r, Worker* w, int team) noexcept nogil:
