@@ -161,6 +161,85 @@ static void run_dropout(void) {
     end("dropout", "all");
 }
 
+static void take_doubles(const double *x, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) take_double(x[i]);
+}
+
+/* Matrices of up to three stripes of columns, of which some are left out. */
+static void run_normalisation(void) {
+    static double memory[6][200];
+    const tile_norm s = {memory[0], memory[1], memory[2], memory[3], memory[4], memory[5]};
+    begin();
+    for (ptrdiff_t n = 1; n <= 140; n += n < 70 ? 1 : 23) {
+        const ptrdiff_t m = 1 + n % 7, ld = n + n % 3;
+        fill(A, m * ld);
+        fill(B, m * ld);
+        tiles->column_moments(m, n, A, ld, s.mean, s.inverse);
+        take_doubles(s.mean, n);
+        take_doubles(s.inverse, n);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            s.inverse[j] = 1 / (s.inverse[j] + 0.1);
+            s.r[j] = 1 + uniform() / 2;
+            s.d[j] = uniform();
+        }
+        tiles->norm_sums(m, n, A, B, ld, s.mean, s.inverse, s.sum_D, s.sum_DX);
+        take_doubles(s.sum_D, n);
+        take_doubles(s.sum_DX, n);
+        fill(D, 2 * n);
+        fill(C, m * n + 8);
+        tiles->norm_forward(m, n, &s, D, (char *)D + n * tiles->item_size, A, C);
+        take(C, m * n + 8);
+        for (int whole = 0; whole < 2; whole++) {
+            fill(C, m * n + 8);
+            tiles->norm_backward(m, n, &s, whole ? (double)m : 0, D, A, B, C);
+            take(C, m * n + 8);
+        }
+        fill(C, m * n + 8);
+        tiles->layer_norm(m, n, 1e-3, D, (char *)D + n * tiles->item_size, A, C, scratch);
+        take(C, m * n + 8);
+        take(scratch, 2 * m);
+        tiles->layer_norm_backward(m, n, D, A, scratch, B, C);
+        take(C, m * n + 8);
+        tiles->layer_norm_sums(m, n, A, scratch, B, n, s.sum_D, s.sum_DX);
+        take_doubles(s.sum_D, n);
+        take_doubles(s.sum_DX, n);
+    }
+    end("normalisation", "all");
+}
+
+static void run_layers(void) {
+    static double sums[200];
+    begin();
+    for (ptrdiff_t n = 1; n <= 140; n += n < 70 ? 1 : 23) {
+        const ptrdiff_t m = 1 + n % 5, pieces = 1 + n % 4;
+        if (n % 3) fill(A, m * n * pieces);
+        else fill_widely(A, m * n * pieces);
+        fill(B, m * n);
+        fill(C, m * n + 8);
+        tiles->maxout(m, n, pieces, A, C);
+        take(C, m * n + 8);
+        fill(D, m * n * pieces + 8);
+        tiles->maxout_backward(m, n, pieces, A, C, B, D);
+        take(D, m * n * pieces + 8);
+        tiles->prelu(m, n, B, A, A, C);
+        take(C, m * n + 8);
+        tiles->prelu_sums(m, n, A, B, n, sums);
+        take_doubles(sums, n);
+        for (uint64_t first = 0; first < 3; first++) {
+            tiles->rrelu(m * n, 0.1, 0.4, random_bits(), first, A, B, C);
+            take(C, m * n + 8);
+        }
+        tiles->add(m * n, A, B, C);
+        take(C, m * n + 8);
+        tiles->scale(m * n, 0.7, C);
+        tiles->clamp(m, n - n / 3, 0.5, C, n);
+        take(C, m * n + 8);
+        tiles->noisy(m * n, 0.3, random_bits(), 5, B, C);
+        take(C, m * n + 8);
+    }
+    end("layers", "all");
+}
+
 static void run_sums(void) {
     begin();
     for (ptrdiff_t n = 1; n <= 70; n++) {
@@ -306,6 +385,8 @@ int main(int count, char **arguments) {
         for (int way = 0; way < 8; way++) run_product(way & 1, way >> 1 & 1, way >> 2);
         run_sparse();
         run_dropout();
+        run_normalisation();
+        run_layers();
         run_sums();
         run_functions();
         run_activations();
