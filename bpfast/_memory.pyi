@@ -1,0 +1,1 @@
+"""A program in memory, for `_engine`; nothing for Python."""
