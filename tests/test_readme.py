@@ -9,19 +9,20 @@ import pytest
 import bpfast as bp
 from bpfast import kernels
 from bpfast.activations import activations
+from bpfast.layers import layers
 from bpfast.losses import losses
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def python_block(first):
-    (code,) = [code for language, code in BLOCKS if language == "python" and code.startswith(first)]
+def python_block(words):
+    (code,) = [code for language, code in BLOCKS if language == "python" and words in code]
     return code
 
 
 def test_the_twenty_lines(tmp_path, monkeypatch, capsys):
-    code = python_block("import bpfast")
+    code = python_block("digits.safetensors")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     said = capsys.readouterr().out
@@ -29,9 +30,16 @@ def test_the_twenty_lines(tmp_path, monkeypatch, capsys):
     assert isinstance(bp.load(tmp_path / "digits.safetensors"), bp.Network)
 
 
+def test_deep_networks(capsys):
+    exec(compile(python_block("def block("), "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "4.1 batch_norm" in said or "3.1 batch_norm" in said
+    assert float(re.search(r"accuracy (\S+)", said)[1]) >= 0.95
+
+
 def test_in_place_of_scikit_learn(capsys):
     """The search and the curve, with the figures that stand below them."""
-    code = python_block("from sklearn.datasets")
+    code = python_block("GridSearchCV(")
     exec(compile(code, "README.md", "exec"), {})
     said = capsys.readouterr().out
     (shown,) = [text for language, text in BLOCKS if not language and text.startswith("{'alpha'")]
@@ -64,5 +72,7 @@ def test_the_table_names_what_there_is():
     text = README.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", text, re.MULTILINE))
     assert re.findall(r"\w+", rows["activations"]) == list(activations)
+    named = re.findall(r"`(\w+)`", rows["layers"])
+    assert set(named) == {kind.__name__ for kind in (layers[name] for name in layers)}
     for name in losses:
         assert re.search(rf"\b{name}\b", rows["losses"]), name
