@@ -241,6 +241,7 @@ class ReferenceEngine:
                 if p.penalised:
                     W = self._seen[p.name]
                     self._seen[p.name] = noisy(W, training.weight_noise, *training.noise, p.offset)
+        self._deltas = {}
         self._values, self._saved = self._forward(self._seen, dense(X), training)
         return self._values[self.program.output].copy()
 
@@ -291,6 +292,8 @@ class ReferenceEngine:
             dX[...] = deltas[0]
 
     def values(self) -> list[tuple[Array, Array]]:
+        if not self._deltas:
+            raise RuntimeError("values needs a forward and a backward pass before it")
         ops = self._ops(self._training)
         return [(self._values[op.target].copy(), self._own_delta(op)) for op in ops]
 

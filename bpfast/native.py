@@ -75,6 +75,7 @@ class NativeEngine:
         self._order = np.empty(0, np.int64)
         #: The rows of the last forward pass, and whether the heads were there.
         self._taped: tuple[int, bool] | None = None
+        self._backed = False
 
     def outputs(self, parameters: Array, X: Features) -> Array:
         if isinstance(X, CSR) and not self.reads_sparse:
@@ -90,7 +91,7 @@ class NativeEngine:
         Z = np.empty((len(X), self.program.n_outputs), self.dtype)
         self._taped = None
         self.core.forward(parameters, _memory(X), Z, len(X), _training(training, self.program))
-        self._taped = (len(X), training is not None and training.heads)
+        self._taped, self._backed = (len(X), training is not None and training.heads), False
         return Z
 
     def head_outputs(self) -> list[Array]:
@@ -106,8 +107,8 @@ class NativeEngine:
         return A, D
 
     def values(self) -> list[tuple[Array, Array]]:
-        if self._taped is None:
-            raise RuntimeError("values needs a forward pass before it")
+        if self._taped is None or not self._backed:
+            raise RuntimeError("values needs a forward and a backward pass before it")
         heads = self._taped[1]
         return [self._value(op.target, True) for op in self.program.ops if heads or not op.head]
 
@@ -120,6 +121,7 @@ class NativeEngine:
         heads: Sequence[Array] = (),
     ) -> None:
         self.core.backward(parameters, D, gradient, dX, len(D), tuple(heads))
+        self._backed = True
 
     def _rates(self, rates: Mapping[str, float] | None) -> tuple[tuple[float, float], ...]:
         """The rates of each op's W and b; none where all are 1."""

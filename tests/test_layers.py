@@ -444,3 +444,14 @@ WRONG = [
 def test_errors_say_what_is_wrong(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_values_want_both_passes(data, backend):
+    net = network([dense(4, "tanh"), bp.Auxiliary(N_OUTPUTS)], backend)
+    with pytest.raises(RuntimeError, match="a forward and a backward pass"):
+        net._engine.values()
+    net.forward(data[0], training=True)
+    with pytest.raises(RuntimeError, match="a forward and a backward pass"):
+        net._engine.values()
+    net.backward(np.ones((ROWS, N_OUTPUTS)))
+    assert [A.shape for A, _ in net._engine.values()] == [(ROWS, 4), (ROWS, N_OUTPUTS)]
