@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bpfast as bp
 from bpfast import gallery
 from bpfast.__main__ import main
 from bpfast.activations import activations
@@ -209,6 +210,85 @@ def test_saddle() -> None:
     # y grows by 1 + 2 η a step.
     assert beside["gradient descent"] == math.ceil(math.log(1000) / math.log(1.02))
     assert max(beside["momentum 0.9"], beside["Adam"]) < beside["gradient descent"] / 3
+
+
+def test_vanishing() -> None:
+    from bpfast.gallery import vanishing
+
+    figures, printed = run("vanishing")
+    none = figures["sigmoid"]
+    assert none["ratio"] < 1e-6
+    assert f"{none['ratio']:.1e}" in printed
+    assert none["accuracy"] < 0.2
+    assert len(figures["rates"]) == len(vanishing.RATES)
+    assert max(figures["rates"].values()) < 0.2, "nor does another rate help"
+    remedies = figures.keys() - {"sigmoid", "rates"}
+    assert remedies == {"relu, He", "tanh, Xavier", "BatchNorm", "Residual", "Auxiliary", "pretraining"}
+    for name in remedies:
+        assert figures[name]["accuracy"] >= 0.93, name
+        assert figures[name]["ratio"] > 1e-3, name
+        assert name in printed
+
+
+def test_the_stacks_are_equally_deep() -> None:
+    from bpfast.gallery import vanishing
+
+    for name, layers in vanishing.stacks().items():
+        net = bp.Network([*layers, bp.Dense(10)], n_inputs=64, loss="squared_error")
+        shapes = [W.shape for parameter, W in net.parameters.items() if parameter.endswith(".W")]
+        assert [shape for shape in shapes if shape[1] != 10] == [(64, 64)] * 12, name
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", ["sigmoid", "tanh, Xavier", "Residual", "Auxiliary", "pretraining"])
+def test_vanishing_with_other_seeds(name: str, seed: int) -> None:
+    from bpfast.gallery import vanishing
+
+    norms, accuracies = vanishing.train(name, seed=seed)
+    assert len(norms) == 13
+    if name == "sigmoid":
+        assert norms[0] < 1e-6 * norms[-1]
+        assert max(accuracies) < 0.2
+    else:
+        assert accuracies[-1] >= 0.93
+
+
+def test_batch_renorm() -> None:
+    figures, printed = run("batch-renorm")
+    assert list(figures) == ["any four", "two and two of a class", "four of a class"]
+    for name in ("none", "BatchNorm", "BatchRenorm"):
+        assert min(figures["any four"][name]) >= 0.95, name
+        assert printed.count(name) >= 3
+    alike = figures["two and two of a class"]
+    for norm, renorm in zip(alike["BatchNorm"], alike["BatchRenorm"], strict=True):
+        assert renorm >= norm + 0.05
+    assert min(alike["BatchRenorm"]) >= 0.93
+    assert min(figures["four of a class"]["none"]) >= 0.93
+    assert max(figures["four of a class"]["BatchNorm"]) < 0.3
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_batch_renorm_with_other_seeds(seed: int) -> None:
+    from bpfast.gallery import batch_renorm
+
+    norm, renorm = (batch_renorm.train(name, 2, seed)[-1] for name in ("BatchNorm", "BatchRenorm"))
+    assert renorm >= norm + 0.05
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_batches_of_runs(length: int) -> None:
+    from bpfast.gallery import batch_renorm
+
+    y = np.random.default_rng(4).integers(0, 10, 203)
+    order = batch_renorm.batches(y, length, np.random.default_rng(5))
+    assert len(order) % batch_renorm.BATCH == 0
+    assert len(order) > 203 - 10 * length - batch_renorm.BATCH
+    assert len(set(order)) == len(order), "no row twice"
+    runs = y[order].reshape(-1, length)
+    assert (runs == runs[:, :1]).all()
+    # In random order: not one class after the other.
+    assert np.mean(runs[1:, 0] != runs[:-1, 0]) > 0.7
+    assert not np.array_equal(order, batch_renorm.batches(y, length, np.random.default_rng(6)))
 
 
 def test_hopfield_recalls() -> None:

@@ -18,6 +18,8 @@ ENTRIES: dict[str, str] = {
     "losses": "all of them, against the margin or the error, with their slopes",
     "penalties": "the weights that each of them leaves, how many are 0, and the accuracy",
     "saddle": "x² - y²: who is held at the saddle, and who leaves it",
+    "vanishing": "twelve hidden layers of sigmoids learn nothing; six remedies, and what each does",
+    "batch-renorm": "batches of four rows that resemble each other: BatchNorm fails, BatchRenorm does not",
     "pretraining": "six hidden layers of sigmoids, from random weights, autoencoders and Boltzmann machines",
     "gan": "a generator against a discriminator on a ring of eight Gaussians: modes covered",
     "capsule": "dynamic routing between capsules on the digits, with margin loss; gradients checked",
