@@ -44,7 +44,7 @@ class EarlyStopping(Callback):
     min_delta : float, default 0.0
         The change that counts as improvement.
     restore_best : bool, default True
-        Leave the network with the weights of its best epoch.
+        Leave the network with the weights and running statistics of its best epoch.
 
     Attributes
     ----------
@@ -90,13 +90,13 @@ class EarlyStopping(Callback):
         if self._sign * value < self._sign * self.best - self.min_delta:
             self.best, self.best_epoch = value, epoch
             if self.restore_best:
-                self._weights = {name: array.copy() for name, array in network.parameters.items()}
+                # All of it: running statistics belong to the weights they were gathered with.
+                self._weights = network._flat.copy()
         return epoch - self.best_epoch >= self.patience
 
     def on_fit_end(self, network: Network, history: History) -> None:
         if self._weights is not None:
-            for name, array in network.parameters.items():
-                array[...] = self._weights[name]
+            network._flat[...] = self._weights
             self._weights = None
 
 

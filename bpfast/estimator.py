@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,12 +23,13 @@ from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
 from . import checks, optimizers, penalties
 from .activations import Activation, Sigmoid, activations
 from .callbacks import Callback
-from .layers import Dense, Dropout, Layer
+from .layers import Activation as ActivationLayer
+from .layers import BatchNorm, Dense, Dropout, Layer
 from .losses import CrossEntropy, LogLoss, Loss, losses
 from .network import Network
 from .schedules import Constant, Schedule
 from .sparse import Features
-from .specs import Family, number
+from .specs import Family, flag, number
 from .training import callback_list
 
 try:
@@ -74,6 +76,7 @@ class Recipe:
         Its α is divided by the weight of each batch.
     dropout : tuple of float
         One a hidden layer.
+    batch_norm : bool
     callbacks : list of Callback
     """
 
@@ -83,6 +86,7 @@ class Recipe:
     rate: str
     penalty: penalties.Penalty | None
     dropout: tuple[float, ...]
+    batch_norm: bool
     callbacks: list[Callback]
 
 
@@ -107,6 +111,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     _optimizer: Any
     coefs_: list[Array]
     intercepts_: list[Array]
+    batch_norms_: list[tuple[Array, ...]]
 
     def _keep(self, parameters: dict[str, Any]) -> None:
         """The parameters of `__init__` as attributes, untouched."""
@@ -150,6 +155,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             rate=rate,
             penalty=self._penalty(),
             dropout=_dropout(self.dropout, len(hidden)),
+            batch_norm=_flag(type(self).__name__, "batch_norm", self.batch_norm),
             callbacks=callback_list(() if self.callbacks is None else self.callbacks),
         )
 
@@ -271,15 +277,21 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     # ---- the network
 
-    def _make_network(self, widths: Sequence[int], dtype: Any) -> Network:
-        """A network of these widths, of this dtype if the parameter is None; its weights are 0."""
+    def _make_network(self, widths: Sequence[int], dtype: Any, batch_norm: bool) -> Network:
+        """A network of these widths, of this dtype if the parameter is None; its weights are 0.
+
+        `batch_norm` is of the network, not the parameter: a fitted one stays as it is.
+        """
         hidden = widths[1:-1]
         if self.dtype is not None:
             dtype = checks.dtype_of(self.dtype)
         kinds, rates = self._activations(len(hidden)), _dropout(self.dropout, len(hidden))
         layers: list[Layer] = []
         for units, activation, rate in zip(hidden, kinds, rates, strict=True):
-            layers.append(Dense(units, activation, initializer="zeros"))
+            if batch_norm:
+                layers += [Dense(units, initializer="zeros"), BatchNorm(), ActivationLayer(activation)]
+            else:
+                layers.append(Dense(units, activation, initializer="zeros"))
             if rate > 0:
                 layers.append(Dropout(rate))
         layers.append(Dense(widths[-1], initializer="zeros"))
@@ -301,40 +313,46 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             yield random.uniform(-bound, bound, (fan_in, fan_out)), random.uniform(-bound, bound, fan_out)
 
     def _adopt(self, network: Network) -> None:
-        """Make the network this estimator's: coefs_ and intercepts_ become views of its parameters."""
-        views = network.parameters
-        self.coefs_ = [views[op.W.name] for op in network.program.ops if op.W is not None]
-        self.intercepts_ = [views[op.b.name] for op in network.program.ops if op.b is not None]
-        self._held = (network, [*self.coefs_, *self.intercepts_], self._key())
+        """Make the network this estimator's: coefs_, intercepts_ and batch_norms_ become views of it."""
+        dense = _views(network, "dense")
+        self.coefs_ = [W for W, _ in dense]
+        self.intercepts_ = [b for _, b in dense]
+        self.batch_norms_ = _views(network, "batch_norm")
+        self._held = (network, self._arrays(), self._key())
+
+    def _arrays(self) -> list[Array]:
+        """What the network consists of; a model taken over from elsewhere has no batch_norms_."""
+        norms = self.__dict__.get("batch_norms_", ())
+        return [*self.coefs_, *self.intercepts_, *itertools.chain.from_iterable(norms)]
 
     def _key(self) -> tuple[Any, ...]:
         """The parameters that a held network depends on beside its weights."""
         return (self.activation, self.dropout, self.n_jobs, self.loss, self.dtype)
 
     def _network(self) -> Network:
-        """The network of coefs_ and intercepts_ as they are now, which anybody may have replaced."""
+        """The network of the fitted arrays as they are now, which anybody may have replaced."""
         held = self.__dict__.get("_held")
-        arrays = [*self.coefs_, *self.intercepts_]
+        arrays = self._arrays()
         if held is not None and all(a is b for a, b in zip(arrays, held[1], strict=False)):
             network, known, key = held
             if len(known) == len(arrays) and key == self._key():
                 return network
         coefs = [np.asarray(W) for W in self.coefs_]
         widths = [len(coefs[0]), *(W.shape[1] for W in coefs)]
-        network = self._make_network(widths, np.float32 if coefs[0].dtype == np.float32 else np.float64)
+        norms = self.__dict__.get("batch_norms_", ())
+        if len(norms) not in (0, len(coefs) - 1):
+            raise ValueError(f"batch_norms_ has {len(norms)} entries for {len(coefs) - 1} hidden layers")
+        dtype = np.float32 if coefs[0].dtype == np.float32 else np.float64
+        network = self._make_network(widths, dtype, len(norms) > 0)
         self._set_weights(network, zip(coefs, self.intercepts_, strict=True))
+        _fill(_views(network, "batch_norm"), norms)
         network.seed, network._steps = self.__dict__.get("_noise", (0, 0))
         self._adopt(network)
         return network
 
     @staticmethod
     def _set_weights(network: Network, weights: Any) -> None:
-        dense = [op for op in network.program.ops if op.kind == "dense"]
-        for op, (W, b) in zip(dense, weights, strict=True):
-            assert op.W is not None
-            assert op.b is not None
-            network.parameters[op.W.name][...] = W
-            network.parameters[op.b.name][...] = b
+        _fill(_views(network, "dense"), weights)
 
     def _loss(self, dtype: Any = np.float64) -> Loss:
         """What a network of this dtype minimises; it owns the link of the prediction."""
@@ -401,6 +419,19 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+def _views(network: Network, kind: str) -> list[tuple[Array, ...]]:
+    """The arrays of every op of a kind, as views: W and b, or γ, β, running mean and variance."""
+    named = {**network.parameters, **network.statistics}
+    ops = [op for op in network.program.ops if op.kind == kind]
+    return [tuple(named[p.name] for p in (op.W, op.b, *(op.statistics or ())) if p is not None) for op in ops]
+
+
+def _fill(views: list[tuple[Array, ...]], values: Any) -> None:
+    """Give views their values."""
+    for view, value in zip(itertools.chain(*views), itertools.chain(*values), strict=True):
+        view[...] = value
+
+
 def _is_kind(value: Any, kind: type) -> bool:
     """Whether a value is a specification of a kind, or the class of one."""
     return isinstance(value, kind) or (isinstance(value, type) and issubclass(value, kind))
@@ -434,6 +465,11 @@ def _dropout(rates: Any, layers: int) -> tuple[float, ...]:
     if len(rates) != layers:
         raise ValueError(f"dropout has {len(rates)} rates for {layers} hidden layers")
     return tuple(number("dropout", "a rate", rate, at_least=0, below=1) for rate in rates)
+
+
+def _flag(owner: str, name: str, value: Any) -> bool:
+    """True or False, NumPy's too, as a grid of parameters may hold them."""
+    return flag(owner, name, bool(value) if isinstance(value, np.bool_) else value)
 
 
 def _threads(n_jobs: Any) -> int | None:

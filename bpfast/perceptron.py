@@ -71,12 +71,12 @@ class Perceptron(BaseMLP):
                 # Classes count there by their rows alone, as they do in `score`.
                 held_out = replace(data, weights=own)
             self._epochs(network, recipe, data, held_out, validation_data is None, incremental, random)
-        if not all(np.isfinite(array).all() for array in (*self.coefs_, *self.intercepts_)):
+        if not all(np.isfinite(array).all() for array in self._arrays()):
             raise ValueError(NOT_FINITE)
 
     def _begin(self, recipe: Recipe, widths: tuple[int, ...], dtype: Any, random: Any) -> Network:
         """A new network, and the figures of a fit that starts."""
-        network = self._make_network(widths, dtype)
+        network = self._make_network(widths, dtype, recipe.batch_norm)
         self._set_weights(network, self._draw(recipe, widths, random))
         if any(recipe.dropout):
             # Drawn behind all that scikit-learn draws before the first shuffle.
@@ -268,8 +268,11 @@ def _require_possible(est: Any, recipe: Recipe, validation_data: Any) -> None:
         return
     if recipe.penalty is not None and not recipe.penalty.smooth:
         raise ValueError(f"penalty={est.penalty!r} needs a stochastic solver; lbfgs takes 'l2' or None")
+    # A warm start keeps the layers there are.
+    norms = est.warm_start and est.__dict__.get("batch_norms_", ())
     for name, given in (
         ("dropout", any(recipe.dropout)),
+        ("batch_norm", recipe.batch_norm or norms),
         ("validation_data", validation_data is not None),
     ):
         if given:

@@ -33,7 +33,8 @@ Where numbers differ from scikit-learn's, why, and how to get the old ones:
 ``partial_fit`` with ``early_stopping``
     There it is refused. Here it goes by ``validation_data=(X, y)``, and is refused without.
 `warm_start` with other `hidden_layer_sizes`
-    The fitted layers stay, as there; there another number of layers is an error later on.
+    The fitted layers stay, as there; there another number of layers is an error later on. So they do
+    with another `batch_norm`.
 `warm_start` with `early_stopping`
     There the second fit trains on in the arrays in which the best weights are kept, and may end with
     others. Here it ends with the best.
@@ -174,6 +175,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         The share of L1 in the elastic net.
     dropout : float or tuple of float, default 0.0
         The share of each hidden layer's outputs that training leaves out (`bpfast.Dropout`).
+    batch_norm : bool, default False
+        Normalise Z = X W + b of every hidden layer, before the activation: in training by the mean and
+        variance of the batch, in prediction by running ones (`bpfast.BatchNorm`). In these, rows count
+        alike, whatever their weights.
     class_weight : dict, list of dict, "balanced" or None, default None
         What a class counts, as in scikit-learn; a list has a dict for each of several labels. Held-out
         rows count without. "balanced" is not for `partial_fit`, which sees a part of the data.
@@ -200,6 +205,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         As in scikit-learn.
     coefs_, intercepts_
         As in scikit-learn. They may be changed in place, or replaced: predictions follow.
+    batch_norms_ : list of tuple of array
+        With `batch_norm`, γ, β, running mean and running variance (units,) of each hidden layer; else
+        empty. Changes count as those of `coefs_` do.
     validation_loss_curve_ : list of float
         The loss of the held-out rows after every epoch; absent where there are none.
     history_ : bpfast.History
@@ -256,6 +264,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         penalty="l2",
         l1_ratio=0.5,
         dropout=0.0,
+        batch_norm=False,
         class_weight=None,
         scoring=None,
         keep_optimizer=False,
@@ -537,6 +546,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
         penalty="l2",
         l1_ratio=0.5,
         dropout=0.0,
+        batch_norm=False,
         scoring=None,
         keep_optimizer=False,
         callbacks=None,

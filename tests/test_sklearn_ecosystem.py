@@ -37,6 +37,11 @@ OPTIONS = {
 }
 
 
+def arrays(est):
+    """All that a prediction is made of."""
+    return [*est.coefs_, *est.intercepts_, *(array for norm in est.batch_norms_ for array in norm)]
+
+
 @pytest.fixture
 def est():
     return MLPClassifier(**OPTIONS)
@@ -72,8 +77,9 @@ def test_pipelines(est):
     assert model.score(X, Y) > 0.95
     assert cross_val_score(model, X, Y, cv=3).mean() > 0.85
     assert cross_val_predict(est, X, Y, cv=3, method="predict_proba").shape == (700, 10)
-    model.set_params(mlpclassifier__alpha=0.5, mlpclassifier__dropout=0.1)
+    model.set_params(mlpclassifier__alpha=0.5, mlpclassifier__dropout=0.1, mlpclassifier__batch_norm=True)
     assert "alpha=0.5" in repr(model)
+    assert model.fit(X, Y).score(X, Y) > 0.95
     assert "MLPClassifier" in model._repr_html_()
 
 
@@ -134,7 +140,16 @@ COPIES = {
 
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize(
-    "options", [{}, {"dropout": 0.3}, {"early_stopping": True}, {"solver": bp.AdamW(0.01)}], ids=str
+    "options",
+    [
+        {},
+        {"dropout": 0.3},
+        {"batch_norm": True},
+        {"batch_norm": True, "dropout": 0.3, "early_stopping": True},
+        {"early_stopping": True},
+        {"solver": bp.AdamW(0.01)},
+    ],
+    ids=str,
 )
 def test_copies_go_on(est, tmp_path, how, options):
     """A copy predicts the same, goes on to the same bits, and shares nothing."""
@@ -142,11 +157,11 @@ def test_copies_go_on(est, tmp_path, how, options):
     more = {"validation_data": (X, Y)} if options.get("early_stopping") else {}
     twin = COPIES[how](est, tmp_path)
     assert (twin.predict_proba(X) == est.predict_proba(X)).all()
-    before = est.coefs_[0].copy()
+    before = [array.copy() for array in arrays(est)]
     twin.partial_fit(X, Y, **more)
-    assert (est.coefs_[0] == before).all()
+    assert all((a == b).all() for a, b in zip(arrays(est), before, strict=True))
     est.partial_fit(X, Y, **more)
-    assert all((a == b).all() for a, b in zip(est.coefs_, twin.coefs_, strict=True))
+    assert all((a == b).all() for a, b in zip(arrays(est), arrays(twin), strict=True))
     assert est.loss_curve_ == twin.loss_curve_
 
 
@@ -157,6 +172,7 @@ def test_clone_is_unfitted(est):
     twin = clone(est)
     assert twin.get_params()["solver"] == bp.SGD(0.1)
     assert not hasattr(twin, "coefs_")
+    assert not hasattr(twin, "batch_norms_")
     assert (twin.fit(X, Y).coefs_[0] == est.coefs_[0]).all()
 
 

@@ -395,6 +395,7 @@ BAD = {
     "penalty": ["l0", 1],
     "l1_ratio": [-0.1, 1.5, "x", np.nan],
     "dropout": [-0.1, 1.0, "x", (0.1,), (0.1, 0.2, 0.3)],
+    "batch_norm": [1, "yes", None, (True, False), bp.BatchNorm()],
     "class_weight": ["even", 3],
     "scoring": ["foo", 3],
     "callbacks": [3, [print]],
@@ -498,7 +499,12 @@ def test_classes_that_no_classifier_takes():
 
 def test_what_lbfgs_does_not_do():
     X, Xv, y, yv = DIGITS
-    for options, word in (({"penalty": "l1"}, "penalty='l1'"), ({"dropout": 0.1}, "dropout")):
+    refused = [
+        ({"penalty": "l1"}, "penalty='l1'"),
+        ({"dropout": 0.1}, "dropout"),
+        ({"batch_norm": True}, "batch_norm"),
+    ]
+    for options, word in refused:
         with pytest.raises(ValueError, match=f"{word} needs a stochastic solver"):
             MLPClassifier(solver="lbfgs", **options).fit(X, y)
     with pytest.raises(ValueError, match="validation_data needs a stochastic solver"):

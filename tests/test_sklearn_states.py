@@ -54,10 +54,10 @@ def test_partial_fit_goes_on_after_bad_data(module):
     assert stumbling.loss_curve_ == straight.loss_curve_
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_partial_fit_goes_on_after_a_callback_failed(dropout):
-    straight = MLPClassifier(random_state=0, dropout=dropout, shuffle=False)
-    stumbling = MLPClassifier(random_state=0, dropout=dropout, shuffle=False)
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"batch_norm": True}], ids=str)
+def test_partial_fit_goes_on_after_a_callback_failed(options):
+    straight = MLPClassifier(random_state=0, shuffle=False, **options)
+    stumbling = MLPClassifier(random_state=0, shuffle=False, **options)
     for call in range(4):
         straight.partial_fit(X, y, classes=[0, 1, 2])
         stumbling.partial_fit(X, y, classes=[0, 1, 2])
@@ -71,11 +71,17 @@ def test_partial_fit_goes_on_after_a_callback_failed(dropout):
 
 @pytest.mark.parametrize("warm_start", [False, True])
 @pytest.mark.parametrize(
-    ("solver", "error"),
-    [("adam", RuntimeError), ("adam", SystemExit), ("lbfgs", RuntimeError), ("lbfgs", KeyboardInterrupt)],
+    ("solver", "error", "batch_norm"),
+    [
+        ("adam", RuntimeError, False),
+        ("adam", RuntimeError, True),
+        ("adam", SystemExit, False),
+        ("lbfgs", RuntimeError, False),
+        ("lbfgs", KeyboardInterrupt, False),
+    ],
 )
-def test_everything_is_as_before_an_error(solver, error, warm_start):
-    est = MLPClassifier(random_state=0, max_iter=5, warm_start=warm_start).fit(X, y)
+def test_everything_is_as_before_an_error(solver, error, batch_norm, warm_start):
+    est = MLPClassifier(random_state=0, max_iter=5, warm_start=warm_start, batch_norm=batch_norm).fit(X, y)
     est.set_params(solver=solver, callbacks=[Raise(error("no"))])
     before, predicted = state(est), est.predict_proba(X)
     with pytest.raises(error):
@@ -309,6 +315,7 @@ MISTAKES = [
     ({"learning_rate": 0.01}, "a number goes to learning_rate_init"),
     ({"hidden_layer_sizes": (10.5,)}, "hidden_layer_sizes must hold whole numbers; got 10.5"),
     ({"dropout": (0.1, 0.2)}, "dropout has 2 rates for 1 hidden layers"),
+    ({"batch_norm": "yes"}, "MLPClassifier: batch_norm must be True or False; got 'yes'"),
     ({"activation": ("relu", "tanh")}, "activation has 2 entries for 1 hidden layers"),
     ({"class_weight": {0: 2, 77: 1}}, r"class_weight names 77, which is not among the classes \[0 1 2\]"),
     ({"callbacks": [bp.ProgressBar]}, r"make one: ProgressBar\(\)"),
