@@ -175,8 +175,9 @@ class BatchNorm(Layer):
     """A = γ (X - μ) / √(σ² + ε) + β, column by column (Ioffe & Szegedy 2015).
 
     In training μ and σ² are the mean and (biased) variance of the batch, and the running ones move
-    towards them: m ← (1 - momentum) m + momentum · μ, with the unbiased variance, as in PyTorch. In
-    prediction the running ones are taken. Rows count alike, whatever their weights. γ and β (O,) are
+    towards them: m ← (1 - momentum) m + momentum · μ, with the unbiased variance, as in PyTorch; a
+    batch of one row moves nothing. In prediction the running ones are taken. Rows count alike, whatever
+    their weights. γ and β (O,) are
     trained from 1 and 0, and not penalised; see `Network.statistics` for the running ones.
 
     Parameters

@@ -87,6 +87,8 @@ def _batch_norm_forward(op: Op, p: Views, training: Training | None, X: Array) -
         r = np.clip(batch_deviation / deviation, 1 / r_t, r_t)
         d = np.clip((batch_mean - mean) / deviation, -d_t, d_t)
         share = momentum if training.momentum is None else training.momentum
+        if len(X) < 2:
+            share = 0.0  # one row has no variance
         unbiased = variance * (len(X) / max(1, len(X) - 1))
         running_mean[...] = (1 - share) * mean + share * batch_mean
         running_variance[...] = (1 - share) * running_variance.astype(np.float64) + share * unbiased

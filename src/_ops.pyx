@@ -170,7 +170,8 @@ cdef void batch_norm_statistics(Run* r, Op* op, Worker* w, Py_ssize_t rows, Py_s
         s.inverse[j] = 1 / deviation
         s.r[j] = within(deviation / running, 1 / r_max, r_max)
         s.d[j] = within((s.mean[j] - mean) / running, -d_max, d_max)
-        if momentum == 0:
+        if momentum == 0 or rows < 2:
+            # One row has no variance.
             continue
         put_real(means, j, (1 - momentum) * mean + momentum * s.mean[j], t)
         put_real(variances, j, ((1 - momentum) * real_at(variances, j, t)
