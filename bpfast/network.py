@@ -473,7 +473,11 @@ class Network:
         return dX
 
     def update(self, optimizer: str | Optimizer, penalty: str | Penalty | None = None) -> None:
-        """One step of an optimizer with the gradient of the last `backward`."""
+        """One step of an optimizer with the gradient of the last `backward`.
+
+        A schedule gives the rate of the epochs that `fit` has counted: a loop of one's own, which it
+        does not count, passes an optimizer with the rate it wants, and the state goes on.
+        """
         self._require_no_fit("update")
         if not self._backed:
             raise RuntimeError("update needs forward(X, training=True) and backward before it")

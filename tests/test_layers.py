@@ -456,3 +456,24 @@ def test_values_want_both_passes(data, backend):
         net._engine.values()
     net.backward(np.ones((ROWS, N_OUTPUTS)))
     assert [A.shape for A, _ in net._engine.values()] == [(ROWS, 4), (ROWS, N_OUTPUTS)]
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("stack", CASES)
+def test_two_fits_are_one(stack, options, backend, data):
+    nets = [network(stack, backend) for _ in range(2)]
+    nets[0].fit(*data, epochs=3, batch_size=4, **options)
+    nets[1].fit(*data, epochs=1, batch_size=4, **options)
+    nets[1].predict(data[0])
+    nets[1].gradients(*data)
+    nets[1].fit(*data, epochs=2, batch_size=4, **options)
+    assert nets[0]._flat.tobytes() == nets[1]._flat.tobytes()
+
+
+@pytest.mark.parametrize("stack", CASES)
+def test_a_prediction_does_not_depend_on_its_neighbours(stack, data):
+    net = network(stack, dtype="float32")
+    X = data[0].astype(np.float32)
+    net.fit(*data, epochs=1)
+    alone = np.concatenate([net.predict(X[i : i + 1]) for i in range(ROWS)])
+    np.testing.assert_array_equal(net.predict(X), alone)
