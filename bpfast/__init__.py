@@ -46,7 +46,7 @@ from .losses import (
     SquaredError,
 )
 from .network import Network
-from .optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
+from .optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, Rprop
 from .penalties import L0, L1, L2, ElasticNet, Frobenius
 from .pretraining import RBM, Autoencoder, pretrain
 from .schedules import (
@@ -105,6 +105,7 @@ __all__ = [
     "LogLoss",
     "Maxout",
     "Network",
+    "Optimizer",
     "Orthogonal",
     "PReLU",
     "Poisson",

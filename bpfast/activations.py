@@ -23,6 +23,7 @@ class Activation(Spec):
 
 
 activations: Family[Activation] = Family("activation", Activation)
+activations.hints["softmax"] = "the loss applies it to the last layer: loss='cross_entropy'"
 
 
 @activations.register("identity", "linear")

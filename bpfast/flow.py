@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+#: What the headings of a table mean.
+LEGEND = (
+    "A: what the op makes; D: ∂L/∂Z of dense, else ∂L/∂A; flat: elements where f is flat; dead: units flat "
+    "in all rows;\nnorm: of D; W: also γ, slopes; ΔW: the optimizer's step"
+)
 #: f is flat where |f'| is below this share of its maximum.
 FLAT = 0.05
 
@@ -93,7 +98,10 @@ class Flow:
         return iter(self.ops)
 
     def column(self, name: str) -> Array:
-        """One figure of all ops."""
+        """One figure of all ops: an attribute of `OpFlow` that is a number."""
+        known = [f.name for f in fields(OpFlow)[1:]]
+        if name not in known:
+            raise ValueError(f"unknown figure {name!r} (known: {', '.join(known)})")
         return np.array([getattr(op, name) for op in self.ops])
 
     @property
@@ -128,7 +136,7 @@ class Flow:
         table = [
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
         ]
-        return "\n".join([*table, f"loss {self.loss:.4g} of {self.rows} rows"])
+        return "\n".join([*table, LEGEND, f"loss {self.loss:.4g} of {self.rows} rows"])
 
     def __repr__(self) -> str:
         return f"<bpfast.Flow of {len(self)} ops, {self.rows} rows, loss {self.loss:.4g}>"
@@ -171,7 +179,9 @@ def gradient_flow(
     Returns
     -------
     Flow
-        ``print(flow)`` gives a table, ``flow.plot(path)`` a picture.
+        ``print(flow)`` gives a table, whose columns are the attributes of `bpfast.flow.OpFlow`,
+        ``flow.plot(path)`` a picture; ``flow.gradient_ratio`` is ‖∂L/∂W‖ of the first op with weights
+        over that of the last.
 
     Examples
     --------

@@ -31,10 +31,10 @@ class Layer(Spec):
 layers: Family[Layer] = Family("layer", Layer)
 
 
-def _resolve_activation(value: Any) -> _activations.Activation:
+def _resolve_activation(owner: str, value: Any) -> _activations.Activation:
     if isinstance(value, dict):
         return _activations.activations.from_config(value)
-    return _activations.activations.resolve(value)
+    return _activations.activations.resolve(value, f"{owner}: activation")
 
 
 def _resolve_initializer(value: Any) -> Initializer:
@@ -71,7 +71,7 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         self._set("units", integer("Dense", "units", self.units, at_least=1))
-        self._set("activation", _resolve_activation(self.activation))
+        self._set("activation", _resolve_activation(type(self).__name__, self.activation))
         assert isinstance(self.activation, _activations.Activation)
         initializer = self.activation.initializer if self.initializer is None else self.initializer
         self._set("initializer", _resolve_initializer(initializer))
@@ -108,7 +108,7 @@ class Activation(Layer):
     name: ClassVar[str] = "activation"
 
     def __post_init__(self) -> None:
-        self._set("activation", _resolve_activation(self.activation))
+        self._set("activation", _resolve_activation(type(self).__name__, self.activation))
 
     @property
     def text(self) -> str:
@@ -170,7 +170,7 @@ def _build_batch_norm(builder: Builder, source: int, numbers: tuple[float, ...])
 
 
 @layers.register("batch_norm")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BatchNorm(Layer):
     """A = γ (X - μ) / √(σ² + ε) + β, column by column (Ioffe & Szegedy 2015).
 
@@ -183,7 +183,8 @@ class BatchNorm(Layer):
     Parameters
     ----------
     momentum : float, default 0.1
-        The share of the batch in the running statistics; above 0, at most 1.
+        The share of the batch in the running statistics; above 0, at most 1. Where Keras has 0.99, it
+        is 0.01 here and in PyTorch.
     epsilon : float, default 1e-5
         ε, in the units of X²; above 0.
     """
@@ -201,7 +202,7 @@ class BatchNorm(Layer):
 
 
 @layers.register("batch_renorm")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BatchRenorm(Layer):
     """A = γ (r (X - μ) / √(σ² + ε) + d) + β, which trains as it predicts (Ioffe 2017).
 
@@ -248,7 +249,7 @@ class BatchRenorm(Layer):
 
 
 @layers.register("layer_norm")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerNorm(Layer):
     """A = γ (X - μ) / √(σ² + ε) + β, row by row (Ba, Kiros & Hinton 2016).
 
@@ -304,7 +305,7 @@ class Maxout(Layer):
 
     @property
     def text(self) -> str:
-        return f"{self.pieces} pieces"
+        return f"{self.pieces} piece{'s' if self.pieces > 1 else ''}"
 
     def build(self, builder: Builder, source: int) -> int:
         assert isinstance(self.initializer, Initializer)
@@ -389,6 +390,8 @@ class Residual(Layer):
         if not layers:
             raise TypeError("Residual takes at least one layer")
         for index, layer in enumerate(layers):
+            if isinstance(layer, (list, tuple)):
+                raise TypeError("Residual takes layers one by one, not in a list: Residual(*layers)")
             if not isinstance(layer, Layer):
                 raise TypeError(
                     f"Residual: layer {index} must be a layer, such as bp.Dense(10); got {layer!r}"
@@ -442,13 +445,13 @@ class Auxiliary(Layer):
         if isinstance(loss, dict):
             self._set("loss", losses.from_config(loss))
         elif loss is not None:
-            self._set("loss", losses.resolve(loss))
+            self._set("loss", losses.resolve(loss, "Auxiliary: loss"))
         self._set("weight", number("Auxiliary", "weight", self.weight, above=0))
 
     @property
     def text(self) -> str:
         loss = "" if self.loss is None else f"{self.loss.name} "  # type: ignore[union-attr]
-        return f"{loss}{self.units} × {self.weight:g}"
+        return f"head {loss}{self.units} × {self.weight:g}"
 
     def build(self, builder: Builder, source: int) -> int:
         assert self.loss is None or isinstance(self.loss, Loss)

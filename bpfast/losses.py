@@ -73,7 +73,7 @@ class AbsoluteError(Loss):
     smooth: ClassVar[bool] = False
 
 
-@losses.register("log_loss", "binary_cross_entropy")
+@losses.register("log_loss", "binary_cross_entropy", "binary_crossentropy")
 @dataclass(frozen=True)
 class LogLoss(_Capped):
     """L = softplus(z) - y z = -y log p - (1 - y) log(1 - p) with p = sigmoid(z); ∂L/∂z = p - y.
@@ -92,7 +92,12 @@ class LogLoss(_Capped):
     metric: ClassVar[str] = "accuracy"
 
 
-@losses.register("cross_entropy", "softmax_cross_entropy")
+@losses.register(
+    "cross_entropy",
+    "softmax_cross_entropy",
+    "categorical_crossentropy",
+    "sparse_categorical_crossentropy",
+)
 @dataclass(frozen=True)
 class CrossEntropy(_Capped):
     """L = -Σ y log softmax(z) over the outputs; ∂L/∂z = softmax(z) - y.

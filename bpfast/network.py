@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import numbers
 import os
 import threading
 import weakref
@@ -59,6 +60,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _one_by_one(call: str, layers: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Layers that were named one by one, as they are wanted."""
+    for layer in layers:
+        if isinstance(layer, (list, tuple, set, range)):
+            raise TypeError(f"{call} takes layers one by one, such as {call}(0, 1); got {layer!r}")
+    return layers
+
+
 class Network:
     """A feed-forward network trained by backpropagation.
 
@@ -74,13 +83,24 @@ class Network:
     dtype : {"float32", "float64"}, default "float32"
         Of parameters and arithmetic.
     seed : int, default 0
-        Of the initial weights, the order of the rows and what a `Dropout` drops; the same seed
-        gives the same bits.
+        Of the initial weights, the order of the rows and what training draws (`Dropout`, `RReLU`,
+        noise on weights); the same seed gives the same bits.
     threads : int, optional
         At most this many; by default ``BPFAST_NUM_THREADS`` or the cores at hand. The result
         does not depend on it.
     backend : {"native", "reference"}, optional
         By default ``BPFAST_BACKEND`` or native.
+
+    Attributes
+    ----------
+    parameters : mapping of str to array
+        What is trained, by name: "0.W", "0.b", "1.gamma", "2.0.W" within a `Residual`, "2.skip.W" its
+        projection. Views of one vector: write into them (``net.parameters["0.W"][...] = W``).
+    statistics : mapping of str to array
+        Running means and variances of normalised columns, in the same way.
+    gradient : mapping of str to array
+        What `backward` has filled.
+    layers : tuple of Layer
 
     Examples
     --------
@@ -100,7 +120,9 @@ class Network:
         backend: str | None = None,
     ) -> None:
         if isinstance(layers, Layer) or not isinstance(layers, Sequence) or not layers:
-            raise TypeError(f"layers must be a list of at least one layer; got {layers!r}")
+            raise TypeError(
+                f"layers must be a list of at least one layer, such as [bp.Dense(10)]; got {layers!r}"
+            )
         for index, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{index}] must be a layer, such as bp.Dense(10); got {layer!r}")
@@ -132,13 +154,18 @@ class Network:
         #: Running means and variances of normalised columns, by name: what training moves, not trains.
         self.statistics: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat, False))
         self.gradient: Mapping[str, Array] = MappingProxyType(self.program.views(self._gradient))
-        self._engine = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
         self._link_name = link_of(self.loss_spec)
         self._lock = threading.RLock()
+        self._new_engine()
         self._fitting = False
         self._taped = 0
         self._backed = False
         _living.add(self)
+
+    def _new_engine(self) -> None:
+        """An engine that holds no rows of a call before."""
+        with self._lock:
+            self._engine = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
@@ -153,8 +180,17 @@ class Network:
         return copy.deepcopy(self)
 
     def __repr__(self) -> str:
-        widths = "-".join(str(width) for width in self.program.widths)
+        widths = "-".join(map(str, self._widths()))
         return f"<bpfast.Network {widths} {self.loss_spec.name} {self.dtype} {self.n_parameters} parameters>"
+
+    def _widths(self) -> list[int]:
+        """Of X, and behind each layer with weights."""
+        widths = [self.n_inputs]
+        for index in range(len(self.layers)):
+            ops = [op for op in self.program.ops if op.layer.split(".")[0] == str(index) and not op.head]
+            if any(op.kind == "dense" for op in ops):
+                widths.append(ops[-1].n_out)
+        return widths
 
     @property
     def n_inputs(self) -> int:
@@ -503,7 +539,7 @@ class Network:
             `Residual` that has number 2) or a parameter's name (``"0.W"``) to a number of at least 0.
             At 0 it stays as it is: no update, no penalty, and the optimizer's state waits. The others
             keep what they had. Where a `BatchNorm` stays, so do its running statistics, and training
-            takes them too.
+            takes them too. The steps of Rprop adapt by themselves: there only 0 counts.
 
         Examples
         --------
@@ -522,11 +558,15 @@ class Network:
 
     def _names_of(self, key: Any) -> list[str]:
         """The parameters of a layer, or the one of this name."""
-        if isinstance(key, bool) or not isinstance(key, (int, str)):
+        if isinstance(key, bool) or not isinstance(key, (numbers.Integral, str)):
             raise TypeError(f"a layer's number or a name such as '0.W' is wanted; got {key!r}")
-        name = str(key + len(self.layers) if isinstance(key, int) and key < 0 else key)
-        found = [p for p in self.parameters if p == name or p.startswith(f"{name}.")]
-        if not found:
+        n = len(self.layers)
+        if not isinstance(key, str):
+            if not -n <= int(key) < n:
+                raise ValueError(f"there is no layer {key}; this network has layers 0 to {n - 1}")
+            key = str(int(key) % n)
+        found = [p for p in self.parameters if p == key or p.startswith(f"{key}.")]
+        if not found and not any(f"{op.layer}.".startswith(f"{key}.") for op in self.program.ops):
             raise ValueError(
                 f"there are no parameters in {key!r}; this network has {', '.join(self.parameters)}"
             )
@@ -540,12 +580,50 @@ class Network:
         return moves
 
     def freeze_layers(self, *layers: int | str) -> None:
-        """Keep layers as they are in training: `scale_learning_rates` with 0 for each."""
-        self.scale_learning_rates(dict.fromkeys(layers, 0.0))
+        """Keep layers as they are in training: `scale_learning_rates` with 0 for each.
+
+        Parameters
+        ----------
+        *layers : int or str
+            One by one: ``net.freeze_layers(0, 1)``.
+        """
+        self.scale_learning_rates(dict.fromkeys(_one_by_one("freeze_layers", layers), 0.0))
 
     def unfreeze_layers(self, *layers: int | str) -> None:
         """Train layers at the full learning rate again; without arguments all of them."""
-        self.scale_learning_rates(dict.fromkeys(layers or self.parameters, 1.0))
+        named = _one_by_one("unfreeze_layers", layers)
+        self.scale_learning_rates(dict.fromkeys(named or tuple(self.parameters), 1.0))
+
+    def copy_parameters(self, other: Network) -> list[str]:
+        """Take what has the same name and shape from another network, to start from it.
+
+        Parameters
+        ----------
+        other : Network
+            Such as a loaded one, of which this network shares the first layers.
+
+        Returns
+        -------
+        list of str
+            The names of the parameters and statistics that were taken.
+
+        Examples
+        --------
+        >>> import bpfast as bp
+        >>> ten = bp.Network([bp.Dense(32, "relu"), bp.Dense(10)], n_inputs=64, loss="cross_entropy")
+        >>> three = bp.Network([*ten.layers[:-1], bp.Dense(3)], n_inputs=64, loss="cross_entropy")
+        >>> three.copy_parameters(ten)
+        ['0.W', '0.b']
+        """
+        if not isinstance(other, Network):
+            raise TypeError(f"copy_parameters: other must be a Network; got {other!r}")
+        self._require_no_fit("copy_parameters")
+        ours = {**self.parameters, **self.statistics}
+        theirs = {**other.parameters, **other.statistics}
+        taken = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
+        for name in taken:
+            ours[name][...] = theirs[name]
+        return taken
 
     def summary(self) -> str:
         """A table of the layers, as text."""
@@ -568,11 +646,19 @@ class Network:
         """A layer's line, and those of the layers within."""
         within = getattr(layer, "layers", ())
         children = tuple(f"{name}.{index}." for index in range(len(within)))
-        parameters = [p for p in self.program.parameters if p.trained and p.name.startswith(f"{name}.")]
-        owned = sum(p.size for p in parameters if not p.name.startswith(children))
-        width = next(op.n_out for op in reversed(self.program.ops) if f"{op.layer}.".startswith(f"{name}."))
+        below = [p for p in self.program.parameters if p.trained and p.name.startswith(f"{name}.")]
+        own = [p for p in below if not p.name.startswith(children)]
+        made = [op for op in self.program.ops if f"{op.layer}.".startswith(f"{name}.")]
+        # A head is beside the way: what comes in goes on.
+        width = made[-1].n_in if made[-1].head else made[-1].n_out
+        words = [layer.text] if layer.text else []
+        if any(op.layer == f"{name}.skip" for op in made):
+            words.append("projection")
+        scales = {self._rates.get(p.name, 1.0) for p in own}
+        if scales and scales != {1.0}:
+            words.append("frozen" if scales == {0.0} else f"rate × {min(scales):g}")
         label = "  " * depth + f"{name} {layer.name}"
-        rows = [(label, str(width), layer.text, f"{owned:,}")]
+        rows = [(label, str(width), ", ".join(words), f"{sum(p.size for p in own):,}")]
         for index, inner in enumerate(within):
             rows += self._summary_rows(inner, f"{name}.{index}", depth + 1)
         return rows

@@ -65,6 +65,7 @@ class Optimizer(Spec):
 
 
 optimizers: Family[Optimizer] = Family("optimizer", Optimizer)
+optimizers.hints["lbfgs"] = "L-BFGS takes all rows at once, so that it is for Network.fit alone"
 
 
 @optimizers.register("sgd")
@@ -79,6 +80,8 @@ class SGD(Optimizer):
         μ, from 0 to below 1. At 0 there is no state: w ← w - η g.
     nesterov : bool, default False
         Look ahead along v; needs momentum.
+    clip_value, clip_norm : float, optional
+        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 0.01
@@ -130,6 +133,8 @@ class Adam(Optimizer):
     epsilon_hat : bool, default False
         Let ε join the root before its correction, as the paper's ε̂ does, and with it scikit-learn
         and Keras: w ← w - η m̂ / ((√v + ε) / √(1-β₂ᵗ)).
+    clip_value, clip_norm : float, optional
+        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -165,6 +170,8 @@ class AdamW(Optimizer):
         λ ≥ 0; biases do not decay.
     epsilon_hat : bool, default False
         As in `Adam`.
+    clip_value, clip_norm : float, optional
+        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -199,6 +206,8 @@ class RMSprop(Optimizer):
     rho : float, default 0.9
         The decay of the mean square, from 0 to below 1.
     epsilon : float, default 1e-8
+    clip_value, clip_norm : float, optional
+        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -228,6 +237,8 @@ class Adagrad(Optimizer):
     ----------
     learning_rate : float or Schedule, default 0.01
     epsilon : float, default 1e-10
+    clip_value, clip_norm : float, optional
+        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 0.01
@@ -261,6 +272,8 @@ class Rprop(Optimizer):
         The initial Δ; no schedule.
     eta_minus, eta_plus : float, default 0.5 and 1.2
     step_min, step_max : float, default 1e-6 and 50
+    clip_value, clip_norm : float, optional
+        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 0.01

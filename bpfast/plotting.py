@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _TRAINED, _HELD_OUT, _INK, _FAINT = "#0072B2", "#D55E00", "#333333", "#DDDDDD"
 _METRICS = {"accuracy": "accuracy", "r2": "R²"}
 DPI = 150
+#: Lines that a legend names.
+LEGEND = 12
 
 
 def _figure_class() -> type[Figure]:
@@ -45,10 +47,15 @@ def require_drawable(path: str | os.PathLike[str]) -> None:
         If matplotlib is missing.
     ValueError
         If the path's ending names no format.
+    FileNotFoundError
+        If its folder is not there.
     """
     _figure_class()
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # type: ignore[import-not-found, unused-ignore]
 
+    folder = os.path.dirname(os.path.realpath(os.fspath(path)))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"there is no folder {folder!r} for the picture {os.fspath(path)!r}")
     known = sorted(FigureCanvasAgg.get_supported_filetypes())
     ending = os.path.splitext(os.fspath(path))[1].removeprefix(".").lower()
     if ending not in known:
@@ -238,20 +245,24 @@ def plot_flow_history(record: GradientFlow, path: str | os.PathLike[str] | None 
         logarithmic = name != "saturated" and bool((table > 0).any())
         if logarithmic:
             table[table <= 0] = math.nan
-        for place in range(table.shape[1]):
-            if (table[:, place] >= 0).any():
-                colour = _shade(place, table.shape[1])
-                drawn[place] = axis.plot(
-                    record.epochs, table[:, place], color=colour, linewidth=1.5, marker=".", markersize=4
-                )[0]
+        for place in _told_apart(record.flows[0], table, name != "saturated"):
+            colour = _shade(place, table.shape[1])
+            drawn[place] = axis.plot(
+                record.epochs, table[:, place], color=colour, linewidth=1.5, marker=".", markersize=4
+            )[0]
         if logarithmic:
             _whole_decades(axis)
+        else:
+            axis.set_ylim(-0.02, 1.05)
         axis.set_ylabel(label)
         dress(axis)
     figure.align_ylabels(axes)
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     places = sorted(drawn)
+    if len(places) > LEGEND:
+        # So many shades are not told apart by name: every few of them, first and last included.
+        places = [places[round(k * (len(places) - 1) / (LEGEND - 1))] for k in range(LEGEND)]
     figure.legend(
         [drawn[place] for place in places],
         [record.flows[0][place].name for place in places],
@@ -264,6 +275,13 @@ def plot_flow_history(record: GradientFlow, path: str | os.PathLike[str] | None 
     if path is not None:
         figure.savefig(path, dpi=DPI)
     return figure
+
+
+def _told_apart(flow: Flow, table: Any, norms: bool) -> list[int]:
+    """The ops to draw a table's columns of: where there are many, of norms those of dense layers."""
+    places = [place for place in range(len(flow)) if (table[:, place] >= 0).any()]
+    dense = [place for place in places if " dense " in flow[place].name]
+    return dense if len(places) > LEGEND and dense and norms else places
 
 
 def _shade(place: int, count: int) -> Any:

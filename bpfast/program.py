@@ -133,6 +133,11 @@ class Program:
         """Whether a step of training draws random numbers."""
         return any(op.kind in RANDOM for op in self.ops)
 
+    @property
+    def renormalises(self) -> bool:
+        """Whether an op corrects the batch's statistics by running ones."""
+        return any(op.kind == "batch_norm" and op.numbers[2:4] != (1.0, 0.0) for op in self.ops)
+
     def initial(self, seed: int, dtype: Any) -> NDArray[Any]:
         """The flat vector at the start; padding between blocks is 0."""
         flat = aligned(self.size, dtype)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import backends
 from .penalties import Penalty
 from .sparse import Features
 
@@ -92,9 +91,9 @@ def minimize(
     gradient = np.zeros_like(flat)
 
     def evaluate(x: Array) -> tuple[float, Array]:
-        flat[...] = x
         try:
-            with np.errstate(over="ignore", invalid="ignore"):
+            with network._lock, np.errstate(over="ignore", invalid="ignore"):
+                flat[...] = x
                 value = network._objective(X, Y, weights, penalty, gradient, loss_scale, training)
         except FloatingPointError:
             # An exponent reached its cap: a step too far, from which the line search comes back.
@@ -123,9 +122,7 @@ def minimize(
         raise
     finally:
         # A new engine: the old one keeps what all rows were in every layer.
-        network._engine = backends.make_engine(
-            network.program, network.dtype, network.backend, network.threads
-        )
+        network._new_engine()
     flat[...] = found.x
     value = float(found.fun) if found.fun < TOO_FAR else np.inf
     stopped = found.status == 99  # by `after`

@@ -87,11 +87,13 @@ def _batch_norm_forward(op: Op, p: Views, training: Training | None, X: Array) -
         r = np.clip(batch_deviation / deviation, 1 / r_t, r_t)
         d = np.clip((batch_mean - mean) / deviation, -d_t, d_t)
         share = momentum if training.momentum is None else training.momentum
-        if len(X) < 2:
-            share = 0.0  # one row has no variance
         unbiased = variance * (len(X) / max(1, len(X) - 1))
-        running_mean[...] = (1 - share) * mean + share * batch_mean
-        running_variance[...] = (1 - share) * running_variance.astype(np.float64) + share * unbiased
+        if share > 0 and len(X) > 1:  # one row has no variance
+            moved = (1 - share) * mean + share * batch_mean
+            spread = (1 - share) * running_variance.astype(np.float64) + share * unbiased
+            most = np.finfo(X.dtype).max
+            fits = (spread <= most) & (np.abs(moved) <= most)
+            running_mean[fits], running_variance[fits] = moved[fits], spread[fits]
         mean, deviation = batch_mean, batch_deviation
     hat = (X - mean.astype(X.dtype)) * (1 / deviation).astype(X.dtype)
     normal = hat * r.astype(X.dtype) + d.astype(X.dtype)

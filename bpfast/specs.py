@@ -75,6 +75,8 @@ class Family(Generic[S]):
         self.base = base
         self._members: dict[str, type[S]] = {}
         self._aliases: dict[str, str] = {}
+        #: What to say to names that others use for what is elsewhere here.
+        self.hints: dict[str, str] = {}
 
     def register(self, name: str, *aliases: str) -> Callable[[type[S]], type[S]]:
         """Class decorator: enter a specification under its name."""
@@ -97,6 +99,8 @@ class Family(Generic[S]):
         key = self._aliases.get(name, name)
         if key in self._members:
             return self._members[key]
+        if name in self.hints:
+            raise ValueError(f"unknown {self.kind} {name!r}; {self.hints[name]}")
         known = [*self._members, *self._aliases]
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -110,9 +114,9 @@ class Family(Generic[S]):
             return self._default(self[value])
         if isinstance(value, type) and issubclass(value, self.base):
             return self._default(value)
+        article = "an" if self.base.__name__[0] in "AEIOU" else "a"
         raise TypeError(
-            f"{argument or self.kind} must be a name or a {self.base.__name__} object; "
-            f"got {type(value).__name__}"
+            f"{argument or self.kind} must be a name or {article} {self.base.__name__} object; got {value!r}"
         )
 
     def _default(self, cls: type[S]) -> S:

@@ -102,6 +102,7 @@ def fit(
 ) -> History:
     """Train a network on checked data; see `Network.fit`."""
     rows = _batch_rows(batch_size, len(X), optimizer.full_batch, type(optimizer).__name__)
+    require_rows(network, rows)
     held_out = _validation(network, validation)
     shuffle, progress = flag("fit", "shuffle", shuffle), flag("fit", "progress", progress)
     callbacks = [*([ProgressBar()] if progress else []), *callback_list(callbacks)]
@@ -178,22 +179,23 @@ def search(
         raise ValueError(f"fit: LBFGS takes all rows at once; pass batch_size=None (got {batch_size!r})")
     if penalty is not None and not penalty.smooth:
         raise ValueError(f"fit: LBFGS needs a penalty with a derivative, such as L2; got {penalty!r}")
+    if network.program.renormalises:
+        raise ValueError(
+            "fit: LBFGS needs the gradient of its objective, and BatchRenorm holds r and d constant; "
+            "take BatchNorm: all rows are one batch"
+        )
     if network.program.random or weight_noise > 0:
         raise ValueError(
             "fit: LBFGS needs an objective that stays the same; this one draws random numbers "
             "(Dropout, RReLU or weight_noise)"
         )
     flag("fit", "shuffle", shuffle)
-    held_out, bars = (
-        _validation(network, validation),
-        [ProgressBar()] if flag("fit", "progress", progress) else [],
-    )
-    callbacks = [*bars, *callback_list(callbacks)]
+    held_out, progress = _validation(network, validation), flag("fit", "progress", progress)
+    callbacks = [*([ProgressBar()] if progress else []), *callback_list(callbacks)]
     history = History(*_columns(network, penalty, held_out), planned=epochs)
     for callback in callbacks:
         callback.on_fit_begin(network, history)
-    before, moves = network._flat.copy(), network._moves()
-    reached, since = before, time.perf_counter()
+    reached, since = network._flat.copy(), time.perf_counter()
 
     def after(value: float) -> bool:
         nonlocal reached, since
@@ -209,7 +211,7 @@ def search(
         return over
 
     try:
-        minimize(
+        found = minimize(
             network,
             X,
             Y,
@@ -221,19 +223,21 @@ def search(
             memory=optimizer.memory,
             least_fall=10 * float(np.finfo(network.dtype).eps),
             training=network._next_step(),
-            moves=moves,
+            moves=network._moves(),
             after=after,
         )
         _settle(network, X)
-        _require_finite(network, np.zeros(0), before, len(history))
-    except KeyboardInterrupt:
-        # What was learned is kept.
+        if not (math.isfinite(found.value) and _border.all_finite(network._flat)):
+            raise FloatingPointError(
+                f"the objective became {_spell(found.value)} in iteration {len(history)} of LBFGS; the "
+                f"network keeps the weights of the last good one. Scaled data often helps"
+            )
+    except BaseException:
+        # What was learned is kept, as after an epoch of `fit`.
         np.copyto(network._flat, reached)
         raise
-    except BaseException:
-        _roll_back(network, before)
-        raise
     finally:
+        network._new_engine()
         end_callbacks(callbacks, network, history)
     return history
 
@@ -242,7 +246,8 @@ def _settle(network: Network, X: Features) -> None:
     """The running statistics become those of all rows."""
     if network.statistics:
         how = replace(network._next_step(), momentum=1.0, heads=False)
-        network._engine.forward(network._flat, X, how)
+        with network._lock:
+            network._engine.forward(network._flat, X, how)
 
 
 def thinned(network: Network, X: Features, batch_size: int, epochs: int) -> Features:
@@ -345,6 +350,16 @@ def _batch_rows(batch_size: int | str | None, n: int, full: bool = False, owner:
             f"fit: {owner} needs the full batch; pass batch_size=None (got {batch_size} for {n} rows)"
         )
     return rows
+
+
+def require_rows(network: Network, rows: int) -> None:
+    """Refuse batches of one row where they are to be normalised."""
+    if rows == 1 and network.statistics and set(network.learning_rate_scales.values()) != {0.0}:
+        names = {op.layer for op in network.program.ops if op.statistics is not None}
+        raise ValueError(
+            f"fit: batch_size must be at least 2 for what normalises batches (layers[{min(names)}]); a "
+            f"batch of one row has no variance"
+        )
 
 
 def _validation(network: Network, validation: Any) -> tuple[Features, Array, Array | None] | None:

@@ -8,6 +8,7 @@ because a pointer forgives nothing.
 
 import os
 
+cimport cython
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS,
     PyBUF_FORMAT,
@@ -200,6 +201,8 @@ cdef class View:
             PyBuffer_Release(&self.buffer)
 
 
+# Without: the collector may clear `blocks` before it is read.
+@cython.no_gc_clear
 cdef class Arena:
     """Zeroed memory in pieces, each at a multiple of 64 bytes, freed together."""
 

@@ -165,8 +165,11 @@ cdef class Core(Memory):
         self.run.seen = self.noisy if self.run.weight_noise > 0 else parameters
         return 0
 
-    cdef int set_rates(self, tuple rates, bint input_delta) except -1:
-        """The multiples of the learning rate, (W, b) of each op or none for 1; who wants a delta."""
+    cdef int set_rates(self, tuple rates, bint input_delta, bint all_deltas=False) except -1:
+        """The multiples of the learning rate, (W, b) of each op or none for 1; who wants a delta.
+
+        That is X's, if asked, and that of what has parameters below it that move, or of all.
+        """
         cdef Py_ssize_t i
         cdef Op* op
         self.run.want_input_delta = input_delta
@@ -178,7 +181,7 @@ cdef class Core(Memory):
                 op.W_rate, op.b_rate = rates[i]
             op.wants_delta = self.below[op.source]
             op.wants_other = op.other >= 0 and self.below[op.other]
-            self.below[op.target] = (op.wants_delta or op.wants_other
+            self.below[op.target] = (all_deltas or op.wants_delta or op.wants_other
                                      or op.W >= 0 and op.W_rate > 0 or op.b >= 0 and op.b_rate > 0)
         return 0
 
@@ -325,6 +328,8 @@ cdef class Core(Memory):
         cdef View h
         if self.tape_memory is None or rows != self.taped_rows:
             raise RuntimeError("backward needs a forward pass of as many rows")
+        if len(heads) > self.head_count:
+            raise ValueError(f"the deltas of at most {self.head_count} heads are wanted")
         for i in range(len(heads)):
             h = View(heads[i], n_out, self.item_size)
             memcpy(self.run.workers[0].tape.D[self.run.heads[i].value], h.data,
@@ -337,7 +342,7 @@ cdef class Core(Memory):
         if len(heads) != self.run.n_heads:
             self.finish()
             raise ValueError(f"the deltas of {self.run.n_heads} heads are wanted")
-        self.set_rates((), dX is not None)
+        self.set_rates((), dX is not None, True)
         if self.taped is not None:
             self.run.sparse, self.run.columns = self.taped.sparse, self.columns
         memcpy(self.run.workers[0].tape.D[self.run.output], d.data, d.size * self.item_size)
@@ -492,6 +497,9 @@ cdef class Core(Memory):
                 self.run.workers[me].seconds = <double*>s.data + me * places
         with nogil:
             run_train(&self.run)
+        if not self.run.stop:
+            # A signal since the last look is raised by the caller, who counts the steps first.
+            poll(self.run.context)
         self.run.alphas = NULL
         self.run.learning_rates = NULL
         for me in range(self.threads):

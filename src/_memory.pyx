@@ -122,6 +122,7 @@ cdef class Memory:
             op.strip = STRIP_ROWS
         if op.mean >= 0:
             self.run.has_statistics = True
+            op.batch_variance = <double*>self.program.take(op.n_out, sizeof(double))
             self.enter_norm(&op.norm, op.n_out)
             self.enter_norm(&op.running, op.n_out)
         return 0

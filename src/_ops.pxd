@@ -11,6 +11,7 @@ ctypedef struct OpRow:
     void (*gradient)(Run*, Op*, Worker*, Py_ssize_t, Py_ssize_t, Py_ssize_t, char*, char*) noexcept nogil
     void (*statistics)(Run*, Op*, Worker*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
     void (*delta_statistics)(Run*, Op*, Worker*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+    void (*settle)(Run*, Op*, Worker*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
     Py_ssize_t saved
 
 cdef const OpRow* op_row(int kind) noexcept nogil

@@ -4,11 +4,13 @@
 
 An op is a line in the table. `forward` and `backward` treat rows on their own and never write what
 comes in. What depends on all rows of a batch is a function of its columns j0 to j1, for which the
-team meets: `statistics` before forward, `delta_statistics` before backward, `gradient` for parameters
-of one number a column. The weights of `dense` are the step's: see `_step.pyx`.
+team meets: `statistics` before forward, `delta_statistics` before backward, `gradient` for
+parameters of one number a column, `settle` when the step is made. The weights of `dense` are the
+step's: see `_update.pyx`.
 """
 
-from libc.math cimport isnan, sqrt
+from libc.float cimport DBL_MAX, FLT_MAX
+from libc.math cimport fabs, isnan, sqrt
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, strcmp
 
@@ -148,34 +150,48 @@ cdef inline double within(double x, double low, double high) noexcept nogil:
 
 cdef void batch_norm_statistics(Run* r, Op* op, Worker* w, Py_ssize_t rows, Py_ssize_t j0,
                                 Py_ssize_t j1) noexcept nogil:
-    """The moments of the batch's columns, what corrects them, and the running ones' move."""
+    """The moments of the batch's columns, and what corrects them by the running ones."""
     cdef const tile_table* t = r.tiles
     cdef tile_norm* s = &op.norm
     cdef char* means = at(r.parameters, op.mean, t)
     cdef char* variances = at(r.parameters, op.variance, t)
-    cdef double momentum = op.numbers[0] if isnan(r.momentum) else r.momentum
     cdef double epsilon = op.numbers[1], begin = op.numbers[4], end = op.numbers[5]
-    cdef double limit = 0, r_max = 1, d_max = 0, mean, variance, deviation, running
-    cdef double unbiased = <double>rows / max(<Py_ssize_t>1, rows - 1)
+    cdef double limit = 0, r_max = 1, d_max = 0, deviation, running
     cdef Py_ssize_t j
     if w.step >= begin:
         limit = 1 if w.step >= end else (w.step - begin) / (end - begin)
         r_max, d_max = 1 + limit * (op.numbers[2] - 1), limit * op.numbers[3]
     t.column_moments(rows, j1 - j0, at(w.tape.A[op.source], j0, t), op.n_in, s.mean + j0,
-                     s.inverse + j0)
+                     op.batch_variance + j0)
     for j in range(j0, j1):
-        mean, variance = real_at(means, j, t), s.inverse[j]
         running = sqrt(real_at(variances, j, t) + epsilon)
-        deviation = sqrt(variance + epsilon)
+        deviation = sqrt(op.batch_variance[j] + epsilon)
         s.inverse[j] = 1 / deviation
         s.r[j] = within(deviation / running, 1 / r_max, r_max)
-        s.d[j] = within((s.mean[j] - mean) / running, -d_max, d_max)
-        if momentum == 0 or rows < 2:
-            # One row has no variance.
-            continue
-        put_real(means, j, (1 - momentum) * mean + momentum * s.mean[j], t)
-        put_real(variances, j, ((1 - momentum) * real_at(variances, j, t)
-                                + momentum * (variance * unbiased)), t)
+        s.d[j] = within((s.mean[j] - real_at(means, j, t)) / running, -d_max, d_max)
+
+
+cdef void batch_norm_settle(Run* r, Op* op, Worker* w, Py_ssize_t rows, Py_ssize_t j0,
+                            Py_ssize_t j1) noexcept nogil:
+    """The running statistics of columns j0 to j1 move towards the batch's, if those fit."""
+    cdef const tile_table* t = r.tiles
+    cdef char* means = at(r.parameters, op.mean, t)
+    cdef char* variances = at(r.parameters, op.variance, t)
+    cdef double momentum = op.numbers[0] if isnan(r.momentum) else r.momentum
+    cdef double most = DBL_MAX if t.item_size == 8 else FLT_MAX
+    cdef double unbiased, mean, variance
+    cdef Py_ssize_t j
+    if momentum == 0 or rows < 2:
+        # One row has no variance.
+        return
+    unbiased = <double>rows / (rows - 1)
+    for j in range(j0, j1):
+        mean = (1 - momentum) * real_at(means, j, t) + momentum * op.norm.mean[j]
+        variance = ((1 - momentum) * real_at(variances, j, t)
+                    + momentum * (op.batch_variance[j] * unbiased))
+        if variance <= most and fabs(mean) <= most:
+            put_real(means, j, mean, t)
+            put_real(variances, j, variance, t)
 
 
 cdef inline bint of_batch(Run* r, Op* op) noexcept nogil:
@@ -387,17 +403,17 @@ cdef enum:
     N_OPS = 9
 
 cdef OpRow[N_OPS] OPS = [
-    OpRow(b"dense", dense_forward, dense_backward, NULL, NULL, NULL, 0),
-    OpRow(b"activation", activation_forward, activation_backward, NULL, NULL, NULL, 0),
-    OpRow(b"dropout", dropout_forward, dropout_backward, NULL, NULL, NULL, 0),
+    OpRow(b"dense", dense_forward, dense_backward, NULL, NULL, NULL, NULL, 0),
+    OpRow(b"activation", activation_forward, activation_backward, NULL, NULL, NULL, NULL, 0),
+    OpRow(b"dropout", dropout_forward, dropout_backward, NULL, NULL, NULL, NULL, 0),
     OpRow(b"batch_norm", batch_norm_forward, batch_norm_backward, batch_norm_gradient,
-          batch_norm_statistics, batch_norm_delta_statistics, 0),
+          batch_norm_statistics, batch_norm_delta_statistics, batch_norm_settle, 0),
     OpRow(b"layer_norm", layer_norm_forward, layer_norm_backward, layer_norm_gradient, NULL, NULL,
-          2),
-    OpRow(b"maxout", maxout_forward, maxout_backward, NULL, NULL, NULL, 0),
-    OpRow(b"prelu", prelu_forward, prelu_backward, prelu_gradient, NULL, NULL, 0),
-    OpRow(b"rrelu", rrelu_forward, rrelu_backward, NULL, NULL, NULL, 0),
-    OpRow(b"add", add_forward, add_backward, NULL, NULL, NULL, 0),
+          NULL, 2),
+    OpRow(b"maxout", maxout_forward, maxout_backward, NULL, NULL, NULL, NULL, 0),
+    OpRow(b"prelu", prelu_forward, prelu_backward, prelu_gradient, NULL, NULL, NULL, 0),
+    OpRow(b"rrelu", rrelu_forward, rrelu_backward, NULL, NULL, NULL, NULL, 0),
+    OpRow(b"add", add_forward, add_backward, NULL, NULL, NULL, NULL, 0),
 ]
 
 

@@ -164,6 +164,7 @@ cdef struct Op:
     bint wants_delta        # somebody asks for the delta of the source
     bint wants_other
     tile_norm norm          # of the batch on the tape
+    double* batch_variance  # (n_out,)
     tile_norm running       # of prediction
 
 # A loss of its own on a value.

@@ -96,6 +96,17 @@ cdef void meet(Run* r, Worker* w, Py_ssize_t i, bint of_delta, int team) noexcep
     tick(w, TIMES * r.n_ops + TIME_WAITING)
 
 
+cdef void settle(Run* r, Worker* w, int team) noexcept nogil:
+    """The step is made: running statistics move, each thread's share of the columns."""
+    cdef Py_ssize_t i = meeting(r, 0), j0, j1
+    cdef Op* op
+    while i < r.n_ops:
+        op = &r.ops[i]
+        j0, j1 = share(op.n_out, w.me, team), share(op.n_out, w.me + 1, team)
+        op_row(op.kind).settle(r, op, w, w.rows, j0, j1)
+        i = meeting(r, i + 1)
+
+
 # ---- loss and delta
 
 cdef void loss_and_delta(Run* r, Worker* w, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
@@ -288,6 +299,7 @@ cdef bint train_step(Run* r, Worker* w, Py_ssize_t step, int team) noexcept nogi
     tick(w, TIMES * r.n_ops + TIME_WAITING)
     if r.stop:
         return False
+    settle(r, w, team)
     if w.me == 0:
         r.batch_loss[step] = batch_objective(r, step, rows)
         r.batch_weight[step] = batch_total(r, first, rows)
@@ -358,6 +370,7 @@ cdef void forward_tape(Run* r, Worker* w, int team) noexcept nogil:
     last = forward_to_last(r, w, 0, 0, False, team)
     forward(r, w, max(<Py_ssize_t>0, last), r.n_ops, share(r.n, w.me, team),
             share(r.n, w.me + 1, team))
+    settle(r, w, team)
 
 
 cdef void run_forward(Run* r) noexcept nogil:

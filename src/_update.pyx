@@ -246,7 +246,7 @@ cdef void gradient_strip(Run* r, Worker* w, Op* op, Task* task, Py_ssize_t i, Py
     """Rows i to i + m of a block of dW, into r.gradient."""
     cdef const tile_table* t = r.tiles
     cdef char* db = NULL
-    if op.b >= 0:
+    if op.b >= 0 and op.b_rate > 0:
         db = at(r.gradient, op.b + task.j, t)
     strip_gradient(r, w, op, task, i, m, rows, at(r.gradient, op.W + i * op.n_out + task.j, t),
                    op.n_out, db)

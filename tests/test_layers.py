@@ -21,14 +21,22 @@ def dense(units, activation="identity"):
     return bp.Dense(units, activation, bias_initializer=bp.XavierUniform())
 
 
+def renorm(r_max, d_max, end=0, **options):
+    """A BatchRenorm that begins at once."""
+    return bp.BatchRenorm(r_max=r_max, d_max=d_max, begin=0, end=end, **options)
+
+
 #: For each layer of the table, stacks with it: alone, first, and among others.
 STACKS = {
     "dense": [[dense(4, "tanh")]],
     "activation": [[bp.Activation("sigmoid")], [dense(4), bp.Activation("softplus")]],
     "dropout": [[bp.Dropout(0.4)], [dense(6, "tanh"), bp.Dropout(0.3)]],
-    "batch_norm": [[bp.BatchNorm()], [dense(4), bp.BatchNorm(0.3, 1e-3), bp.Activation("tanh")]],
-    "batch_renorm": [[bp.BatchRenorm(1.01, 0.01, 0, 0)], [dense(4), bp.BatchRenorm(1.05, 0.02, 0, 2)]],
-    "layer_norm": [[bp.LayerNorm()], [dense(20, "tanh"), bp.LayerNorm(1e-2)]],
+    "batch_norm": [
+        [bp.BatchNorm()],
+        [dense(4), bp.BatchNorm(momentum=0.3, epsilon=1e-3), bp.Activation("tanh")],
+    ],
+    "batch_renorm": [[renorm(1.01, 0.01)], [dense(4), renorm(1.05, 0.02, end=2)]],
+    "layer_norm": [[bp.LayerNorm()], [dense(20, "tanh"), bp.LayerNorm(epsilon=1e-2)]],
     "maxout": [[bp.Maxout(4, 3)], [bp.Maxout(70, 2, bias=False)]],
     "prelu": [[bp.PReLU(-0.1)], [dense(130), bp.PReLU()]],
     "rrelu": [[bp.RReLU()], [dense(71), bp.RReLU(-0.2, 0.9)]],
@@ -157,9 +165,9 @@ def layer_lists(depth):
         st.builds(dense, width, activation),
         st.builds(bp.Activation, activation),
         st.builds(bp.Dropout, st.floats(0, 0.6)),
-        st.builds(bp.BatchNorm, st.floats(0.05, 1), st.just(1e-2)),
-        st.builds(lambda m: bp.BatchRenorm(1.01, 0.01, 0, 0, m, 1e-2), st.floats(0.001, 0.01)),
-        st.builds(bp.LayerNorm, st.just(1e-2)),
+        st.builds(lambda m: bp.BatchNorm(momentum=m, epsilon=1e-2), st.floats(0.05, 1)),
+        st.builds(lambda m: renorm(1.01, 0.01, momentum=m, epsilon=1e-2), st.floats(0.001, 0.01)),
+        st.just(bp.LayerNorm(epsilon=1e-2)),
         st.builds(bp.Maxout, width, st.integers(1, 3)),
         st.builds(bp.PReLU, st.floats(-0.5, 0.5)),
         st.builds(bp.RReLU, st.floats(0, 0.2), st.floats(0.2, 0.6)),
@@ -201,7 +209,11 @@ def test_random_stacks(stack, seed, threads, many_threads):
 def test_batch_norm_by_its_formula(backend, rng):
     X = rng.normal(3, 2, size=(9, 4))
     net = bp.Network(
-        [bp.BatchNorm(0.2, 0.1)], n_inputs=4, loss="squared_error", dtype="float64", backend=backend
+        [bp.BatchNorm(momentum=0.2, epsilon=0.1)],
+        n_inputs=4,
+        loss="squared_error",
+        dtype="float64",
+        backend=backend,
     )
     gamma, beta = rng.normal(size=4), rng.normal(size=4)
     net.parameters["0.gamma"][...], net.parameters["0.beta"][...] = gamma, beta
@@ -243,7 +255,7 @@ def test_batch_renorm_by_its_formula(backend, rng):
 
 def test_a_batch_renorm_that_lets_nothing_through_is_a_batch_norm(data):
     X, y = data
-    nets = [network([layer, dense(4, "tanh")]) for layer in (bp.BatchNorm(), bp.BatchRenorm(1, 0, 0, 0))]
+    nets = [network([layer, dense(4, "tanh")]) for layer in (bp.BatchNorm(), renorm(1, 0))]
     for net in nets:
         net.fit(X, y, epochs=3, batch_size=4)
     assert nets[0]._flat.tobytes() == nets[1]._flat.tobytes()
@@ -379,10 +391,25 @@ def test_summary_shows_what_is_within():
         ["2", "dropout"],
         ["3", "dense"],
     ]
-    assert lines[1].endswith(str(5 * 4))  # the projection's
+    assert lines[1].split()[2:] == ["4", "projection", str(5 * 4)]
     assert lines[2].endswith(str(5 * 4 + 4))
     assert lines[3].endswith("8")
     assert "rate 0.25" in lines[5]
+    # A head is beside the way: what comes in goes on.
+    assert lines[4].split()[2:] == ["4", "head", "3", "×", "0.5", str(4 * 3 + 3)]
+
+
+def test_summary_and_repr_of_projections_and_rates():
+    stack = [bp.Residual(bp.Dense(6), bp.BatchNorm()), bp.LayerNorm(), bp.Maxout(8), bp.Auxiliary(3)]
+    net = network(stack)
+    net.freeze_layers("0.0", 1)
+    net.scale_learning_rates({2: 0.5})
+    lines = [line.split() for line in net.summary().splitlines()]
+    assert lines[1][2:] == ["6", "projection", "30"]
+    assert lines[2][2:] == ["6", "identity,", "frozen", "36"]
+    assert lines[4][2:] == ["6", "frozen", "12"]
+    assert lines[5][2:] == ["8", "2", "pieces,", "rate", "×", "0.5", str(6 * 16 + 16)]
+    assert repr(net).startswith("<bpfast.Network 5-6-8-3 cross_entropy")
 
 
 def test_predictions_between_forward_and_backward_change_nothing(data, backend, rng):
@@ -411,23 +438,28 @@ def test_gradients_in_training_leave_the_network_as_it_is(data, backend):
 
 def test_momentum_1_takes_the_statistics_of_the_batch(data, backend):
     X, _ = data
-    net = network([bp.BatchNorm(0.1)], backend)
+    net = network([bp.BatchNorm(momentum=0.1)], backend)
     net._engine.forward(net._flat, X, Training((0, 0), momentum=1.0))
     np.testing.assert_allclose(net.statistics["0.mean"], X.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(net.statistics["0.variance"], X.var(axis=0, ddof=1), rtol=1e-12)
 
 
 WRONG = [
-    (lambda: bp.BatchNorm(0), "BatchNorm: momentum must be greater than 0"),
+    (lambda: bp.BatchNorm(momentum=0), "BatchNorm: momentum must be greater than 0"),
     (lambda: bp.BatchNorm(epsilon=0), "BatchNorm: epsilon must be greater than 0"),
-    (lambda: bp.BatchRenorm(0.5), "BatchRenorm: r_max must be at least 1"),
+    (lambda: bp.BatchRenorm(r_max=0.5), "BatchRenorm: r_max must be at least 1"),
     (lambda: bp.BatchRenorm(begin=5, end=4), "BatchRenorm: end must be at least 5"),
-    (lambda: bp.LayerNorm("a"), "LayerNorm: epsilon must be a number"),
+    (lambda: bp.LayerNorm(epsilon="a"), "LayerNorm: epsilon must be a number"),
     (lambda: bp.Maxout(3, 0), "Maxout: pieces must be at least 1"),
     (lambda: bp.RReLU(0.5, 0.1), "RReLU: upper must be at least 0.5"),
     (lambda: bp.PReLU(np.nan), "PReLU: initial must be finite"),
     (lambda: bp.Residual(), "Residual takes at least one layer"),
     (lambda: bp.Residual(bp.Dense(3), 3), "Residual: layer 1 must be a layer"),
+    (lambda: bp.Residual([bp.Dense(3)]), r"takes layers one by one, not in a list: Residual\(\*layers\)"),
+    (lambda: bp.LayerNorm(64), "positional"),
+    (lambda: bp.Auxiliary(3, 0.3), "Auxiliary: loss must be a name or a Loss object; got 0.3"),
+    (lambda: bp.Dense(3, 3), "Dense: activation must be a name or an Activation object; got 3"),
+    (lambda: bp.Dense(3, "softmax"), "the loss applies it to the last layer"),
     (lambda: bp.Auxiliary(3, weight=0), "Auxiliary: weight must be greater than 0"),
     (lambda: bp.Auxiliary(3, "softmax"), "unknown loss 'softmax'"),
     (lambda: network([bp.Auxiliary(4)]), r"layers\[0\]: Auxiliary: units must be 3"),
@@ -477,3 +509,57 @@ def test_a_prediction_does_not_depend_on_its_neighbours(stack, data):
     net.fit(*data, epochs=1)
     alone = np.concatenate([net.predict(X[i : i + 1]) for i in range(ROWS)])
     np.testing.assert_array_equal(net.predict(X), alone)
+
+
+def test_a_loop_of_ones_own_recovers_from_an_overflow(backend):
+    net = bp.Network([bp.BatchNorm()], n_inputs=2, loss="squared_error", dtype="float32", backend=backend)
+    X = np.array([[3e38, 1], [-3e38, 2]], np.float32)
+    net.forward(X, training=True)
+    net.gradients(X, X, training=True)
+    assert all(np.isfinite(s).all() for s in net.statistics.values())
+    assert net.statistics["0.mean"][1] == np.float32(0.15)
+
+
+def test_every_op_has_its_delta(data):
+    X, y = data
+    stack = [bp.Activation("tanh"), bp.Dropout(0.2), bp.Residual(bp.Activation("tanh"))]
+    values = []
+    for backend in ("native", "reference"):
+        net = network(stack, backend)
+        if backend == "native":
+            net.forward(X, training=True)
+            net.backward(np.full((ROWS, N_OUTPUTS), 1e6))
+        net._objective(X, y, None, None, np.zeros_like(net._flat))
+        values.append(net._engine.values())
+    for (A, D), (B, E) in zip(*values, strict=True):
+        np.testing.assert_allclose(A, B, atol=1e-14)
+        np.testing.assert_allclose(D, E, atol=1e-14)
+
+
+def test_an_interrupt_keeps_the_statistics_of_the_steps_that_were_made(rng):
+    import _thread
+    import threading
+
+    X, y = rng.normal(size=(4000, N_INPUTS)), rng.integers(0, N_OUTPUTS, 4000)
+    stack = [dense(300, "relu"), bp.BatchNorm(), dense(300, "relu"), bp.BatchNorm()]
+    net = network(stack)
+    timer = threading.Timer(0.15, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(X, y, epochs=10**6, batch_size=500, shuffle=False, optimizer=bp.SGD(0.01))
+    timer.join()
+    assert net._steps > 0
+    twin = network(stack)
+    for step in range(net._steps):
+        rows = slice(step % 8 * 500, step % 8 * 500 + 500)
+        twin.fit(X[rows], y[rows], epochs=1, batch_size=500, shuffle=False, optimizer=bp.SGD(0.01))
+    assert twin._flat.tobytes() == net._flat.tobytes()
+
+
+def test_batches_of_one_row_are_refused_where_they_are_normalised(data, backend):
+    net = network([bp.Residual(bp.BatchNorm())], backend)
+    before = net._flat.tobytes()
+    with pytest.raises(ValueError, match=r"batch_size must be at least 2 for .* \(layers\[0.0\]\)"):
+        net.fit(*data, batch_size=1)
+    assert net._flat.tobytes() == before
+    network([bp.LayerNorm()], backend).fit(*data, batch_size=1, epochs=1)

@@ -10,8 +10,11 @@ import bpfast as bp  # noqa: E402
 torch.set_num_threads(1)
 INPUTS, HIDDEN, OUTPUTS, ROWS = 5, 70, 3, 23
 LAYERS = {
-    "batch_norm": (bp.BatchNorm(0.2, 1e-4), lambda: torch.nn.BatchNorm1d(HIDDEN, momentum=0.2, eps=1e-4)),
-    "layer_norm": (bp.LayerNorm(1e-4), lambda: torch.nn.LayerNorm(HIDDEN, eps=1e-4)),
+    "batch_norm": (
+        bp.BatchNorm(momentum=0.2, epsilon=1e-4),
+        lambda: torch.nn.BatchNorm1d(HIDDEN, momentum=0.2, eps=1e-4),
+    ),
+    "layer_norm": (bp.LayerNorm(epsilon=1e-4), lambda: torch.nn.LayerNorm(HIDDEN, eps=1e-4)),
     "prelu": (bp.PReLU(0.3), lambda: torch.nn.PReLU(HIDDEN, init=0.3)),
     "residual": (bp.Residual(bp.Dense(HIDDEN, "tanh")), None),
 }

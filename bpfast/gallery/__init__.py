@@ -19,7 +19,7 @@ ENTRIES: dict[str, str] = {
     "penalties": "the weights that each of them leaves, how many are 0, and the accuracy",
     "saddle": "x² - y²: who is held at the saddle, and who leaves it",
     "vanishing": "twelve hidden layers of sigmoids learn nothing; six remedies, and what each does",
-    "batch-renorm": "batches of four rows that resemble each other: BatchNorm fails, BatchRenorm does not",
+    "batch-renorm": "batches of two and two of a class: BatchNorm fails, BatchRenorm does not; its limit too",
     "pretraining": "six hidden layers of sigmoids, from random weights, autoencoders and Boltzmann machines",
     "gan": "a generator against a discriminator on a ring of eight Gaussians: modes covered",
     "capsule": "dynamic routing between capsules on the digits, with margin loss; gradients checked",
