@@ -342,6 +342,15 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         norms = self.__dict__.get("batch_norms_", ())
         if len(norms) not in (0, len(coefs) - 1):
             raise ValueError(f"batch_norms_ has {len(norms)} entries for {len(coefs) - 1} hidden layers")
+        for k, (norm, width) in enumerate(zip(norms, widths[1:], strict=False)):
+            shapes = [np.shape(array) for array in norm]
+            if shapes != [(width,)] * 4:
+                raise ValueError(
+                    f"batch_norms_[{k}] must be gamma, beta, mean and variance of shape {(width,)}; "
+                    f"got {shapes}"
+                )
+            if np.min(norm[3]) < 0:
+                raise ValueError(f"batch_norms_[{k}] has a variance below 0")
         dtype = np.float32 if coefs[0].dtype == np.float32 else np.float64
         network = self._make_network(widths, dtype, len(norms) > 0)
         self._set_weights(network, zip(coefs, self.intercepts_, strict=True))

@@ -221,6 +221,8 @@ def _batch_size(wanted: Any, n: int, recipe: Recipe) -> int:
                 f"{type(recipe.optimizer).__name__}; got {wanted}"
             )
         return n
+    if recipe.batch_norm and not isinstance(wanted, str) and wanted == 1:
+        raise ValueError("batch_size must be at least 2 with batch_norm: one row has no variance; got 1")
     if isinstance(wanted, str):
         return min(200, n)
     if wanted > n:

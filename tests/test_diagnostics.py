@@ -165,7 +165,7 @@ def test_the_picture(tmp_path, rng):
         ({"steps": 2}, ValueError, "steps must be at least 3"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"optimizer": "rprop"}, ValueError, "Rprop takes whole passes"),
-        ({"optimizer": 3}, TypeError, "optimizer must be a name or a Optimizer"),
+        ({"optimizer": 3}, TypeError, "optimizer must be a name or an Optimizer"),
         ({"penalty": "l3"}, ValueError, "unknown penalty 'l3'"),
     ],
 )

@@ -373,15 +373,17 @@ def option(name, value, kind, match):
         option("progress", 1, TypeError, r"progress must be True or False; got 1"),
         option("optimizer", "adan", ValueError, r"unknown optimizer 'adan'; did you mean 'adam'"),
         option("optimizer", "AdamW ", ValueError, r"unknown optimizer 'AdamW '; did you mean 'adamw'"),
-        option("optimizer", 0.1, TypeError, r"optimizer must be a name or a Optimizer object; got float"),
-        option("optimizer", None, TypeError, r"optimizer must be a name or a Optimizer object; got NoneType"),
-        option("optimizer", bp.L2(0.1), TypeError, r"optimizer must be a name or a Optimizer object; got L2"),
-        option("optimizer", bp.L2, TypeError, r"optimizer must be a name or a Optimizer object"),
+        option("optimizer", 0.1, TypeError, r"optimizer must be a name or an Optimizer object; got 0.1"),
+        option("optimizer", None, TypeError, r"optimizer must be a name or an Optimizer object; got None"),
+        option(
+            "optimizer", bp.L2(0.1), TypeError, r"optimizer must be a name or an Optimizer object; got L2"
+        ),
+        option("optimizer", bp.L2, TypeError, r"optimizer must be a name or an Optimizer object"),
         option("penalty", "l3", ValueError, r"unknown penalty 'l3'; did you mean 'l\d'"),
         option("penalty", "l2", TypeError, r"penalty 'l2' has parameters without a default; .*bp\.L2\("),
         option("penalty", bp.L2, TypeError, r"penalty .*parameters without a default; .*bp\.L2\("),
-        option("penalty", 0.1, TypeError, r"penalty must be a name or a Penalty object; got float"),
-        option("penalty", [bp.L1(0.1)], TypeError, r"penalty must be a name or a Penalty object; got list"),
+        option("penalty", 0.1, TypeError, r"penalty must be a name or a Penalty object; got 0.1"),
+        option("penalty", [bp.L1(0.1)], TypeError, r"penalty must be a name or a Penalty object; got \[L1"),
         option("callbacks", [bp.EarlyStopping], TypeError, r"callbacks must be Callback objects; got <class"),
         option("callbacks", bp.EarlyStopping, TypeError, r"callbacks must be"),
         option("callbacks", None, TypeError, r"callbacks must be"),
@@ -448,10 +450,10 @@ def network(**options):
 @pytest.mark.parametrize(
     ("options", "kind", "match"),
     [
-        option("layers", [], TypeError, r"layers must be a list of at least one layer; got \[\]"),
-        option("layers", bp.Dense(2), TypeError, r"layers must be a list of at least one layer; got Dense"),
-        option("layers", None, TypeError, r"layers must be a list of at least one layer; got None"),
-        option("layers", 3, TypeError, r"layers must be a list of at least one layer; got 3"),
+        option("layers", [], TypeError, r"layers must be a list .*; got \[\]"),
+        option("layers", bp.Dense(2), TypeError, r"layers must be a list .*; got Dense"),
+        option("layers", None, TypeError, r"layers must be a list .*; got None"),
+        option("layers", 3, TypeError, r"layers must be a list .*; got 3"),
         option("layers", {bp.Dense(2)}, TypeError, r"layers must be a list of at least one layer"),
         option(
             "layers",
@@ -474,8 +476,8 @@ def network(**options):
             "loss", "crossentropy", ValueError, r"unknown loss 'crossentropy'; did you mean 'cross_entropy'"
         ),
         option("loss", "zzz", ValueError, r"unknown loss 'zzz' \(known: squared_error, .*poisson\)"),
-        option("loss", None, TypeError, r"loss must be a name or a Loss object; got NoneType"),
-        option("loss", 3, TypeError, r"loss must be a name or a Loss object; got int"),
+        option("loss", None, TypeError, r"loss must be a name or a Loss object; got None"),
+        option("loss", 3, TypeError, r"loss must be a name or a Loss object; got 3"),
         option("loss", bp.Adam(), TypeError, r"loss must be a name or a Loss object; got Adam"),
         option("loss", bp.Adam, TypeError, r"loss must be a name or a Loss object"),
         option("loss", bp.CustomLoss, TypeError, r"loss .*parameters without a default; .*bp\.CustomLoss\("),
@@ -531,10 +533,10 @@ def test_cross_entropy_of_one_output(backend):
         (
             lambda: bp.Dense(2, None),
             TypeError,
-            r"activation must be a name or a Activation object; got NoneType",
+            r"activation must be a name or an Activation object; got None",
         ),
-        (lambda: bp.Dense(2, math.tanh), TypeError, r"activation must be a name or a Activation object"),
-        (lambda: bp.Dense(2, 10), TypeError, r"activation must be a name or a Activation object; got int"),
+        (lambda: bp.Dense(2, math.tanh), TypeError, r"activation must be a name or an Activation object"),
+        (lambda: bp.Dense(2, 10), TypeError, r"activation must be a name or an Activation object; got 10"),
         (lambda: bp.Dense(2, bp.Huber()), TypeError, r"activation must be .*; got Huber"),
         (
             lambda: bp.Dense(2, initializer="xavir"),
@@ -544,7 +546,7 @@ def test_cross_entropy_of_one_output(backend):
         (
             lambda: bp.Dense(2, initializer=0.1),
             TypeError,
-            r"initializer must be a name or a Initializer object",
+            r"initializer must be a name or an Initializer object",
         ),
         (
             lambda: bp.Dense(2, bias_initializer="zero"),
@@ -553,7 +555,7 @@ def test_cross_entropy_of_one_output(backend):
         ),
         (lambda: bp.Dense(2, bias=1), TypeError, r"Dense: bias must be True or False; got 1"),
         (lambda: bp.Activation("tanhh"), ValueError, r"unknown activation 'tanhh'; did you mean 'tanh'"),
-        (lambda: bp.Activation(3), TypeError, r"activation must be a name or a Activation object; got int"),
+        (lambda: bp.Activation(3), TypeError, r"activation must be a name or an Activation object; got 3"),
         (lambda: bp.LeakyReLU(0), ValueError, r"LeakyReLU: slope must be greater than 0; got 0"),
         (lambda: bp.LeakyReLU(-0.1), ValueError, r"LeakyReLU: slope must be greater than 0; got -0\.1"),
         (lambda: bp.LeakyReLU("0.1"), TypeError, r"LeakyReLU: slope must be a number; got '0\.1'"),
