@@ -1,7 +1,5 @@
 """bpfast: dense neural networks trained by backpropagation on the CPU, fast and to the same bits."""
 
-from __future__ import annotations
-
 from . import _built as _built
 from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from .callbacks import Callback, EarlyStopping, ProgressBar

@@ -493,7 +493,8 @@ class Network:
     def backward(self, dY: Any) -> Array:
         """Backpropagate dY = ∂L/∂Z (B, O) of the last ``forward(X, training=True)``.
 
-        Fills `gradient` with ∂L/∂parameter, summed over the rows, and returns ∂L/∂X (B, I).
+        Fills `gradient` with ∂L/∂parameter, summed over the rows (for the gradient of a mean divide dY
+        by B; `bpfast.kernels.loss_and_delta` does), and returns ∂L/∂X (B, I). Each call begins anew.
         """
         self._require_no_fit("backward")
         if not self._taped:

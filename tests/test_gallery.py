@@ -113,7 +113,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no 'qqq' (it has learning-rate, " in error_of(capsys, "qqq")
     assert "names no picture format" in error_of(capsys, "saddle", "--out", "saddle")
     assert "names no picture format" in error_of(capsys, "saddle", "--out", "saddle.xyz")
-    assert "there is no directory" in error_of(capsys, "saddle", "--out", "nowhere/saddle.png")
+    assert "there is no folder" in error_of(capsys, "saddle", "--out", "nowhere/saddle.png")
     assert "which one is wanted too" in error_of(capsys, "--out", "saddle.png")
     os.mkdir("folder.png")
     assert "is a directory" in error_of(capsys, "saddle", "--out", "folder.png")
