@@ -141,7 +141,6 @@ cdef class Core(Memory):
         self.run.context = <void*>self
         self.run.gradient = NULL
         self.run.sparse.indptr = self.run.columns.indptr = NULL
-        self.run.want_input_delta = 0
         memset(&self.run.barrier, 0, sizeof(self.run.barrier))
         self.interrupt = None
         return 0
@@ -172,7 +171,6 @@ cdef class Core(Memory):
         """
         cdef Py_ssize_t i
         cdef Op* op
-        self.run.want_input_delta = input_delta
         self.below[0] = input_delta
         for i in range(self.run.n_ops):
             op = &self.run.ops[i]

@@ -296,7 +296,6 @@ cdef struct Run:
     bint together           # whether the whole team makes the next step
     Py_ssize_t step         # the next one
     bint more               # whether there is to be one
-    int want_input_delta
     int stop
     int (*poll)(void* context) noexcept nogil
     void* context
