@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from . import commands
 from .backends import BACKENDS
+from .exporting import add_export
 from .info import __version__
 from .preparation import TASKS
 from .tables import UserError
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(subcommands)
     _add_predict(subcommands)
+    add_export(subcommands)
     command = subcommands.add_parser(
         "info", help="what this installation is", description="Print the version and what runs here."
     )

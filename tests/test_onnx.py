@@ -128,3 +128,62 @@ def test_random_stacks(stack, seed, loss, dtype, error):
     assert {n: a.tobytes() for n, a in again.parameters.items()} == {
         n: a.tobytes() for n, a in back.parameters.items()
     }
+
+
+CASES = {
+    "binary": {"y": lambda y: y > 0},
+    "numbers": {"y": lambda y: np.digitize(y, [-0.5, 0.5]) + 4},
+    "texts": {"y": lambda y: np.array(["low", "mid", "high"])[np.digitize(y, [-0.5, 0.5])]},
+    "two texts": {"y": lambda y: np.where(y > 0, "yes", "no")},
+    "several labels": {"y": lambda y: np.stack([y > 0, y > 1, y < 0.5], axis=1).astype(int)},
+    "hinge": {"y": lambda y: np.digitize(y, [-0.5, 0.5]), "loss": "hinge"},
+    "two classes by hinge": {"y": lambda y: y > 0, "loss": "hinge"},
+    "batch norm": {"y": lambda y: y > 0, "batch_norm": True, "activation": "gelu", "dropout": 0.2},
+    "softplus": {"y": lambda y: y > 0, "activation": ("softplus", "elu"), "hidden_layer_sizes": (8, 7)},
+}
+
+
+@pytest.fixture(scope="module")
+def skl2onnx():
+    return pytest.importorskip("skl2onnx")
+
+
+def a_pipeline(estimator, X, y):
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), estimator).fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_classifiers_in_pipelines_convert(case, dtype, skl2onnx, rng, error):
+    from bpfast.sklearn import MLPClassifier
+
+    X = rng.normal(3, 2, size=(60, 4)).astype(dtype)
+    options = {"hidden_layer_sizes": (8,), **case, "y": None, "max_iter": 20, "random_state": 0}
+    options.pop("y")
+    y = case["y"](X[:, 0] - X[:, 1])
+    model = a_pipeline(MLPClassifier(**options), X, y)
+    outputs = run(skl2onnx.to_onnx(model, X[:1], options={"zipmap": False}), X)
+    np.testing.assert_array_equal(outputs["label"], model.predict(X))
+    if "loss" in case:
+        expected = model.decision_function(X)
+        assert error(outputs["scores"], expected.reshape(len(X), -1)) <= TOLERANCE[dtype]
+    else:
+        assert error(outputs["probabilities"], model.predict_proba(X)) <= TOLERANCE[dtype]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("loss", ["squared_error", "poisson"])
+def test_regressors_in_pipelines_convert(loss, outputs, dtype, skl2onnx, rng, error):
+    from bpfast.sklearn import MLPRegressor
+
+    X = rng.normal(3, 2, size=(60, 4)).astype(dtype)
+    y = np.abs(X @ rng.normal(size=(4, outputs))).squeeze()
+    model = a_pipeline(MLPRegressor(loss, (8, 5), max_iter=20, random_state=0), X, y)
+    values = run(skl2onnx.to_onnx(model, X[:1]), X)["variable"]
+    assert error(values, model.predict(X).reshape(len(X), outputs)) <= TOLERANCE[dtype]
