@@ -1,4 +1,4 @@
-"""The command line: `bpfast train|predict|info|gallery`, also as `python -m bpfast`."""
+"""The command line: `bpfast train|predict|export|info|gallery`, also as `python -m bpfast`."""
 
 from __future__ import annotations
 

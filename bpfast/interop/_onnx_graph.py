@@ -89,22 +89,22 @@ class Graph:
         to = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return self.node("Cast", value, output=output, to=to)
 
-    def call(self, function: str, *inputs: str) -> str:
-        """Call one of `FUNCTIONS`."""
+    def call(self, function: str, *inputs: str, **notes: float) -> str:
+        """Call one of `FUNCTIONS`; what is noted with it is there to be read, not computed with."""
         if self.inline:
             return FUNCTIONS[function][1](self, *inputs)
         if function not in self.functions:
-            self.functions[function] = _function(function, self.dtype)
-        return self.node(function, *inputs, domain=DOMAIN)
+            self.functions[function] = _function(function, self.dtype, list(notes))
+        return self.node(function, *inputs, output=None, domain=DOMAIN, **notes)
 
 
-def _function(name: str, dtype: Any) -> Any:
+def _function(name: str, dtype: Any, notes: list[str]) -> Any:
     parameters, write = FUNCTIONS[name]
     body = Graph(dtype, inline=True)
     body.taken.update(parameters)
     made = write(body, *parameters)
     opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_function(DOMAIN, name, list(parameters), [made], body.nodes, opsets)
+    return helper.make_function(DOMAIN, name, list(parameters), [made], body.nodes, opsets, notes)
 
 
 def _split(g: Graph, X: str) -> tuple[str, str]:
@@ -262,7 +262,8 @@ def _write_batch_norm(g: Graph, op: Op, weights: Weights, X: str) -> str:
     gamma, beta, (mean, variance) = weights(op.W), weights(op.b), map(weights, op.statistics)
     momentum, epsilon = op.numbers[:2]
     if g.double:
-        return g.call("BatchNormalization", X, gamma, beta, mean, variance, g.number(epsilon))
+        number = g.number(epsilon)
+        return g.call("BatchNormalization", X, gamma, beta, mean, variance, number, momentum=1 - momentum)
     # The mean is taken off before: runtimes fold it into β, where x and it cancel in float32.
     zeros = g.tensor(f"{op.layer}.zeros", np.zeros(op.n_out, g.dtype))
     centred = g.node("Sub", X, mean)

@@ -318,6 +318,8 @@ def _texts(values: Any) -> Array:
 
 def _plain(values: Any) -> Array:
     """A column as an array, None where pandas has a missing value of its own."""
+    if not hasattr(values, "dtype"):
+        return np.array(values, dtype=object)  # beside texts, NaN would become a text
     if hasattr(values, "notna") and not isinstance(values.dtype, np.dtype):
         values = values.astype(object).where(values.notna(), None)
     return np.asarray(values)

@@ -42,7 +42,9 @@ def _labels(classes: Any) -> tuple[Any, ...]:
         return tuple(str(label) for label in classes)
     whole = classes.astype(np.int64)
     if not (whole == classes).all():
-        raise ValueError(f"ONNX has labels that are texts or whole numbers; got the classes {classes.tolist()}")
+        raise ValueError(
+            f"ONNX has labels that are texts or whole numbers; got the classes {classes.tolist()}"
+        )
     return tuple(whole.tolist())
 
 
@@ -85,7 +87,12 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     for node in g.nodes:
         options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         container.add_node(
-            node.op_type, list(node.input), list(node.output), op_domain=node.domain, name=node.name, **options
+            node.op_type,
+            list(node.input),
+            list(node.output),
+            op_domain=node.domain,
+            name=node.name,
+            **options,
         )
 
 
