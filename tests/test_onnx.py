@@ -121,7 +121,7 @@ def test_random_stacks(stack, seed, loss, dtype, error):
     back = from_onnx(model)
     assert back.loss_spec == net.loss_spec
     assert back.dtype == net.dtype
-    assert error(back.predict(X), expected) <= TOLERANCE[dtype] / 10
+    np.testing.assert_array_equal(back.predict(X), expected)
     # And once more, from what came back: nothing is lost on the way.
     again = from_onnx(to_onnx(back))
     assert again.layers == back.layers
@@ -212,7 +212,7 @@ def test_activations_far_out(name, dtype, error):
     assert from_onnx(model).layers == net.layers
 
 
-@pytest.mark.parametrize("name", ["leaky_relu", "elu", "selu", "gelu", "softplus"])
+@pytest.mark.parametrize("name", ["leaky_relu", "elu", "selu", "gelu", "silu", "softplus"])
 def test_activations_of_float64_keep_their_digits(name):
     """Element by element, also where f(z) is tiny: no cancellation in the tails."""
     Z = np.concatenate([-np.logspace(-12, 1.4, 400), np.logspace(-12, 1.4, 400)])[:, None]
@@ -259,6 +259,18 @@ def test_any_number_of_rows(rows, rng):
     outputs = run(to_onnx(net), X)
     assert outputs["probabilities"].shape == (rows, 3)
     assert outputs["label"].shape == (rows,)
+
+
+def test_functions_dissolve_for_runtimes_without(rng, error):
+    inliner = pytest.importorskip("onnx.inliner")
+    layers = [bp.Dense(6, "gelu"), bp.BatchNorm(), bp.PReLU(), bp.LayerNorm(), bp.Dense(3, "softplus")]
+    net = bp.Network(layers, n_inputs=N_INPUTS, loss="squared_error", dtype="float64")
+    model = to_onnx(net)
+    assert {node.domain for node in model.graph.node} == {"", "bpfast"}
+    plain = inliner.inline_local_functions(model)
+    assert {node.domain for node in plain.graph.node} == {""}
+    X = rng.normal(size=(ROWS, N_INPUTS))
+    assert error(predicted(plain, X), net.predict(X)) <= 1e-12
 
 
 def test_a_custom_loss_goes_by_its_link(rng, error):
@@ -404,8 +416,8 @@ def test_arrays_have_one_input_and_labels_of_their_type(classes, tmp_path, rng, 
     X[:, 0] += np.searchsorted(np.unique(y), y)
     X[3, 1] = np.nan
     path = tmp_path / "rows.npz"
-    np.savez(path, X=X, y=y)
-    _, exported, out = trained(path, tmp_path, "--task", "classification")
+    np.savez(path, images=X.reshape(80, 2, 2), y=y)
+    _, exported, out = trained(path, tmp_path, "--task", "classification", "--features", "images")
     outputs = raw(exported, onnx_inputs(exported, path))
     with open(out, encoding="utf-8") as file:
         assert [str(label) for label in outputs["label"].tolist()] == [line.split(",")[0] for line in file][
@@ -658,7 +670,7 @@ def test_damaged_files(tmp_path):
         from_onnx(3)
     cut = to_onnx(net)
     cut.graph.initializer[0].raw_data = b"1234"
-    with pytest.raises(ValueError, match=r"the model does not pass ONNX's checker: .*0\.W"):
+    with pytest.raises(ValueError, match=r"(checker: .*|tensor ')0\.W"):
         from_onnx(cut)
 
 

@@ -1,8 +1,9 @@
 """The nodes of an ONNX graph in the making: tables of what bpfast computes → operators of ONNX.
 
 Standard operators wherever ONNX Runtime has a kernel for the network's dtype. For float64 it has none of
-LeakyRelu, PRelu, Elu, Selu, Softplus and Erf, and the ε of the normalisations is a float32 there: these
-are functions of the model's own, in the domain ``bpfast``, whose bodies are standard operators.
+LeakyRelu, PRelu, Elu, Selu, Softplus and Erf, nor of what older versions make of x · Sigmoid(x), and the ε
+of the normalisations is a float32 there: these are functions of the model's own, in the domain
+``bpfast``, whose bodies are standard operators.
 """
 
 from __future__ import annotations
@@ -181,6 +182,11 @@ def _gelu(g: Graph, X: str) -> str:
     return g.node("Sub", g.node("Max", X, g.number(0)), g.node("Mul", a, tail))
 
 
+def _silu(g: Graph, X: str) -> str:
+    """Of x · Sigmoid(x) some runtimes make an operator that they have for float32 alone."""
+    return g.node("Div", X, g.node("Add", g.number(1), g.node("Exp", g.node("Neg", X))))
+
+
 def _batch_norm(g: Graph, X: str, scale: str, bias: str, mean: str, variance: str, epsilon: str) -> str:
     deviation = g.node("Sqrt", g.node("Add", variance, epsilon))
     normal = g.node("Div", g.node("Sub", X, mean), deviation)
@@ -207,6 +213,7 @@ FUNCTIONS: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "Selu": (("X",), _selu),
     "Softplus": (("X",), _softplus),
     "Gelu": (("X",), _gelu),
+    "Silu": (("X",), _silu),
     "BatchNormalization": (("X", "scale", "B", "mean", "var", "epsilon"), _batch_norm),
     "LayerNormalization": (("X", "scale", "B", "epsilon"), _layer_norm),
 }
@@ -232,7 +239,7 @@ ACTIVATIONS: dict[str, Write] = {
     ),
     "selu": lambda g, Z, f: g.call("Selu", Z) if g.double else g.node("Selu", Z),
     "gelu": lambda g, Z, f: g.call("Gelu", Z) if g.double else _erf_gelu(g, Z),
-    "silu": lambda g, Z, f: g.node("Mul", Z, g.node("Sigmoid", Z)),
+    "silu": lambda g, Z, f: g.call("Silu", Z) if g.double else g.node("Mul", Z, g.node("Sigmoid", Z)),
     "softplus": lambda g, Z, f: g.call("Softplus", Z) if g.double else g.node("Softplus", Z),
 }
 

@@ -441,6 +441,7 @@ _OWN = ("PRelu", "Elu", "Selu", "Softplus", "Gelu", "BatchNormalization", "Layer
 READERS: dict[tuple[str, str], Read] = {
     **{("", name): read for name, read in _STANDARD.items()},
     **{(DOMAIN, name): _STANDARD[name] for name in _OWN},
+    (DOMAIN, "Silu"): _function("silu"),
     (ML_DOMAIN, "Scaler"): _scaler,
     (ML_DOMAIN, "ZipMap"): _same,
 }

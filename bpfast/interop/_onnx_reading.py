@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from numpy.typing import NDArray
 
 from ..layers import Activation, Dense, Residual

@@ -53,9 +53,9 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """A network as an ONNX model, which predicts as `Network.predict` does.
 
-    Opset 17, IR version 8: ONNX Runtime 1.12 and newer, and whatever else reads files of 2022. The
-    number of rows is free. Float32 networks take standard operators alone (and those of ai.onnx.ml for
-    text columns). For float64, where ONNX Runtime has no kernels for LeakyRelu, PRelu, Elu, Selu,
+    Opset 17 and IR version 8, which runtimes since 2022 read; tried with ONNX Runtime 1.18 and newer.
+    The number of rows is free. Float32 networks take standard operators alone (and those of ai.onnx.ml
+    for text columns). For float64, where ONNX Runtime has no kernels for LeakyRelu, PRelu, Elu, Selu,
     Softplus and Erf, and ε of the normalisations would be a float32, these are functions in the model
     (domain ``bpfast``), of standard operators; `onnx.inliner.inline_local_functions` dissolves them for
     a runtime that knows no functions. `Dropout` and auxiliary heads are not there, as in prediction;
@@ -209,6 +209,8 @@ def _properties(network: Network, prepared: Preparation | None) -> dict[str, str
     if prepared is not None:
         if prepared.kind == "csv":
             properties["columns"] = json.dumps([column.name for column in prepared.columns])
+        if prepared.kind == "npz":
+            properties["features"] = prepared.features
         if prepared.classes:
             properties["classes"] = json.dumps(prepared.classes)
         properties["target"] = prepared.target
@@ -260,7 +262,8 @@ def onnx_inputs(model: onnx.ModelProto | str | os.PathLike[str], rows: Any) -> d
         columns = [str(name) for name in json.loads(properties["columns"])]
     named = dict(zip((i.name for i in inputs), columns, strict=True))
     if isinstance(rows, (str, os.PathLike)):
-        rows = _columns_of(os.fspath(rows), [named[i.name] for i in texts])
+        features = properties.get("features", tables.FEATURES)
+        rows = _columns_of(os.fspath(rows), [named[i.name] for i in texts], features)
     if "columns" not in properties and len(inputs) == 1 and not texts:
         return {inputs[0].name: _matrix(inputs[0], rows)}
     if not hasattr(rows, "keys"):
@@ -275,11 +278,11 @@ def onnx_inputs(model: onnx.ModelProto | str | os.PathLike[str], rows: Any) -> d
     }
 
 
-def _columns_of(path: str, texts: list[str]) -> Mapping[str, Array]:
+def _columns_of(path: str, texts: list[str], features: str) -> Mapping[str, Array]:
     """The columns of a file, texts as they are spelt."""
     kind = tables.kind_of(path)
     if kind == "npz":
-        return tables.read_npz(path).columns
+        return tables.read_npz(path, features=features).columns
     if kind == "idx":
         return tables.read_idx(path).columns
     return tables.read_csv(path, text=texts, lenient=True).columns
