@@ -307,8 +307,11 @@ def test_another_run_is_refused(make, data, tmp_path, backend):
         "layers [0] = dense(units=7), this one has [0] = dense(units=9)": {
             "net": bp.Network([bp.Dense(9, "relu"), *make().layers[1:]], n_inputs=5, loss="cross_entropy")
         },
-        "layers of 4 elements, this one has of 1": {
-            "net": bp.Network([bp.Dense(3)], n_inputs=5, loss="cross_entropy")
+        "layers [1] = batch_norm, this one has [1] = dense": {
+            "net": bp.Network([make().layers[0], bp.Dense(3)], n_inputs=5, loss="cross_entropy")
+        },
+        "layers of 4 elements, this one has of 5": {
+            "net": bp.Network([*make().layers, bp.Dense(3)], n_inputs=5, loss="cross_entropy")
         },
         "dtype 'float32', this one has 'float64'": {"net": make(dtype="float64")},
     }
