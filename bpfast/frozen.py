@@ -40,7 +40,7 @@ if hasattr(os, "register_at_fork"):
 
 def _read_only(flat: Array) -> Array:
     """A copy that begins on a cache line, and that nobody can make writeable again."""
-    return np.frombuffer(memoryview(aligned_copy(flat)).toreadonly(), flat.dtype)
+    return np.frombuffer(aligned_copy(flat).data.toreadonly(), flat.dtype)
 
 
 class FrozenNetwork:
@@ -48,9 +48,10 @@ class FrozenNetwork:
 
     `Network.freeze` makes it. It holds a copy of the weights that never changes, while the network may
     go on training. No call waits for another: each takes an engine, the memory that a pass works in,
-    from a pool of those that are idle, or makes one. There are as many as there have been calls at the
-    same time; `nbytes` counts their memory. The GIL is released while a call computes, unless that is a
-    matter of a few microseconds, which giving it up and getting it back would take as well.
+    from a pool of those that are idle, or makes one. There are as many as there were calls at the same
+    time, each of 1.3 MB and, for as many rows as the largest call had, at most 256, the hidden values.
+    The GIL is released while a call computes, unless that is a matter of a few microseconds, which
+    giving it up and getting it back would take as well.
 
     Attributes
     ----------
@@ -113,9 +114,8 @@ class FrozenNetwork:
 
     def __repr__(self) -> str:
         widths = "-".join(map(str, self._widths))
-        return (
-            f"<bpfast.FrozenNetwork {widths} {self.loss_spec.name} {self.dtype} {self.n_parameters} parameters>"
-        )
+        size = f"{self.n_parameters} parameters"
+        return f"<bpfast.FrozenNetwork {widths} {self.loss_spec.name} {self.dtype} {size}>"
 
     @property
     def n_inputs(self) -> int:
