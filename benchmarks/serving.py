@@ -4,8 +4,9 @@
 
 Every thread predicts as fast as it can and holds each result against the bits that it must have; a wrong
 one ends the run. Slices of about a second go round among the numbers of threads and the peers, so that all
-meet the same load of the machine; the figures are medians over the rounds. ONNX Runtime takes part where
-it is installed: one session, shared by the threads, that computes each call on one.
+meet the same load of the machine; the figures are medians over the rounds. CPUs are the processor seconds
+that the process got in a second: where strangers hold a core, threads bring no more. ONNX Runtime takes
+part where it is installed: one session, shared by the threads, that computes each call on one.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Slice:
     """What threads did in a slice of time."""
 
     seconds: float
+    processor_seconds: float
     calls: int
     latencies: Any
     wrong: list[str]
@@ -57,12 +59,14 @@ class Figures:
     """Of one shape, peer and number of threads: one entry a round."""
 
     rates: list[float] = field(default_factory=list)
+    cpus: list[float] = field(default_factory=list)
     p50: list[float] = field(default_factory=list)
     p99: list[float] = field(default_factory=list)
 
     def add(self, taken: Slice) -> None:
         """A round's."""
         self.rates.append(taken.calls / taken.seconds)
+        self.cpus.append(taken.processor_seconds / taken.seconds)
         p50, p99 = np.percentile(taken.latencies, [50, 99])
         self.p50.append(float(p50))
         self.p99.append(float(p99))
@@ -94,15 +98,15 @@ def run_slice(predict: Callable[[Any], Any], X: Any, expected: bytes, threads: i
     for worker in workers:
         worker.start()
     gate.wait()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     stop.wait(seconds)
     stop.set()
     # Until the last call has ended: what is counted is what was done in that time.
     for worker in workers:
         worker.join()
-    seconds = time.perf_counter() - start
+    seconds, used = time.perf_counter() - start, time.process_time() - used
     kept = [mine[:calls] for mine, calls in zip(latencies, counts, strict=True)]
-    return Slice(seconds, sum(counts), np.concatenate(kept), wrong)
+    return Slice(seconds, used, sum(counts), np.concatenate(kept), wrong)
 
 
 def bpfast(row: PredictRow) -> Callable[[Any], Any]:
@@ -196,6 +200,7 @@ def table(row: PredictRow, figures: dict[Any, Figures]) -> list[dict[str, Any]]:
                 "calls": rate,
                 "rows": rate * row.batch,
                 "ratio": float(np.median(ratios)),
+                "cpus": float(np.median(found.cpus)),
                 "p50": 1e6 * float(np.median(found.p50)),
                 "p99": 1e6 * float(np.median(found.p99)),
             }
@@ -223,15 +228,15 @@ def main() -> None:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"{os.cpu_count()} CPUs, load {load:.2f} at the start; latencies in µs; ", end="")
     print(f"× is against {threads[0]} thread{'' if threads[0] == 1 else 's'}\n")
-    print("| shape | peer | threads | calls/s | rows/s | × | p50 | p99 |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|")
+    print("| shape | peer | threads | calls/s | rows/s | × | CPUs | p50 | p99 |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     records = []
     for row in (row for row in SHAPES if row.name in wanted):
         for r in table(row, measure(row, threads, options.rounds, options.seconds)):
             records.append(r)
             print(
                 f"| {r['shape']} | {r['peer']} | {r['threads']} | {r['calls']:,.0f} | {r['rows']:,.0f} "
-                f"| {r['ratio']:.2f} | {r['p50']:.1f} | {r['p99']:.1f} |",
+                f"| {r['ratio']:.2f} | {r['cpus']:.2f} | {r['p50']:.1f} | {r['p99']:.1f} |",
                 flush=True,
             )
     if options.json:

@@ -245,8 +245,9 @@ class Network:
     def freeze(self, threads: int | None = 1) -> FrozenNetwork:
         """A predictor with a copy of the weights as they are, which many threads may call at once.
 
-        This network may go on training. Not to be confused with `freeze_layers`, which keeps layers as
-        they are in training.
+        This network may go on training; while `fit` is at work in another thread, the weights are those
+        of the end of its epoch. `freeze_layers` is something else: it keeps layers as they are in
+        training.
 
         Parameters
         ----------

@@ -215,9 +215,9 @@ def ask_together(predict, inputs, expected, seconds, threads=16):
 
 
 def mixed_inputs(rng, columns):
-    """Small calls, which keep the GIL, large ones, which do not, sparse ones and ones to convert."""
+    """Small calls, which keep the GIL, some that do in a crowd alone, large, sparse ones, ones to convert."""
     sparse = pytest.importorskip("scipy.sparse")
-    inputs = [rng.standard_normal((rows, columns)).astype(np.float32) for rows in (1, 2, 16, 64, 300)]
+    inputs = [rng.standard_normal((rows, columns)).astype(np.float32) for rows in (1, 2, 40, 64, 300)]
     thin = rng.standard_normal((40, columns)) * (rng.random((40, columns)) < 0.1)
     return [*inputs, inputs[3].astype(np.float64), sparse.csr_array(thin)]
 
