@@ -675,6 +675,8 @@ class Network:
     def freeze_layers(self, *layers: int | str) -> None:
         """Keep layers as they are in training: `scale_learning_rates` with 0 for each.
 
+        `freeze` is something else: a read-only predictor with a copy of the weights.
+
         Parameters
         ----------
         *layers : int or str
