@@ -189,9 +189,22 @@ def test_regressors_in_pipelines_convert(loss, outputs, dtype, skl2onnx, rng, er
     assert error(values, model.predict(X).reshape(len(X), outputs)) <= TOLERANCE[dtype]
 
 
-def test_an_estimator_converts_without_a_pipeline_and_imports_nothing_before(skl2onnx):
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_an_estimator_alone_converts_and_comes_back_as_a_network(skl2onnx, rng, error):
+    from bpfast.sklearn import MLPClassifier
+
+    X = rng.normal(size=(60, 4)).astype("float32")
+    est = MLPClassifier((8, 6), max_iter=5, random_state=0).fit(X, X[:, 0] > 0)
+    model = skl2onnx.to_onnx(est, X[:1])
+    assert error(run(model, X)["probabilities"], est.predict_proba(X)) <= 1e-5
+    net = from_onnx(model)
+    assert net.loss_spec == bp.LogLoss()
+    np.testing.assert_array_equal(net.predict(X), est.to_network().predict(X))
+
+
+def test_nothing_is_imported_before_it_is_asked_for():
     code = (
-        "import sys, bpfast.sklearn, bpfast.exporting, bpfast.__main__\n"
+        "import sys, bpfast.sklearn, bpfast.__main__\n"
         "print([name for name in ('onnx', 'skl2onnx', 'onnxruntime', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
@@ -259,6 +272,15 @@ def test_any_number_of_rows(rows, rng):
     outputs = run(to_onnx(net), X)
     assert outputs["probabilities"].shape == (rows, 3)
     assert outputs["label"].shape == (rows,)
+
+
+def test_a_frozen_network_exports_as_it_is():
+    net = bp.Network([bp.Dense(4, "relu"), bp.BatchNorm(), bp.Dense(3)], n_inputs=4, loss="log_loss")
+    before = to_onnx(net).SerializeToString(deterministic=True)
+    frozen = net.freeze()
+    net.parameters["0.W"][...] = 7
+    assert to_onnx(frozen).SerializeToString(deterministic=True) == before
+    assert to_onnx(net).SerializeToString(deterministic=True) != before
 
 
 def test_functions_dissolve_for_runtimes_without(rng, error):

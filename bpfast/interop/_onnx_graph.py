@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ..activations import Activation
-from ..network import Network
-from ..program import Op
+from ..program import Op, Program
 from ..reference import SELU_ALPHA, SELU_SCALE
 
 Array = NDArray[Any]
@@ -249,11 +248,10 @@ def _leaky(g: Graph, X: str, slope: float) -> str:
 
 
 class Weights:
-    """The parameters and statistics of a network, written into a graph when they are asked for."""
+    """Parameters and statistics by name, written into a graph when they are asked for."""
 
-    def __init__(self, graph: Graph, network: Network) -> None:
-        self._graph = graph
-        self._arrays: Mapping[str, Array] = {**network.parameters, **network.statistics}
+    def __init__(self, graph: Graph, arrays: Mapping[str, Array]) -> None:
+        self._graph, self._arrays = graph, arrays
 
     def __call__(self, parameter: Any) -> str:
         return self._graph.tensor(parameter.name, self._arrays[parameter.name])
@@ -319,13 +317,13 @@ LINKS: dict[str, Callable[[Graph, str], str]] = {
 }
 
 
-def write_network(g: Graph, network: Network, X: str) -> str:
-    """Write what turns X into the raw outputs Z; return the name of Z."""
-    weights, values = Weights(g, network), {0: X}
-    for op in network.program.ops:
+def write_network(g: Graph, program: Program, arrays: Mapping[str, Array], X: str) -> str:
+    """Write what turns X into the raw outputs Z, with parameters and statistics; return the name of Z."""
+    weights, values = Weights(g, arrays), {0: X}
+    for op in program.ops:
         if not op.head:
             values[op.target] = OPS[op.kind](g, op, weights, *(values[source] for source in op.sources))
-    return values[network.program.output]
+    return values[program.output]
 
 
 def value_info(name: str, dtype: Any, shape: list[Any]) -> Any:

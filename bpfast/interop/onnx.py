@@ -20,10 +20,12 @@ except ModuleNotFoundError:
 
 from .. import tables
 from ..files import write_atomically
+from ..frozen import FrozenNetwork
 from ..info import __version__
 from ..losses import CustomLoss, Loss, link_of
 from ..network import Network
 from ..preparation import Preparation
+from ..program import Program
 from ..specs import flag
 from ._onnx_graph import (
     DOMAIN,
@@ -49,7 +51,7 @@ OUTPUTS = ("label", "probabilities", "scores", "variable")
 
 
 def to_onnx(
-    network: Network, path: str | os.PathLike[str] | None = None, *, preparation: bool = True
+    network: Network | FrozenNetwork, path: str | os.PathLike[str] | None = None, *, preparation: bool = True
 ) -> onnx.ModelProto:
     """A network as an ONNX model, which predicts as `Network.predict` does.
 
@@ -63,7 +65,7 @@ def to_onnx(
 
     Parameters
     ----------
-    network : Network
+    network : Network or FrozenNetwork
     path : path, optional
         Where to write it too: whole or not at all.
     preparation : bool, default True
@@ -102,7 +104,7 @@ def to_onnx(
     Raises
     ------
     TypeError
-        If it is no `Network`.
+        If it is no network.
     ValueError
         If it is too large for ONNX, 2 GiB, or its preparation is broken.
 
@@ -114,23 +116,27 @@ def to_onnx(
     >>> [output.name for output in to_onnx(net).graph.output]
     ['label', 'probabilities']
     """
-    if not isinstance(network, Network):
+    if not isinstance(network, (Network, FrozenNetwork)):
         raise TypeError(
             f"to_onnx takes a bpfast.Network (of an estimator, est.to_network()); got {type(network)!r}"
         )
-    size = (network.n_parameters + sum(a.size for a in network.statistics.values())) * network.dtype.itemsize
+    program = network.program if isinstance(network, Network) else network._program
+    arrays = {**network.parameters, **network.statistics}
+    size = sum(array.nbytes for array in arrays.values())
     if size > MOST_BYTES:
         raise ValueError(f"the network has {size:,} bytes of parameters; an ONNX model holds at most 2 GiB")
-    prepared = _preparation(network) if flag("to_onnx", "preparation", preparation) else None
+    prepared = (
+        _preparation(network.metadata, program) if flag("to_onnx", "preparation", preparation) else None
+    )
     g = Graph(network.dtype)
     g.taken.update(OUTPUTS)
     if prepared is None:
         X = g.name("X")
-        inputs = [value_info(X, network.dtype, ["N", network.n_inputs])]
+        inputs = [value_info(X, network.dtype, ["N", program.n_inputs])]
     else:
         X, inputs = write_inputs(g, prepared)
-    A = LINKS[link_of(network.loss_spec)](g, write_network(g, network, X))
-    outputs = _write_outputs(g, A, network, prepared)
+    A = LINKS[link_of(network.loss_spec)](g, write_network(g, program, arrays, X))
+    outputs = _write_outputs(g, A, network, program.n_outputs, prepared)
     model = onnx.helper.make_model(
         onnx.helper.make_graph(g.nodes, "network", inputs, outputs, g.tensors),
         functions=list(g.functions.values()),
@@ -146,8 +152,8 @@ def to_onnx(
     return model
 
 
-def _preparation(network: Network) -> Preparation | None:
-    text = network.metadata.get("preparation")
+def _preparation(metadata: Mapping[str, str], program: Program) -> Preparation | None:
+    text = metadata.get("preparation")
     if text is None:
         return None
     try:
@@ -155,17 +161,19 @@ def _preparation(network: Network) -> Preparation | None:
     except ValueError as error:
         raise ValueError(f"the network's preparation is broken: {error}") from None
     sizes = (prepared.n_inputs, prepared.n_outputs)
-    if sizes != (network.n_inputs, network.n_outputs):
+    if sizes != (program.n_inputs, program.n_outputs):
         raise ValueError(
             f"the network's preparation is broken: it makes {sizes[0]} inputs and {sizes[1]} outputs, the "
-            f"network has {network.n_inputs} and {network.n_outputs}"
+            f"network has {program.n_inputs} and {program.n_outputs}"
         )
     return prepared
 
 
-def _write_outputs(g: Graph, A: str, network: Network, prepared: Preparation | None) -> list[Any]:
+def _write_outputs(
+    g: Graph, A: str, network: Network | FrozenNetwork, n: int, prepared: Preparation | None
+) -> list[Any]:
     """Write what becomes of a prediction; return the declared outputs."""
-    n, dtype, link = network.n_outputs, network.dtype, link_of(network.loss_spec)
+    dtype, link = network.dtype, link_of(network.loss_spec)
     if prepared is not None and prepared.task == "regression":
         write_values(g, A, prepared, "variable")
         return [value_info("variable", np.float64, ["N", 1])]
@@ -201,7 +209,7 @@ def _opsets(g: Graph) -> list[Any]:
     return [onnx.helper.make_opsetid(domain, version) for domain, version in known.items() if domain in used]
 
 
-def _properties(network: Network, prepared: Preparation | None) -> dict[str, str]:
+def _properties(network: Network | FrozenNetwork, prepared: Preparation | None) -> dict[str, str]:
     """What a reader may want beside the graph."""
     properties = {}
     if not isinstance(network.loss_spec, CustomLoss):

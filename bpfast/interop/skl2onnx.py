@@ -75,7 +75,8 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     network = est.to_network()
     g = Graph(network.dtype, scope.get_unique_variable_name("bpfast") + ".", inline=True)
     X = g.cast(operator.inputs[0].full_name, network.dtype)
-    A = LINKS[link_of(network.loss_spec)](g, write_network(g, network, X))
+    arrays = {**network.parameters, **network.statistics}
+    A = LINKS[link_of(network.loss_spec)](g, write_network(g, network.program, arrays, X))
     *labels, values = operator.outputs
     if labels:
         A = _write_label(g, est, A, labels[0].full_name)
