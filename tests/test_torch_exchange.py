@@ -45,7 +45,12 @@ def perturb(module, seed):
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if tensor.is_floating_point():
                 noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-                tensor.copy_(noise.abs() + 0.2 if name.endswith("var") else tensor + 0.3 * noise)
+                if name.endswith("var"):
+                    noise = noise.abs() + 0.2
+                elif noise.ndim == 2:
+                    # Less likely to cancel, where float32 is worth less.
+                    noise = (noise + 0.5) / noise.shape[1] ** 0.5
+                tensor.copy_(noise)
 
 
 # ---- random modules, drawn as what makes them from a width ----
