@@ -48,8 +48,7 @@ def perturb(module, seed):
                 if name.endswith("var"):
                     noise = noise.abs() + 0.2
                 elif noise.ndim == 2:
-                    # Less likely to cancel, where float32 is worth less.
-                    noise = (noise + 0.5) / noise.shape[1] ** 0.5
+                    noise /= noise.shape[1] ** 0.5
                 tensor.copy_(noise)
 
 
@@ -125,10 +124,13 @@ def test_random_modules(drawn, tail, dtype, seed):
     x = torch.randn(ROWS, N_INPUTS, generator=torch.Generator().manual_seed(seed)).to(getattr(torch, dtype))
     before = copy.deepcopy(module.state_dict())
     net = from_torch(module, loss="squared_error", n_inputs=N_INPUTS, dtype=dtype)
-    assert relative(net.forward(x.numpy()), module(x)) <= TOLERANCE[dtype]
+    Z = module(x)
+    # Where a sum cancels, float32 is as far from the truth in PyTorch.
+    own = relative(Z.detach().numpy(), copy.deepcopy(module).double()(x.double()))
+    assert relative(net.forward(x.numpy()), Z) <= max(TOLERANCE[dtype], 3 * own)
     # Back again it says the same, and nothing of the module has moved.
     again = to_torch(net)
-    assert relative(net.forward(x.numpy()), again(x)) <= TOLERANCE[dtype]
+    assert relative(net.forward(x.numpy()), again(x)) <= max(TOLERANCE[dtype], 3 * own)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
