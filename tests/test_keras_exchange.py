@@ -1,5 +1,6 @@
 """Models of Keras as networks, networks as models, and weights written back."""
 
+import doctest
 import os
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def built(spec, dtype):
     return kl.Dense(width, activation=name, use_bias=bias, dtype=dtype)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(spec=specs(), dtype=st.sampled_from(["float32", "float64"]), seed=st.integers(0, 1000))
 def test_random_models(spec, dtype, seed):
     last = kl.Dense(N_OUTPUTS, dtype=dtype)
@@ -308,6 +309,12 @@ def test_other_errors():
     shared = model_of(kl.PReLU(shared_axes=[1]))
     with pytest.raises(ValueError, match="one slope for all columns"):
         copy_to_keras(from_keras(shared, loss="squared_error"), shared)
+
+
+def test_the_examples():
+    found = doctest.testmod(exchange)
+    assert found.attempted >= 6
+    assert found.failed == 0
 
 
 def test_keras_is_an_option():

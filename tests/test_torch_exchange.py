@@ -1,6 +1,8 @@
 """Modules of PyTorch as networks, networks as modules, and modules trained here as PyTorch trains them."""
 
 import copy
+import doctest
+import importlib
 import io
 import subprocess
 import sys
@@ -211,6 +213,18 @@ def test_to_torch_leaves_the_random_numbers_where_they_are():
     net = bp.Network([bp.Maxout(4), bp.BatchNorm(), bp.Dense(2)], n_inputs=5, loss="squared_error")
     assert not to_torch(net).training
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_module_in_two_places():
+    """One ReLU may stand twice; one Linear that does becomes two, and could not be trained."""
+    relu, linear = nn.ReLU(), nn.Linear(4, 4)
+    module = nn.Sequential(linear, relu, nn.Linear(4, 4), relu, nn.Sequential(linear, relu))
+    x = torch.randn(9, 4)
+    net = from_torch(module, loss="squared_error")
+    assert [layer.text for layer in net.layers] == ["relu"] * 3
+    assert relative(net.forward(x.numpy()), module(x)) <= 1e-6
+    with pytest.raises(ValueError, match=r"one parameter twice \(0\.weight, 4\.0\.weight\)"):
+        train_torch(module, x, x, loss="squared_error")
 
 
 def test_frozen_both_ways():
@@ -702,6 +716,12 @@ def test_to_torch_wants_a_network():
     net = bp.Network([bp.Dense(2)], n_inputs=4, loss="squared_error")
     with pytest.raises(TypeError, match="link must be True or False"):
         to_torch(net, link="softmax")
+
+
+def test_the_examples():
+    found = doctest.testmod(importlib.import_module("bpfast.interop.torch"))
+    assert found.attempted >= 10
+    assert found.failed == 0
 
 
 @pytest.mark.parametrize(

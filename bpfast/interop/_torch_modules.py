@@ -189,8 +189,9 @@ def leaves_of(module: Any, where: str = "module") -> Iterator[tuple[str, Any]]:
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"{where} ({type(module).__name__}) has hooks, which bpfast would not run")
     if type(module) is nn.Sequential:
-        for name, child in module.named_children():
-            yield from leaves_of(child, f"{where}[{name}]")
+        # Not by named_children, which leaves out what comes again, such as one ReLU in several places.
+        for index, child in enumerate(module):
+            yield from leaves_of(child, f"{where}[{index}]")
     else:
         yield where, module
 
@@ -229,13 +230,13 @@ class ReadModule:
     stack: Stack
     loss: Loss
     dtype: np.dtype[Any]
-    flattens: bool
 
     def network(self, **options: Any) -> Network:
         return self.stack.network(self.n_inputs, self.loss, **{"dtype": self.dtype, **options})
 
 
 def read_module(module: Any, loss: Any, n_inputs: int | None, otherwise: int | None = None) -> ReadModule:
+    """Read a module; `otherwise` is how many columns it takes where neither it nor the caller tells."""
     spec, row = read_loss(loss)
     leaves = list(leaves_of(module))
     _require_known(leaves)
@@ -247,7 +248,7 @@ def read_module(module: Any, loss: Any, n_inputs: int | None, otherwise: int | N
     width = integer("from_torch", "n_inputs", width, at_least=1)
     stack = Stack(width)
     _read_modules(stack, kept)
-    return ReadModule(width, stack, spec, dtype, bool(leaves) and type(leaves[0][1]) is nn.Flatten)
+    return ReadModule(width, stack, spec, dtype)
 
 
 #: The attribute that tells how many columns a module takes.

@@ -323,10 +323,12 @@ def copy_to_keras(net: Network, model: Any) -> None:
 
     Examples
     --------
-    >>> from bpfast.interop.keras import copy_to_keras, from_keras  # doctest: +SKIP
-    >>> net = from_keras(model)  # doctest: +SKIP
-    >>> net.fit(X, y)  # doctest: +SKIP
-    >>> copy_to_keras(net, model)  # doctest: +SKIP
+    >>> import keras, numpy
+    >>> from bpfast.interop.keras import copy_to_keras, from_keras
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    >>> net = from_keras(model, loss="squared_error")
+    >>> history = net.fit(numpy.eye(4), numpy.arange(4), epochs=3)
+    >>> copy_to_keras(net, model)
     """
     if not isinstance(net, Network):
         raise TypeError(f"copy_to_keras: net must be a bpfast.Network; got {net!r}")

@@ -70,10 +70,11 @@ def from_torch(
 
     Examples
     --------
-    >>> from torch import nn  # doctest: +SKIP
-    >>> from bpfast.interop.torch import from_torch  # doctest: +SKIP
-    >>> mlp = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))  # doctest: +SKIP
-    >>> net = from_torch(mlp, loss="cross_entropy")  # doctest: +SKIP
+    >>> from torch import nn
+    >>> from bpfast.interop.torch import from_torch
+    >>> module = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
+    >>> from_torch(module, loss="cross_entropy")
+    <bpfast.Network 4-32-3 cross_entropy float32 259 parameters>
     """
     read = read_module(module, loss, n_inputs)
     own = {} if dtype is None else {"dtype": dtype}
@@ -103,8 +104,14 @@ def to_torch(net: Network, *, link: bool = False) -> Any:
     --------
     >>> import bpfast as bp
     >>> net = bp.Network([bp.Dense(32, "relu"), bp.Dense(3)], n_inputs=4, loss="cross_entropy")
-    >>> from bpfast.interop.torch import to_torch  # doctest: +SKIP
-    >>> to_torch(net)  # doctest: +SKIP
+    >>> from bpfast.interop.torch import to_torch
+    >>> to_torch(net, link=True)
+    Sequential(
+      (0): Linear(in_features=4, out_features=32, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=32, out_features=3, bias=True)
+      (3): Softmax(dim=1)
+    )
     """
     if not isinstance(net, Network):
         raise TypeError(f"to_torch: net must be a bpfast.Network; got {net!r}")
@@ -181,6 +188,18 @@ def train_torch(
     Notes
     -----
     After any other error the module is as it was before.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from bpfast.interop.torch import train_torch
+    >>> X, y = torch.rand(60, 4), torch.arange(60) % 3
+    >>> module = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
+    >>> optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    >>> history = train_torch(module, X, y, loss=nn.CrossEntropyLoss(), optimizer=optimizer, epochs=5)
+    >>> len(history.loss)
+    5
     """
     flattens = type(next(leaves_of(module), ("", None))[1]) is nn.Flatten
     X, y = _as_array("X", X, flattens), _as_array("y", y)
