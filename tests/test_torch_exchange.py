@@ -206,12 +206,15 @@ def test_what_is_made_can_be_pickled(link):
     }
 
 
-def test_to_torch_leaves_the_random_numbers_where_they_are():
+def test_to_torch_takes_neither_random_numbers_nor_the_default_device():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
     net = bp.Network([bp.Maxout(4), bp.BatchNorm(), bp.Dense(2)], n_inputs=5, loss="squared_error")
-    assert not to_torch(net).training
+    with torch.device("meta"):
+        module = to_torch(net)
+    assert not module.training
+    assert {tensor.device.type for tensor in module.state_dict().values()} == {"cpu"}
     assert torch.equal(torch.rand(4), expected)
 
 
@@ -446,6 +449,18 @@ def test_float32_arrays_images_weights_and_validation():
     net.fit(images.reshape(30, 4), y, epochs=3, sample_weight=weights, penalty=bp.L2(1e-3))
     written = (net.parameters[name].T.tobytes() for name in ("0.W", "0.b", "3.W", "3.b"))
     assert results == {b"".join(written)}
+
+
+def test_what_only_bpfast_has(data):
+    """L-BFGS, a penalty and a loss that PyTorch has none of."""
+    X, _ = data
+    module = a_module()
+    options = {"loss": bp.Quantile(0.7), "penalty": bp.L2(1e-3), "optimizer": bp.LBFGS(), "epochs": 4}
+    net = from_torch(module, loss=bp.Quantile(0.7))
+    train_torch(module, X, X[:, :3], **options)
+    del options["loss"]
+    net.fit(X.numpy(), X[:, :3].numpy(), **options)
+    assert relative(net.forward(X.numpy()), module.eval()(X)) <= 1e-12
 
 
 def test_n_inputs_from_the_data_where_no_module_tells(data):

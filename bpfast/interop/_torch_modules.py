@@ -329,17 +329,18 @@ def _make_maxout(layer: Any, width: int, dtype: Any) -> _Made:
 
 
 def _make_batch_norm(layer: Any, width: int, dtype: Any) -> _Made:
-    m = nn.BatchNorm1d(width, eps=layer.epsilon, momentum=layer.momentum, dtype=dtype)
+    options = {"device": "cpu", "dtype": dtype}
+    m = nn.BatchNorm1d(width, eps=layer.epsilon, momentum=layer.momentum, **options)
     return [m], _batch_norm_slots(m), width
 
 
 def _make_layer_norm(layer: Any, width: int, dtype: Any) -> _Made:
-    m = nn.LayerNorm(width, eps=layer.epsilon, dtype=dtype)
+    m = nn.LayerNorm(width, eps=layer.epsilon, device="cpu", dtype=dtype)
     return [m], _norm_slots(m), width
 
 
 def _make_prelu(layer: Any, width: int, dtype: Any) -> _Made:
-    m = nn.PReLU(width, dtype=dtype)
+    m = nn.PReLU(width, device="cpu", dtype=dtype)
     return [m], [_slot("slope", m.weight)], width
 
 
