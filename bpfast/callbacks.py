@@ -98,6 +98,7 @@ class EarlyStopping(Callback):
         if self._weights is not None:
             network._flat[...] = self._weights
             self._weights = None
+            history.restored = self.best_epoch
 
 
 class ProgressBar(Callback):
