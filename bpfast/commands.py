@@ -166,9 +166,10 @@ def train(options: Namespace) -> int:
             counts,
             X,
             predicted,
-            headline,
-            recipe.text,
-            interrupted,
+            headline=headline,
+            recipe=recipe.text,
+            optimizer=repr(recipe.optimizer),
+            interrupted=interrupted,
         )
         with _writing(options.report):
             training_report.write_training_report(options.report, options, network, history, made)

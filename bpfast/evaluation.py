@@ -75,9 +75,7 @@ def class_numbers(labels: ArrayLike, classes: Sequence[Any], what: str = "y_true
     try:
         return np.array([place[label] for label in labels.tolist()], dtype=np.int64)
     except KeyError as error:
-        raise ValueError(
-            f"{what} holds {error.args[0]!r}, which is none of the {len(place)} classes"
-        ) from None
+        raise ValueError(f"{what} holds {error.args[0]!r}, none of the {len(place)} classes") from None
 
 
 def confusion_matrix(y_true: ArrayLike, y_predicted: ArrayLike, n_classes: int) -> Array:

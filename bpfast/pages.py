@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ class Html(str):
     """Markup, as opposed to text."""
 
 
+class Digits(str):
+    """A number as text, to stand right in a table."""
+
+
 def plain(value: object) -> Html:
     """A value as escaped text, also within quotes."""
     return Html(html.escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(value)), quote=True))
@@ -31,6 +36,13 @@ def plain(value: object) -> Html:
 def text(value: object) -> Html:
     """A value as escaped text that keeps its direction of writing to itself."""
     return value if isinstance(value, Html) else Html(f"<bdi>{plain(value)}</bdi>")
+
+
+def apart(name: object) -> str:
+    """A name to stand within a sentence, which it does not turn round if it is written from the right."""
+    shown = str(name)
+    turns = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in shown)
+    return f"\u2068{shown}\u2069" if turns else shown
 
 
 def number(value: float) -> str:
@@ -44,7 +56,7 @@ def table(caption: str, headings: Sequence[object], rows: Iterable[Sequence[Any]
     """A table that scrolls where it is wide; the first cell of a row is its heading, numbers stand right."""
     rows = list(rows)
     right = [
-        bool(rows) and all(isinstance(row[place], (int, float)) for row in rows)
+        bool(rows) and all(isinstance(row[place], (int, float, Digits)) for row in rows)
         for place in range(len(headings))
     ]
     head = "".join(
@@ -66,25 +78,33 @@ def _right(stands: bool) -> str:
 def _row(cells: Sequence[Any]) -> str:
     made = []
     for place, cell in enumerate(cells):
-        is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
-        shown = plain(number(cell)) if is_number else text(cell)
+        stands = isinstance(cell, (int, float, Digits))
+        cell = number(cell) if isinstance(cell, (int, float)) else cell
+        shown = plain(cell) if stands else text(cell)
         if place == 0:
-            made.append(f'<th scope="row"{_right(is_number)}>{shown}</th>')
+            made.append(f'<th scope="row"{_right(stands)}>{shown}</th>')
         else:
-            made.append(f"<td{_right(is_number)}>{shown}</td>")
+            made.append(f"<td{_right(stands)}>{shown}</td>")
     return "".join(made)
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
     """A list of what is what."""
-    lines = "".join(f"<div><dt>{plain(name)}</dt><dd>{text(value)}</dd></div>\n" for name, value in pairs)
+    lines = "".join(
+        f"<div><dt>{plain(name)}</dt><dd>{_sentence(value)}</dd></div>\n" for name, value in pairs
+    )
     return Html(f"<dl>\n{lines}</dl>\n")
 
 
 def paragraph(content: object, kind: str = "") -> Html:
     """A paragraph of text."""
     mark = f' class="{kind}"' if kind else ""
-    return Html(f"<p{mark}>{content if isinstance(content, Html) else plain(content)}</p>\n")
+    return Html(f"<p{mark}>{_sentence(content)}</p>\n")
+
+
+def _sentence(content: object) -> Html:
+    """Text of our own, in which names are `apart`."""
+    return content if isinstance(content, Html) else plain(content)
 
 
 def details(summary: str, content: str) -> Html:
@@ -105,8 +125,8 @@ def tiles(items: Iterable[tuple[str, str, str]]) -> Html:
 def bar(share: float) -> Html:
     """A share as a bar beside its figure."""
     return Html(
-        f'<span class="bar" aria-hidden="true"><span style="width:{100 * share:.1f}%"></span></span> '
-        f"{share:.1%}"
+        '<span class="share"><span class="bar" aria-hidden="true">'
+        f'<span style="width:{100 * share:.1f}%"></span></span> {share:.1%}</span>'
     )
 
 
@@ -172,10 +192,11 @@ dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .92rem; }
 caption { text-align: left; padding-bottom: .3rem; font-size: .85rem; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--line); max-width: 24rem; overflow-wrap: anywhere; }
+  border-bottom: 1px solid var(--line); max-width: 24rem; overflow-wrap: break-word; }
 thead th { white-space: nowrap; font-weight: 600; }
 tbody th { font-weight: 400; min-width: 4.5rem; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.share { white-space: nowrap; }
 .bar { display: inline-block; width: 7rem; height: .6rem; background: var(--card); }
 .bar > span { display: block; height: 100%; background: var(--mark); }
 figure { margin: 1rem 0; }

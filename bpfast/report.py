@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import evaluation, files, pages, plotting
 from .info import __version__, info
-from .pages import Html, facts, paragraph, section
+from .pages import Digits, Html, facts, paragraph, section
 from .plotting.style import figure_text
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _head(
     if not measured:
         lead = "No rows were held out, so how good this network is on data it has not seen was not measured."
     return Html(
-        f"<header>\n<h1>{pages.text(subject.title)}</h1>\n"
+        f"<header>\n<h1>{pages.plain(subject.title)}</h1>\n"
         f"{paragraph(f'bpfast {__version__}, {date}', 'soft')}"
         f"{paragraph(subject.warning, 'warn') if subject.warning else ''}"
         f"{paragraph(lead, 'lead') if lead else ''}{pages.tiles(items)}</header>\n"
@@ -280,7 +280,7 @@ def _classes(held_out: HeldOut, classes: Sequence[Any]) -> list[Html]:
         f"{found.error:.4f}"
     )
     meaning = (
-        "A calibrated network is right in 80 % of the rows of which it says 80 %: its curve follows the "
+        "A calibrated network is right in 80% of the rows of which it says 80%: its curve follows the "
         "dashed line. The expected calibration error is the mean distance from it, by rows (Guo et al. 2017)."
     )
     curve = plotting.plot_calibration(held_out.y, held_out.predicted, classes, of)
@@ -309,9 +309,9 @@ def _scores(counts: Array, classes: Sequence[Any]) -> Html:
     rows = [
         (
             str(classes[k]),
-            f"{scores.precision[k]:.4f}",
-            f"{scores.recall[k]:.4f}",
-            f"{scores.f1[k]:.4f}",
+            Digits(f"{scores.precision[k]:.4f}"),
+            Digits(f"{scores.recall[k]:.4f}"),
+            Digits(f"{scores.f1[k]:.4f}"),
             int(scores.support[k]),
         )
         for k in shown
@@ -332,7 +332,7 @@ def _mistakes(held_out: HeldOut, classes: Sequence[Any], true: Array, guessed: A
     if not len(wrong):
         return [section("Mistakes", paragraph("None: every held-out row was predicted right."))]
     worst = wrong[np.argsort(-sure[wrong], kind="stable")][:WORST]
-    cells = [(str(classes[true[i]]), str(classes[guessed[i]]), f"{sure[i]:.4f}") for i in worst]
+    cells = [(str(classes[true[i]]), str(classes[guessed[i]]), Digits(f"{sure[i]:.4f}")) for i in worst]
     made = _rows(
         "The surest of the wrong predictions", held_out, worst, ["true", "predicted", "stated"], cells
     )
@@ -354,7 +354,7 @@ def _cell(value: Any) -> str:
     if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
         return "(missing)"
     if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-        return pages.number(float(value)) if float(value) % 1 else f"{float(value):.15g}"
+        return Digits(f"{float(value):.6g}" if float(value) % 1 else f"{float(value):.15g}")
     text = str(value)
     return text if len(text) <= 80 else text[:79] + "…"
 
@@ -369,17 +369,17 @@ def _numbers(held_out: HeldOut, subject: Subject) -> list[Html]:
     drawn = plotting.plot_predictions(held_out.y, held_out.predicted, name=subject.target)
     quantiles = [5, 25, 50, 75, 95]
     spread = [
-        (name, *(figure_text(float(value)) for value in np.percentile(values, quantiles)))
+        (name, *(Digits(figure_text(float(value))) for value in np.percentile(values, quantiles)))
         for name, values in (("true", y), ("predicted", y + errors), ("predicted − true", errors))
     ]
     worst = np.argsort(-np.abs(errors), kind="stable")[:WORST]
-    cells = [(figure_text(y[i]), figure_text(y[i] + errors[i]), figure_text(errors[i])) for i in worst]
+    cells = [[Digits(figure_text(value)) for value in (y[i], y[i] + errors[i], errors[i])] for i in worst]
     names = ["true", "predicted", "error"]
     return [
         section(
             "Predictions",
             pages.picture(drawn, alt),
-            pages.table("Percentiles of the held-out rows", ["", *(f"{q} %" for q in quantiles)], spread),
+            pages.table("Percentiles of the held-out rows", ["", *(f"{q}%" for q in quantiles)], spread),
         ),
         section("Largest errors", _rows("Rows with the largest errors", held_out, worst, names, cells)),
     ]
@@ -417,7 +417,7 @@ def _importance(network: Network, held_out: HeldOut, classes: Sequence[Any] | No
         f"the mean of {REPEATS} shuffles, and their deviation (Breiman 2001). Columns that tell the same "
         "share what they are worth; what is lost says nothing of cause and effect."
     )
-    rows = [(name, f"{mean:.4f}", f"{deviation:.4f}") for name, (mean, deviation) in best]
+    rows = [(name, Digits(f"{mean:.4f}"), Digits(f"{deviation:.4f}")) for name, (mean, deviation) in best]
     return section(
         "Importance of the columns",
         paragraph(text),

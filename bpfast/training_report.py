@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import pages
-from .pages import Html
+from .pages import Digits, Html
 from .plotting.style import figure_text
 from .preparation import Counts, Preparation, TextColumn
 from .report import MOST_ROWS, WORST, HeldOut, Subject, write_report
@@ -51,6 +52,8 @@ class Training:
     headline : str
     recipe : str
         The training's settings in a line.
+    optimizer : str
+        With all its parameters.
     interrupted : bool
     """
 
@@ -65,6 +68,7 @@ class Training:
     predicted: Array | None
     headline: str
     recipe: str
+    optimizer: str
     interrupted: bool
 
 
@@ -85,11 +89,11 @@ def write_training_report(
     prepared = made.prepared
     classes = prepared.classes if prepared.task == "classification" else None
     subject = Subject(
-        title=f"{prepared.target or 'target'} of {made.table.source}",
+        title=f"{pages.apart(prepared.target)} of {pages.apart(_source(options, made.table))}",
         headline=made.headline and f"{made.headline[0].upper()}{made.headline[1:]}.",
         target=prepared.target,
         data=_data(made),
-        options=_options(options, network, history, made.recipe),
+        options=_options(options, network, history, made),
         extra=[_balance(made) if classes is not None else _spread(made), *_columns(made)],
         command=getattr(options, "command", ""),
         warning=_warning(history) if made.interrupted else "",
@@ -98,6 +102,11 @@ def write_training_report(
     write_report(
         path, network, history, held_out, classes=classes, subject=subject, trained_rows=len(made.rows)
     )
+
+
+def _source(options: Namespace, table: Table) -> str:
+    """The data by name, without the folder."""
+    return os.path.basename(options.file) if options.file else table.source
 
 
 def _warning(history: History) -> str:
@@ -137,29 +146,35 @@ def _data(made: Training) -> list[tuple[str, object]]:
     if prepared.classes:
         task += f" into {len(prepared.classes):,} classes"
     pairs: list[tuple[str, object]] = [
-        ("Source", made.table.source),
-        ("Target", f"{prepared.target}: {task}"),
+        ("Source", pages.apart(made.table.source)),
+        ("Target", f"{pages.apart(prepared.target)}: {task}"),
         ("Rows", f"{total:,}: {len(made.rows):,} to train on, {len(made.held_out):,} held out"),
         ("Columns", f"{len(prepared.columns):,}, which make {prepared.n_inputs:,} inputs"),
     ]
     if numbers:
         pairs.append(("Numbers", f"{numbers:,} {how}"))
     if texts:
-        pairs.append(("Texts", f"{len(texts):,} one-hot: {listed(texts)}"))
+        pairs.append(("Texts", f"{len(texts):,} one-hot: {listed(map(pages.apart, texts))}"))
     for name, found in (("Missing, filled in", counts.imputed), ("Unseen texts", counts.unseen)):
         if found:
-            shown = listed(f"{column} {count:,}" for column, count in found.items())
+            shown = listed(f"{pages.apart(column)} {count:,}" for column, count in found.items())
             pairs.append((name, f"{sum(found.values()):,} ({shown})"))
     if counts.ignored:
-        pairs.append(("Not used", listed(counts.ignored)))
+        pairs.append(("Not used", listed(map(pages.apart, counts.ignored))))
     return pairs
 
 
-def _options(options: Namespace, network: Network, history: History, recipe: str) -> list[tuple[str, object]]:
+def _options(
+    options: Namespace, network: Network, history: History, made: Training
+) -> list[tuple[str, object]]:
     done = f"{len(history):,}"
     if history.planned and history.planned != len(history):
         done += f" of at most {history.planned:,}"
-    pairs: list[tuple[str, object]] = [("Settings", recipe), ("Epochs", done)]
+    pairs: list[tuple[str, object]] = [
+        ("Settings", made.recipe),
+        ("Optimizer", made.optimizer),
+        ("Epochs", done),
+    ]
     if getattr(options, "patience", None):
         pairs.append(("Early stopping", f"after {options.patience} epochs without a better held-out loss"))
     return [*pairs, ("Seed", network.seed), ("Precision", str(network.dtype))]
@@ -189,9 +204,9 @@ def _spread(made: Training) -> Html:
         values = made.goal[some].astype(np.float64)
         if len(values):
             marks = [values.min(), *np.percentile(values, [25, 50, 75]), values.max(), values.mean()]
-            rows.append((name, *(figure_text(float(mark)) for mark in marks)))
-    headings = ["rows", "least", "25 %", "median", "75 %", "most", "mean"]
-    return pages.table(f"Where {made.prepared.target} lies", headings, rows)
+            rows.append((name, *(Digits(figure_text(float(mark))) for mark in marks)))
+    headings = ["rows", "least", "25%", "median", "75%", "most", "mean"]
+    return pages.table(f"Where {pages.apart(made.prepared.target)} lies", headings, rows)
 
 
 def _columns(made: Training) -> list[Html]:
@@ -199,7 +214,10 @@ def _columns(made: Training) -> list[Html]:
     rows = []
     for column in made.prepared.columns[:MOST_ROWS]:
         if isinstance(column, TextColumn):
-            what, how = "text", f"{column.width:,} categories: {listed(column.categories, 6)}"
+            what, how = (
+                "text",
+                f"{column.width:,} categories: {listed(map(pages.apart, column.categories), 6)}",
+            )
         else:
             what = "number"
             how = f"mean {figure_text(column.mean)}, deviation {figure_text(column.scale)}"

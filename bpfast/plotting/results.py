@@ -91,7 +91,7 @@ def _draw_confusion(counts: Any, classes: Sequence[Any]) -> Figure:
 
     n = len(classes)
     names = [drawable(label) for label in classes]
-    cell = 0.62 if n <= SHARES else 0.42 if n <= COUNTS else 0.27
+    cell = 1.0 if n <= 4 else 0.62 if n <= SHARES else 0.42 if n <= COUNTS else 0.21
     room = 0.075 * max(map(len, names), default=1) + 0.7
     figure = new_figure(max(4.0, n * cell + room + 1.0), max(3.4, n * cell + room))
     axis = figure.subplots()
@@ -100,13 +100,13 @@ def _draw_confusion(counts: Any, classes: Sequence[Any]) -> Figure:
     image = axis.imshow(shares, cmap=colormaps["Blues"], vmin=0.0, vmax=1.0, aspect="equal")
     for row, column in np.argwhere(counts > 0) if n > SHARES else np.ndindex(n, n):
         count, share = int(counts[row, column]), float(shares[row, column])
-        text = f"{count:,}" + (f"\n{share:.0%}" if n <= SHARES and support[row, 0] else "")
-        size = 8.0 if n <= SHARES else 7.0 if n <= COUNTS else 4.5
-        size *= min(1.0, 4.6 / len(f"{count:,}"))
-        ink = "white" if share > 0.55 else INK
+        text = f"{count:,}" + (f"\n{share:.0%}" if n <= SHARES and count else "")
+        size = 8.0 if n <= SHARES else 7.0 if n <= COUNTS else 5.5
+        size *= min(1.0, (7.5 if n <= SHARES else 4.6) / len(f"{count:,}"))
+        ink = "white" if share > 0.55 else INK if count else "#AAAAAA"
         axis.text(column, row, text, ha="center", va="center", color=ink, fontsize=size)
-    small = "small" if n <= COUNTS else 6.0
-    turned = 0 if sum(map(len, names)) <= 6 * n * cell else 90
+    small = "small" if n <= COUNTS else 6.5
+    turned = 0 if max(map(len, names), default=0) * 0.085 < cell else 90
     axis.set_xticks(range(n), names, rotation=turned, **name_style(small))
     axis.set_yticks(range(n), names, **name_style(small))
     axis.tick_params(length=0, colors=INK, labelcolor=INK)
@@ -237,10 +237,14 @@ def plot_predictions(
     if len(y) <= POINTS:
         left.plot(y, y + errors, "o", color=HELD_OUT, alpha=0.45, markersize=4, markeredgewidth=0)
     else:
-        grid = left.hexbin(
-            y, y + errors, gridsize=55, bins="log", mincnt=1, cmap="viridis", extent=(*limits, *limits)
-        )
-        bar = figure.colorbar(grid, ax=left, shrink=0.85, aspect=26, label="rows")
+        from matplotlib import colormaps
+        from matplotlib.colors import ListedColormap  # type: ignore[import-not-found, unused-ignore]
+
+        # Without the lightest blues, which would be lost on white.
+        blues = ListedColormap(colormaps["Blues"](np.linspace(0.25, 1.0, 256)))
+        extent = (*limits, *limits)
+        grid = left.hexbin(y, y + errors, gridsize=55, bins="log", mincnt=1, cmap=blues, extent=extent)
+        bar = figure.colorbar(grid, ax=left, shrink=0.85, aspect=26, label="rows of a cell")
         bar.outline.set_visible(False)
     left.plot(limits, limits, color=INK, linewidth=1.0, linestyle="--")
     left.set_xlim(limits)
@@ -258,7 +262,7 @@ def plot_predictions(
     _draw_errors(right, errors)
     for axis in (left, right):
         dress(axis)
-        axis.locator_params(axis="x", nbins=6)
+        axis.locator_params(axis="x", nbins=5)
     return write(figure, path)
 
 
@@ -271,9 +275,9 @@ def _draw_errors(axis: Any, errors: Any) -> None:
     axis.axvline(0.0, color=INK, linewidth=1.0, linestyle="--")
     axis.set_xlabel("predicted − true")
     axis.set_ylabel("rows")
-    text = f"half of the errors are within ±{figure_text(float(np.median(np.abs(errors))))}"
     if len(shown) < len(errors):
-        text += f"; {len(errors) - len(shown):,} larger ones not shown"
+        axis.set_xlabel(f"predicted − true ({len(errors) - len(shown):,} larger ones are not shown)")
+    text = f"half of the errors are within ±{figure_text(float(np.median(np.abs(errors))))}"
     axis.set_title(text, loc="left", fontsize="small", color=INK)
 
 

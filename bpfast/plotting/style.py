@@ -96,10 +96,12 @@ def name_style(size: float | str = "small") -> dict[str, Any]:
 
 
 def drawable(name: object, most: int = 24) -> str:
-    """A name on one line, cut where it is long, with squares for characters that no font here has."""
+    """A name on one line, its middle cut out where it is long; squares for what no font here has."""
     text = " ".join(str(name).split())
     if len(text) > most:
-        text = text[: most - 1].rstrip() + "…"
+        # In the middle: long names often differ at their end.
+        tail = most // 2 - 1
+        text = f"{text[: most - 1 - tail].rstrip()}…{text[-tail:].lstrip()}"
     fonts = _fonts()[1]
     return "".join(c if any(font.get_char_index(ord(c)) for font in fonts) else _NOT_DRAWABLE for c in text)
 
