@@ -193,8 +193,10 @@ table { border-collapse: collapse; font-size: .92rem; }
 caption { text-align: left; padding-bottom: .3rem; font-size: .85rem; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); max-width: 24rem; overflow-wrap: break-word; }
-thead th { white-space: nowrap; font-weight: 600; }
+thead th { font-weight: 600; vertical-align: bottom; max-width: 10rem; }
+thead .n { white-space: normal; }
 tbody th { font-weight: 400; min-width: 4.5rem; }
+td:not(.n) { min-width: 6rem; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .share { white-space: nowrap; }
 .bar { display: inline-block; width: 7rem; height: .6rem; background: var(--card); }
@@ -211,6 +213,8 @@ summary { cursor: pointer; margin: .6rem 0; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   img { filter: none; } img.wide { min-width: 0; }
   main { max-width: none; padding: 0; } .scroll { overflow: visible; }
+  table { font-size: .7rem; } th, td { overflow-wrap: anywhere; padding-right: .5rem; }
+  td:not(.n), tbody th { min-width: 0; }
   h2 { break-after: avoid; } figure, tr, .tile, dl > div { break-inside: avoid; }
 }
 """

@@ -205,7 +205,7 @@ def _duration(seconds: float) -> str:
 
 def _network(network: Network) -> Html:
     rows = [
-        (f"{'· ' * (len(label) - len(label.lstrip()))}{label.strip()}", int(width), words, size)
+        (f"{'· ' * ((len(label) - len(label.lstrip())) // 2)}{label.strip()}", int(width), words, size)
         for index, layer in enumerate(network.layers)
         for label, width, words, size in network._summary_rows(layer, str(index), 0)
     ]
@@ -334,7 +334,11 @@ def _mistakes(held_out: HeldOut, classes: Sequence[Any], true: Array, guessed: A
     worst = wrong[np.argsort(-sure[wrong], kind="stable")][:WORST]
     cells = [(str(classes[true[i]]), str(classes[guessed[i]]), Digits(f"{sure[i]:.4f}")) for i in worst]
     made = _rows(
-        "The surest of the wrong predictions", held_out, worst, ["true", "predicted", "stated"], cells
+        "The surest of the wrong predictions; rows are numbered from 0",
+        held_out,
+        worst,
+        ["true", "predicted", "stated"],
+        cells,
     )
     return [section("Mistakes", made)]
 
@@ -344,7 +348,7 @@ def _rows(
 ) -> Html:
     """Some of the held-out rows, with what else is known of them."""
     numbers = held_out.rows if held_out.rows is not None else np.arange(len(held_out.y))
-    headings = ["row (from 0)", *names, *held_out.cells]
+    headings = ["row", *names, *held_out.cells]
     others = [[_cell(values[i]) for values in held_out.cells.values()] for i in places]
     rows = [(str(numbers[i]), *own, *more) for i, own, more in zip(places, cells, others, strict=True)]
     return pages.table(caption, headings, rows)
@@ -381,7 +385,10 @@ def _numbers(held_out: HeldOut, subject: Subject) -> list[Html]:
             pages.picture(drawn, alt),
             pages.table("Percentiles of the held-out rows", ["", *(f"{q}%" for q in quantiles)], spread),
         ),
-        section("Largest errors", _rows("Rows with the largest errors", held_out, worst, names, cells)),
+        section(
+            "Largest errors",
+            _rows("Rows with the largest errors, numbered from 0", held_out, worst, names, cells),
+        ),
     ]
 
 

@@ -172,8 +172,8 @@ def test_regression() -> None:
     page = read("report.html")
     assert "20 (b 20)" in page.text
     assert len(page.pictures()) == 3, "curves, predictions, importance"
-    found = page.tables["Rows with the largest errors"]
-    assert found[0] == ["row (from 0)", "true", "predicted", "error", "a", "b", "town"]
+    found = page.tables["Rows with the largest errors, numbered from 0"]
+    assert found[0] == ["row", "true", "predicted", "error", "a", "b", "town"]
     assert len(found) == 11
     held_out = {int(row[0]) for row in found[1:]}
     assert held_out <= set(range(200))

@@ -16,6 +16,7 @@ from .style import (
     INK,
     TRAINED,
     drawable,
+    drawable_names,
     dress,
     figure_text,
     name_style,
@@ -90,7 +91,7 @@ def _draw_confusion(counts: Any, classes: Sequence[Any]) -> Figure:
     from matplotlib import colormaps
 
     n = len(classes)
-    names = [drawable(label) for label in classes]
+    names = drawable_names(classes)
     cell = 1.0 if n <= 4 else 0.62 if n <= SHARES else 0.42 if n <= COUNTS else 0.21
     room = 0.075 * max(map(len, names), default=1) + 0.7
     figure = new_figure(max(4.0, n * cell + room + 1.0), max(3.4, n * cell + room))
@@ -192,7 +193,7 @@ def plot_calibration(
     bottom.set_xlabel(which, **name_style("medium"))
     for axis in (top, bottom):
         dress(axis)
-    top.legend(frameon=False, labelcolor=INK, loc="upper left")
+    top.legend(frameon=False, labelcolor=INK, loc="best")
     figure.align_ylabels([top, bottom])
     return write(figure, path)
 
@@ -315,7 +316,7 @@ def plot_importance(
     means, deviations = zip(*(value for _, value in best), strict=True)
     axis.barh(places, means, xerr=deviations, color=TRAINED, ecolor=INK, capsize=2, height=0.7)
     axis.axvline(0.0, color=INK, linewidth=0.8)
-    axis.set_yticks(places, [drawable(name, 32) for name, _ in best], **name_style())
+    axis.set_yticks(places, drawable_names((name for name, _ in best), 36), **name_style())
     axis.invert_yaxis()
     axis.set_xlabel(f"{unit} lost when the column is shuffled")
     dress(axis)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -104,6 +106,17 @@ def drawable(name: object, most: int = 24) -> str:
         text = f"{text[: most - 1 - tail].rstrip()}…{text[-tail:].lstrip()}"
     fonts = _fonts()[1]
     return "".join(c if any(font.get_char_index(ord(c)) for font in fonts) else _NOT_DRAWABLE for c in text)
+
+
+def drawable_names(names: Iterable[object], most: int = 24) -> list[str]:
+    """Several names, with their places where cutting has made some of them alike."""
+    names = list(names)
+    cut = [drawable(name, most) for name in names]
+    seen = Counter(cut)
+    return [
+        text if seen[text] == 1 else f"{drawable(name, most - 6)} ({place})"
+        for place, (name, text) in enumerate(zip(names, cut, strict=True))
+    ]
 
 
 @functools.cache
