@@ -3,9 +3,11 @@
 from . import _built as _built
 from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from .callbacks import Callback, EarlyStopping, ProgressBar
+from .checkpoint import Checkpoint
 from .diagnostics import check_gradients, find_learning_rate
 from .files import load
 from .flow import GradientFlow, gradient_flow
+from .frozen import FrozenNetwork
 from .info import __version__, info
 from .initializers import (
     Constant,
@@ -77,6 +79,7 @@ __all__ = [
     "BatchNorm",
     "BatchRenorm",
     "Callback",
+    "Checkpoint",
     "Constant",
     "Cosine",
     "CrossEntropy",
@@ -88,6 +91,7 @@ __all__ = [
     "Exponential",
     "ExponentialDecay",
     "Frobenius",
+    "FrozenNetwork",
     "GradientFlow",
     "HeNormal",
     "HeUniform",
