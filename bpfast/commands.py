@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import files, preparation, tables
+from . import files, preparation, report, tables, training_report
 from . import gallery as _gallery
 from .callbacks import Callback, EarlyStopping
 from .info import info as installation
@@ -101,7 +101,10 @@ def train(options: Namespace) -> int:
     with _mistakes():
         recipe = _recipe(options)
     picture = _picture(options)
-    outputs = [path for path in (options.out, picture, options.predictions) if path]
+    if options.report:
+        with _mistakes():
+            report.require_pictures()
+    outputs = [path for path in (options.out, picture, options.predictions, options.report) if path]
     _require_writable(outputs, [path for path in (options.file, options.labels) if path])
     say = _Printer(options.quiet)
     table = _read(options)
@@ -134,9 +137,11 @@ def train(options: Namespace) -> int:
     if interrupted:
         after = f"its state after epoch {len(history)}" if len(history) else "part of its first epoch"
         say("stopped", f"interrupted; the model has {after}", always=True)
+    predicted, headline = None, ""
     if len(held_out):
         predicted = network.predict(X[held_out])
-        say(*_result(prepared, predicted, y[held_out], goal[held_out], recipe, history), always=True)
+        margin, headline = _result(prepared, predicted, y[held_out], goal[held_out], recipe, history)
+        say(margin, headline, always=True)
         if options.predictions:
             _write_predictions(options.predictions, prepared, predicted, origin[held_out])
     if len(history):
@@ -150,6 +155,24 @@ def train(options: Namespace) -> int:
 
         with _writing(picture):
             plot_history(history, picture)
+    if options.report:
+        made = training_report.Training(
+            table,
+            goal,
+            origin,
+            rows,
+            held_out,
+            prepared,
+            counts,
+            X,
+            predicted,
+            headline=headline,
+            recipe=recipe.text,
+            optimizer=repr(recipe.optimizer),
+            interrupted=interrupted,
+        )
+        with _writing(options.report):
+            training_report.write_training_report(options.report, options, network, history, made)
     say("wrote", ", ".join(outputs))
     return INTERRUPTED if interrupted else 0
 
