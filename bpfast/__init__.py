@@ -3,6 +3,7 @@
 from . import _built as _built
 from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from .callbacks import Callback, EarlyStopping, ProgressBar
+from .checkpoint import Checkpoint
 from .diagnostics import check_gradients, find_learning_rate
 from .files import load
 from .flow import GradientFlow, gradient_flow
@@ -77,6 +78,7 @@ __all__ = [
     "BatchNorm",
     "BatchRenorm",
     "Callback",
+    "Checkpoint",
     "Constant",
     "Cosine",
     "CrossEntropy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .specs import flag, integer, number
@@ -30,6 +31,21 @@ class Callback:
 
     def on_fit_end(self, network: Network, history: History) -> None:
         """After the last epoch, however the training ended."""
+
+    def state(self) -> dict[str, Any]:
+        """What a `Checkpoint` is to keep of this callback: numbers, texts, arrays, lists and dicts of them.
+
+        Empty where there is nothing to keep; whether it is does not change under way.
+        """
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave; called after `on_fit_begin`."""
+
+
+def direction(monitor: str) -> float:
+    """1 for a column that improves by falling, -1 for one that improves by rising."""
+    return -1.0 if monitor.removeprefix("val_") in ("accuracy", "r2", "score") else 1.0
 
 
 class EarlyStopping(Callback):
@@ -67,7 +83,7 @@ class EarlyStopping(Callback):
         self.patience = integer("EarlyStopping", "patience", patience, at_least=1)
         self.min_delta = number("EarlyStopping", "min_delta", min_delta, at_least=0)
         self.restore_best = flag("EarlyStopping", "restore_best", restore_best)
-        self._sign = -1.0 if monitor.removeprefix("val_") in ("accuracy", "r2", "score") else 1.0
+        self._sign = direction(monitor)
         self._reset()
 
     def _reset(self) -> None:
@@ -99,6 +115,14 @@ class EarlyStopping(Callback):
             network._flat[...] = self._weights
             self._weights = None
 
+    def state(self) -> dict[str, Any]:
+        kept = {"best": self.best, "best_epoch": self.best_epoch}
+        return kept if self._weights is None else {**kept, "weights": self._weights}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
+        self._weights = state.get("weights")
+
 
 class ProgressBar(Callback):
     """A bar on standard error that moves with the epochs and shows their figures (tqdm)."""
@@ -109,7 +133,7 @@ class ProgressBar(Callback):
     def on_fit_begin(self, network: Network, history: History) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=history.planned, unit="epoch", dynamic_ncols=True)
+        self._bar = tqdm(total=history.planned, initial=len(history), unit="epoch", dynamic_ncols=True)
 
     def on_epoch_end(self, network: Network, history: History) -> None:
         self._bar.update()

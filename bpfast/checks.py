@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import _border, sparse
 from .losses import CustomLoss, Loss
+from .mapped import mapped_rows
 
 Array = NDArray[Any]
 
@@ -106,7 +107,9 @@ def finite(name: str, value: Array, original: Array | None = None) -> None:
     if value.dtype.kind != "f":
         return
     plain = value.dtype in DTYPES.values() and value.flags.c_contiguous and value.flags.aligned
-    if plain and _border.all_finite(value):
+    mapped = mapped_rows(value)
+    blocks = [value] if mapped is None else mapped.blocks()
+    if plain and all(map(_border.all_finite, blocks)):
         return
     bad = ~np.isfinite(value)
     if not bad.any():

@@ -18,12 +18,13 @@ from .callbacks import Callback, EarlyStopping
 from .console import Printer, mistakes, refuse_foreign, require_writable, writing
 from .info import info as installation
 from .layers import Dense
+from .mapped import mapped_rows
 from .network import Network
 from .optimizers import Optimizer, optimizers
 from .penalties import Penalty, penalties
 from .predicting import predictions_text
 from .preparation import Counts, Preparation
-from .streams import CHUNK, CsvStream, MatrixStream, Stream, TableStream
+from .streams import CsvStream, MatrixStream, Stream, TableStream
 from .tables import Table, UserError
 from .training import History
 
@@ -239,7 +240,8 @@ def _read(options: Namespace) -> Table | Stream:
             if value:
                 raise UserError(f"{option} needs a FILE; without one the embedded digits are used")
         return tables.digits()
-    path, kind = options.file, tables.kind_of(options.file)
+    path: str = options.file
+    kind = tables.kind_of(path)
     refuse_foreign(options, path, kind)
     if kind == "csv":
         columns = {"target": options.target, "ignore": options.ignore, "text": options.text}
@@ -265,7 +267,7 @@ def _read(options: Namespace) -> Table | Stream:
 
 def _bytes(options: Namespace, *shape: int) -> int:
     """Of so many prepared numbers."""
-    return math.prod(shape) * np.dtype(options.dtype).itemsize
+    return math.prod(shape) * int(np.dtype(options.dtype).itemsize)
 
 
 def _labelled(source: Table | Stream, say: Printer) -> tuple[Array, Array]:
@@ -378,12 +380,14 @@ def _evaluate(network: Network, data: _Data, origin: Array, path: str | None) ->
             stack.enter_context(writing(path))
             file = stack.enter_context(files.open_atomically(path))
             file.write(predictions_text(prepared, [], origin, head=True))
-        for part in preparation.slices(len(X), max(network.n_inputs, network.n_outputs), CHUNK):
-            predicted = network.predict(np.asarray(X[part]))
+        rows, start = mapped_rows(X), 0
+        for block in [X] if rows is None else rows.blocks():
+            predicted, part = network.predict(block), origin[start : start + len(block)]
             classes = prepared.task == "classification"
             found.append(predicted.argmax(axis=1) if classes else prepared.values(predicted))
             if file is not None:
-                file.write(predictions_text(prepared, predicted, origin[part]))
+                file.write(predictions_text(prepared, predicted, part))
+            start += len(block)
     return np.concatenate(found)
 
 

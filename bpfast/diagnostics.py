@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from . import _kernels, checks
 from .callbacks import Callback
 from .engines import Plan
+from .epochs import run_epoch
 from .network import Network
 from .optimizers import Optimizer, optimizers
 from .penalties import Penalty, penalties
 from .specs import integer, number
-from .training import run_epoch
 
 Array = NDArray[Any]
 

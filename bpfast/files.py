@@ -1,34 +1,61 @@
-"""Model files: safetensors with the architecture as JSON in the header. Nothing loaded is executed."""
+"""Model files: safetensors with the architecture as JSON in the header. Nothing loaded is executed.
+
+The metadata of the safetensors header has two entries:
+
+``bpfast``
+    JSON: ``format`` (the number of this description: 2), ``layers``, ``n_inputs``, ``loss``, ``dtype``,
+    ``seed``, ``epochs``, ``steps``, ``learning_rate_scales``, ``metadata`` (texts kept with the model,
+    such as the preparation of the command line), and in a checkpoint ``training`` (see
+    `bpfast.checkpoint`).
+``sha256``
+    Of the JSON's UTF-8 and, for each tensor in the order of the names, of the line
+    ``name dtype shape``, as in ``0.W F32 [64, 10]``, and the SHA-256 of its bytes; see `checksum`.
+
+The tensors are the parameters and running statistics by their names in `Network`, and in a checkpoint
+those that ``training`` lists. Format 1 had no ``sha256``.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from . import checks
+from .backends import resolve_backend
 from .layers import layers
 from .losses import CustomLoss, Loss, losses, resolve_loss
 from .network import Network
-from .program import compile_program
+from .program import Program, compile_program
 from .specs import integer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 1
+Array = NDArray[Any]
+
+FORMAT = 2
+#: The tensors that a file may hold, by their names in safetensors.
+DTYPES = {"F32": np.dtype("f4"), "F64": np.dtype("f8"), "I64": np.dtype("i8"), "BOOL": np.dtype("?")}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def save(network: Network, path: str | os.PathLike[str]) -> None:
     """Write a network to a file: whole or not at all."""
-    from safetensors.numpy import save as serialize
+    write(path, describe(network), {**network.parameters, **network.statistics})
 
-    header = {
+
+def describe(network: Network) -> dict[str, Any]:
+    """The header of a network's file."""
+    return {
         "format": FORMAT,
         "layers": [layer.config() for layer in network.layers],
         "n_inputs": network.n_inputs,
@@ -40,9 +67,38 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
         "learning_rate_scales": network._rates,
         "metadata": network.metadata,
     }
-    tensors = {**network.parameters, **network.statistics}
-    data = serialize(tensors, {"bpfast": json.dumps(header, allow_nan=False)})
-    write_atomically(path, data)
+
+
+def write(path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
+    """Write a header and tensors with their checksum."""
+    from safetensors.numpy import save as serialize
+
+    text = json.dumps(header, allow_nan=False)
+    digests = {name: _digest(dtype_name(array), array) for name, array in tensors.items()}
+    write_atomically(path, serialize(dict(tensors), {"bpfast": text, "sha256": checksum(text, digests)}))
+
+
+def dtype_name(array: Array) -> str:
+    """What a tensor's dtype is called in a file."""
+    if array.dtype not in _NAMES:
+        raise TypeError(f"float32, float64, int64 or bool is wanted in a file; got {array.dtype}")
+    return _NAMES[array.dtype]
+
+
+def checksum(text: str, digests: Mapping[str, tuple[str, bytes]]) -> str:
+    """The SHA-256 of a header's text and, by name, what `_digest` says of the tensors, in hexadecimal."""
+    total = hashlib.sha256(text.encode("utf-8"))
+    for name in sorted(digests):
+        line, digest = digests[name]
+        total.update(f"{name} {line}\n".encode())
+        total.update(digest)
+    return total.hexdigest()
+
+
+def _digest(dtype: str, array: Array) -> tuple[str, bytes]:
+    """A tensor's dtype and shape as text, and the SHA-256 of its bytes."""
+    values = np.ascontiguousarray(array)
+    return f"{dtype} {list(array.shape)}", hashlib.sha256(values.reshape(-1).view(np.uint8).data).digest()
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -51,10 +107,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     A link is followed; what is no regular file (a pipe, a device) is written to as it is.
     """
     target = os.path.realpath(os.fspath(path))
-    if os.path.isdir(target):
-        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; the name of a file is wanted")
-    if not os.path.isdir(os.path.dirname(target)):
-        raise FileNotFoundError(f"there is no folder {os.path.dirname(target)!r}")
+    require_place(path)
     if os.path.exists(target) and not os.path.isfile(target):
         with open(target, "wb") as special:
             special.write(data)
@@ -71,6 +124,116 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+    _flush_folder(os.path.dirname(target))
+
+
+def require_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that is a folder, or in none."""
+    target = os.path.realpath(os.fspath(path))
+    if os.path.isdir(target):
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; the name of a file is wanted")
+    if not os.path.isdir(os.path.dirname(target)):
+        raise FileNotFoundError(f"there is no folder {os.path.dirname(target)!r}")
+
+
+def _flush_folder(folder: str) -> None:
+    """Have the new name on disk too; not every system lets folders be flushed."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class Stored:
+    """A file that is being read: its header is checked, its tensors are read one by one.
+
+    Attributes
+    ----------
+    name : str
+        The path, for messages.
+    header : dict
+    tensors : dict of str to (dtype, shape)
+        What the file holds.
+    """
+
+    def __init__(self, name: str, file: Any) -> None:
+        self.name = name
+        self._file = file
+        metadata = file.metadata() or {}
+        if "bpfast" not in metadata:
+            raise UnfitError(f"{name!r} is a safetensors file, but no bpfast model")
+        self._text = metadata["bpfast"]
+        self.header = _header(name, self._text)
+        self._sha256 = metadata.get("sha256")
+        strange = sorted(set(metadata) - {"bpfast", "sha256"})
+        if strange:
+            raise UnfitError(f"{name!r} is damaged: its header has an entry {strange[0][:40]!r}")
+        if self._sha256 is None and self.header["format"] > 1:
+            raise UnfitError(f"{name!r} is damaged: it has no checksum")
+        self._digests: dict[str, tuple[str, bytes]] = {}
+        self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for key in file.keys():  # noqa: SIM118
+            part = file.get_slice(key)
+            self.tensors[key] = (part.get_dtype(), tuple(part.get_shape()))
+            if self.tensors[key][0] not in DTYPES:
+                raise UnfitError(f"{name!r} is damaged: {key} is of the type {self.tensors[key][0]}")
+
+    def read(self, key: str) -> Array:
+        """A tensor."""
+        array: Array = self._file.get_tensor(key)
+        self._digests[key] = _digest(self.tensors[key][0], array)
+        return array
+
+    def verify(self) -> None:
+        """Hold all that the file has against its checksum."""
+        for key in self.tensors:
+            if key not in self._digests:
+                self.read(key)
+        if self._sha256 is not None and self._sha256 != checksum(self._text, self._digests):
+            raise UnfitError(f"{self.name!r} is damaged: its content does not have its checksum")
+
+    def compare(self, program: Program, dtype: np.dtype[Any]) -> None:
+        """Hold what the header promises against the tensors, before any memory is made for it."""
+        expected = {p.name: (_NAMES[dtype], p.shape) for p in program.parameters}
+        training = self.header.get("training")
+        if training is not None:
+            arrays = {key: (kind, tuple(shape)) for key, (kind, shape) in training["arrays"].items()}
+            if not expected.keys().isdisjoint(arrays):
+                raise UnfitError(f"{self.name!r} is damaged: two of its tensors have one name")
+            expected |= arrays
+        for key in [*expected, *self.tensors]:
+            said, found = expected.get(key), self.tensors.get(key)
+            if said is None or found is None or said[1] != found[1]:
+                said_text = "none" if said is None else f"{said[1]}"
+                raise UnfitError(
+                    f"{self.name!r} is damaged: its header says {said_text} for {key[:80]}, its tensors are "
+                    f"{'without it' if found is None else f'{found[1]}'}"
+                )
+            if said[0] != found[0]:
+                raise UnfitError(
+                    f"{self.name!r} is damaged: {key[:80]} is {DTYPES[found[0]]}, not "
+                    f"{DTYPES.get(said[0], said[0])}"
+                )
+
+
+@contextlib.contextmanager
+def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored]:
+    """Open a file for reading; whatever is wrong with it becomes a ValueError of one line."""
+    from safetensors import SafetensorError, safe_open
+
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"there is no {what} file {name!r}")
+    try:
+        with safe_open(name, framework="numpy") as file:
+            yield Stored(name, file)
+    except UnfitError as error:
+        raise ValueError(str(error)) from None
+    except (SafetensorError, OSError, *UNREADABLE) as error:
+        text = " ".join(_spell(error).split())
+        raise ValueError(f"{name!r} is not a {what} file, or is damaged: {text[:200]}") from None
 
 
 def load(
@@ -80,7 +243,10 @@ def load(
     threads: int | None = None,
     backend: str | None = None,
 ) -> Network:
-    """Read a network from a file that `Network.save` wrote.
+    """Read a network from a file that `Network.save` or a `Checkpoint` wrote.
+
+    From a checkpoint the optimizer's state comes too: `fit` goes on with it, from a whole epoch on to the
+    same bits. (`fit` with ``resume`` also goes on within an epoch, with history and callbacks.)
 
     Parameters
     ----------
@@ -93,70 +259,40 @@ def load(
     Raises
     ------
     ValueError
-        If the file is not a model, is damaged, or was written by a newer version.
+        If the file is not a model, is damaged (its SHA-256 tells), or was written by a newer version.
     """
-    from safetensors import SafetensorError, safe_open
+    from .checkpoint import optimizer_state
 
-    name = os.fspath(path)
-    if not os.path.isfile(name):
-        raise FileNotFoundError(f"there is no model file {name!r}")
-    try:
-        with safe_open(name, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if "bpfast" not in metadata:
-                raise _UnfitError(f"{name!r} is a safetensors file, but no bpfast model")
-            # What the header promises is held against the file before any memory is made for it.
-            header = _header(name, metadata["bpfast"])
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            _compare(name, header, found)
-            tensors = {key: file.get_tensor(key) for key in found}
-    except _UnfitError as error:
-        raise ValueError(str(error)) from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{name!r} is not a model file, or is damaged: {error}") from None
-    network = _rebuild(name, header, loss, threads, backend)
-    places = {**network.parameters, **network.statistics}
-    for key, array in tensors.items():
-        if array.dtype != network.dtype:
-            raise ValueError(f"{name!r} is damaged: {key} is {array.dtype}, not {network.dtype}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name!r} holds a network that is broken: {key} is not finite")
-        if key in network.statistics and key.endswith(".variance") and array.min() < 0:
-            raise ValueError(f"{name!r} holds a network that is broken: {key} is below 0")
-        places[key][...] = array
+    given = None if loss is None else resolve_loss(loss)
+    threads, backend = checks.threads(threads), resolve_backend(backend)
+    with stored(path) as file:
+        network = _rebuild(file, given, threads, backend)
+        complaint = fill(network, file)
+        state = optimizer_state(network, file)
+        file.verify()
+        if complaint is not None:
+            raise UnfitError(complaint)
+        network._state = state
     return network
 
 
-class _UnfitError(Exception):
-    """A file whose header says that it can't be loaded, and why."""
+class UnfitError(Exception):
+    """A file that can't be loaded, and why."""
 
 
 def _header(name: str, text: str) -> dict[str, Any]:
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
-        raise _UnfitError(f"{name!r} can't be read: its header is not JSON") from None
-    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
-        raise _UnfitError(f"{name!r} can't be read: its header has no format number")
+        raise UnfitError(f"{name!r} can't be read: its header is not JSON") from None
+    if not isinstance(header, dict) or type(header.get("format")) is not int or header["format"] < 1:
+        raise UnfitError(f"{name!r} can't be read: its header has no format number")
     if header["format"] > FORMAT:
-        raise _UnfitError(
+        raise UnfitError(
             f"{name!r} can't be read: its format is {header['format']}, this version reads up to "
             f"{FORMAT}; update bpfast"
         )
     return header
-
-
-def _compare(name: str, header: dict[str, Any], found: dict[str, tuple[int, ...]]) -> None:
-    try:
-        n_inputs = integer("its header", "n_inputs", header["n_inputs"], at_least=1)
-        if not header["layers"]:
-            raise ValueError("layers must be a list of at least one layer")
-        program = compile_program([layers.from_config(config) for config in header["layers"]], n_inputs)
-    except UNREADABLE as error:
-        raise _UnfitError(f"{name!r} can't be read: {_spell(error)}") from None
-    expected = {p.name: p.shape for p in program.parameters}
-    if expected != found:
-        raise _UnfitError(f"{name!r} is damaged: its header says {expected}, its tensors are {found}")
 
 
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, IndexError)
@@ -166,26 +302,53 @@ def _spell(error: BaseException) -> str:
     return f"its header has no {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _rebuild(
-    name: str, header: dict[str, Any], loss: Any, threads: int | None, backend: str | None
-) -> Network:
+def _rebuild(file: Stored, loss: Loss | None, threads: int | None, backend: str | None) -> Network:
+    """The network of a header, its parameters 0."""
+    header = file.header
     try:
-        network = Network(
-            [layers.from_config(config) for config in header["layers"]],
-            n_inputs=header["n_inputs"],
-            loss=_rebuild_loss(header["loss"]) if loss is None else resolve_loss(loss),
+        n_inputs = integer("its header", "n_inputs", header["n_inputs"], at_least=1)
+        specs = [layers.from_config(config) for config in header["layers"]]
+        if not specs:
+            raise ValueError("layers must be a list of at least one layer")
+        program = compile_program(specs, n_inputs)
+        if header["dtype"] not in ("float32", "float64"):
+            raise ValueError(f"dtype must be 'float32' or 'float64'; got {header['dtype']!r}")
+        file.compare(program, np.dtype(header["dtype"]))
+        network = Network.blank(
+            specs,
+            n_inputs=n_inputs,
+            loss=_rebuild_loss(header["loss"]) if loss is None else loss,
             dtype=header["dtype"],
             seed=header["seed"],
             threads=threads,
             backend=backend,
         )
-        network._epochs = integer("its header", "epochs", header["epochs"], at_least=0)
-        network._steps = integer("its header", "steps", header.get("steps", 0), at_least=0)
-        network.scale_learning_rates(header.get("learning_rate_scales", {}))
-        network.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
+        adopt(network, header)
     except UNREADABLE as error:
-        raise ValueError(f"{name!r} can't be read: {_spell(error)}") from None
+        raise UnfitError(f"{file.name!r} can't be read: {_spell(error)}") from None
     return network
+
+
+def adopt(network: Network, header: Mapping[str, Any]) -> None:
+    """Give a network what a header says beside its architecture."""
+    network.seed = integer("its header", "seed", header["seed"], at_least=0)
+    network._epochs = integer("its header", "epochs", header["epochs"], at_least=0)
+    network._steps = integer("its header", "steps", header.get("steps", 0), at_least=0)
+    network._rates = {}
+    network.scale_learning_rates(header.get("learning_rate_scales", {}))
+    network.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
+
+
+def fill(network: Network, file: Stored) -> str | None:
+    """Read a network's parameters and statistics into their places; returns what is wrong with them."""
+    complaint = None
+    for key, place in {**network.parameters, **network.statistics}.items():
+        place[...] = file.read(key)
+        if not np.isfinite(place).all():
+            complaint = complaint or f"{key} is not finite"
+        elif key in network.statistics and key.endswith(".variance") and place.min() < 0:
+            complaint = complaint or f"{key} is below 0"
+    return None if complaint is None else f"{file.name!r} holds a network that is broken: {complaint}"
 
 
 def _rebuild_loss(config: Any) -> Loss:

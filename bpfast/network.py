@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from . import backends, checks, engines, reference
 from .layers import Layer
 from .losses import Loss, link_of, resolve_loss
-from .memory import aligned_copy
+from .mapped import mapped_rows
+from .memory import aligned, aligned_copy
 from .optimizers import LBFGS, Optimizer, optimizers, resolve_optimizer
 from .penalties import Penalty, penalties
 from .program import compile_program
@@ -37,7 +39,7 @@ _DERIVED = frozenset(
     [
         "parameters",
         "statistics",
-        "gradient",
+        "_gradient_memory",
         "_engine",
         "_link_name",
         "_lock",
@@ -98,8 +100,6 @@ class Network:
         projection. Views of one vector: write into them (``net.parameters["0.W"][...] = W``).
     statistics : mapping of str to array
         Running means and variances of normalised columns, in the same way.
-    gradient : mapping of str to array
-        What `backward` has filled.
     layers : tuple of Layer
 
     Examples
@@ -126,8 +126,23 @@ class Network:
         for index, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{index}] must be a layer, such as bp.Dense(10); got {layer!r}")
+        self._describe(layers, n_inputs, resolve_loss(loss), dtype, seed, threads, backend)
+        self._flat = self.program.initial(self.seed, self.dtype)
+        self._start()
+
+    def _describe(
+        self,
+        layers: Sequence[Layer],
+        n_inputs: int,
+        loss: Loss,
+        dtype: Any,
+        seed: int,
+        threads: int | None,
+        backend: str | None,
+    ) -> None:
+        """All but the weights."""
         self.layers = tuple(layers)
-        self.loss_spec: Loss = resolve_loss(loss)
+        self.loss_spec = loss
         self.dtype = checks.dtype_of(dtype)
         self.seed = integer("Network", "seed", seed, at_least=0)
         self.threads = checks.threads(threads)
@@ -138,22 +153,38 @@ class Network:
             raise ValueError("cross_entropy needs at least 2 outputs; for one output use log_loss")
         #: Free text kept with the model in its file, such as how its inputs were prepared.
         self.metadata: dict[str, str] = {}
-        self._flat = self.program.initial(self.seed, self.dtype)
-        # Of zeros that the system makes when they are first touched: many networks never ask for it.
-        self._gradient = np.zeros(self._flat.shape, self.dtype)
-        self._start()
         self._state: engines.OptimizerState | None = None
         self._epochs = 0
         # Of training, over all calls: what the next step's random ops draw from.
         self._steps = 0
         self._rates: dict[str, float] = {}
 
+    @classmethod
+    def blank(
+        cls,
+        layers: Sequence[Layer],
+        *,
+        n_inputs: int,
+        loss: Loss,
+        dtype: Any,
+        seed: int,
+        threads: int | None,
+        backend: str | None,
+    ) -> Network:
+        """A network whose parameters are 0 and still to be written, of checked layers and loss."""
+        network = cls.__new__(cls)
+        network._describe(layers, n_inputs, loss, dtype, seed, threads, backend)
+        network._flat = aligned(network.program.size, network.dtype)
+        network._flat[...] = 0
+        network._start()
+        return network
+
     def _start(self) -> None:
         """What is derived from the rest and does not travel in a pickle."""
         self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat))
         #: Running means and variances of normalised columns, by name: what training moves, not trains.
         self.statistics: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat, False))
-        self.gradient: Mapping[str, Array] = MappingProxyType(self.program.views(self._gradient))
+        self._gradient_memory: Array | None = None
         self._link_name = link_of(self.loss_spec)
         self._lock = threading.RLock()
         self._new_engine()
@@ -162,10 +193,27 @@ class Network:
         self._backed = False
         _living.add(self)
 
+    @property
+    def _gradient(self) -> Array:
+        """The flat gradient of `backward`, made when it is first asked for: many networks never do."""
+        if self._gradient_memory is None:
+            self._gradient_memory = np.zeros(self._flat.shape, self.dtype)
+        return self._gradient_memory
+
+    @property
+    def gradient(self) -> Mapping[str, Array]:
+        """What `backward` has filled: ∂L/∂parameter by the names of `parameters`."""
+        return MappingProxyType(self.program.views(self._gradient))
+
+    @cached_property
+    def _engine(self) -> engines.Engine:
+        """Made when it is first asked for: a network may be loaded to be looked at."""
+        return backends.make_engine(self.program, self.dtype, self.backend, self.threads)
+
     def _new_engine(self) -> None:
         """An engine that holds no rows of a call before."""
         with self._lock:
-            self._engine = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
+            self.__dict__.pop("_engine", None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
@@ -228,10 +276,15 @@ class Network:
         ready = self.predict_ready(X)
         if ready is not None:
             return ready
-        X = checks.features(X, self.n_inputs, self.dtype)
+        return self._link(self._outputs(checks.features(X, self.n_inputs, self.dtype)))
+
+    def _outputs(self, X: Features) -> Array:
+        """The raw outputs in prediction; of a large array in a file in blocks that are let go."""
+        mapped = mapped_rows(X)
         with self._lock:
-            Z = self._engine.outputs(self._flat, X)
-        return self._link(Z)
+            if mapped is None:
+                return self._engine.outputs(self._flat, X)
+            return np.concatenate([self._engine.outputs(self._flat, block) for block in mapped.blocks()])
 
     def predict_ready(self, X: Any) -> Array | None:
         """`predict` where X needs no preparation, else None.
@@ -255,8 +308,7 @@ class Network:
 
     def _evaluate(self, X: Features, Y: Array, w: Array | None) -> tuple[float, Array]:
         """The mean loss and the raw outputs."""
-        with self._lock:
-            Z = self._engine.outputs(self._flat, X)
+        Z = self._outputs(X)
         return backends.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)[0], Z
 
     def penalty(self, penalty: Penalty | None) -> float:
@@ -331,10 +383,11 @@ class Network:
         penalty: str | Penalty | None = None,
         validation: tuple[Any, ...] | None = None,
         callbacks: Sequence[Callback] = (),
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         sample_weight: Any = None,
         progress: bool = False,
         weight_noise: float = 0.0,
+        resume: str | os.PathLike[str] | None = None,
     ) -> History:
         """Train.
 
@@ -342,7 +395,9 @@ class Network:
         ----------
         X : array or sparse matrix (B, I)
             SciPy's sparse formats are read as CSR and never made dense, if the first layer is
-            `Dense`; the result has the same bits as with the zeros in. Otherwise a batch is.
+            `Dense`; the result has the same bits as with the zeros in. Otherwise a batch is. A large
+            array mapped from a file (``np.load(path, mmap_mode="r")``), C-contiguous and of the network's
+            dtype, is read where it is, to the same bits, and its pages are let go under way.
         y : array (B,) or (B, O)
             What the loss takes: see `bpfast.losses`.
         epochs : int, default 10
@@ -358,8 +413,10 @@ class Network:
         callbacks : sequence of Callback
             Called after every epoch, and every batch if they want, in order; any ends the training by
             returning True.
-        shuffle : bool, default True
-            A new order of the rows every epoch.
+        shuffle : bool or "blocks", default True
+            A new order of the rows every epoch. With "blocks" rows that lie together stay near each other:
+            pieces of about 4 MiB are shuffled, and the rows within each 16 of them, so that an X larger
+            than memory is read almost as it lies.
         sample_weight : array (B,), optional
             At least 0; a batch's loss is the weighted mean.
         progress : bool, default False
@@ -368,6 +425,12 @@ class Network:
             The deviation of what is added to every weight (not to b, γ, β) in the passes of a step,
             drawn anew by counter for each: W + σ N, N of mean 0, deviation 1 and a nearly normal
             shape. The update is made to W itself (Murray & Edwards 1994).
+        resume : path, optional
+            Go on with the run of a `Checkpoint` file, to the same bits as if it had never stopped: weights,
+            statistics, seed, optimizer, schedule, callbacks, epoch and batch are those of the file, and
+            `epochs` counts from the run's beginning. Data and arguments must be those of the run. A file
+            that is not there is an error, except that of a `Checkpoint` among the callbacks: then this is
+            the run's beginning, and the same script may be started again and again.
 
         Returns
         -------
@@ -399,6 +462,7 @@ class Network:
                 shuffle=shuffle,
                 progress=progress,
                 weight_noise=number("fit", "weight_noise", weight_noise, at_least=0),
+                resume=resume,
             )
 
     def profile(
@@ -481,9 +545,9 @@ class Network:
             there, since they have no loss.
         """
         X = checks.features(X, self.n_inputs, self.dtype)
+        if not training:
+            return self._outputs(X)
         with self._lock:
-            if not training:
-                return self._engine.outputs(self._flat, X)
             self._require_no_fit("forward(training=True)")
             self._taped, self._backed = len(X), False
             how = engines.Training((self.seed, self._steps), rates=self._rates)

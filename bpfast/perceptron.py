@@ -14,10 +14,11 @@ from sklearn.utils import check_random_state
 
 from . import checks, quasi_newton
 from .callbacks import Callback
+from .epochs import asked
 from .estimator import BaseMLP, Data, Recipe
 from .network import Network
 from .stochastic import NOT_FINITE, Options, fit_epochs, held_out_part, scorer_of
-from .training import History, asked, end_callbacks
+from .training import History, end_callbacks
 
 Array = NDArray[Any]
 

@@ -88,7 +88,7 @@ def derivative(Z: Array, activation: Activation) -> Array:
 
 def noise_key(seed: int, step: int, place: int) -> int:
     """What the draws at a place of the program are counted from, in a step of training."""
-    return _mix64(_mix64(_mix64(seed) + step) + place)
+    return mix64(mix64(mix64(seed) + step) + place)
 
 
 def counted(key: int, first: int, n: int) -> NDArray[np.uint64]:
@@ -492,7 +492,7 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     The draw of step i is SplitMix64 of (seed, epoch, i) (Steele et al. 2014); its upper 32 bits
     times (i + 1), shifted down by 32, is the row to change places with.
     """
-    key = _mix64(_mix64(seed) + epoch)
+    key = mix64(mix64(seed) + epoch)
     order = np.arange(n, dtype=np.int64)
     with np.errstate(over="ignore"):
         counters = np.arange(n, dtype=np.uint64) * _GOLDEN + np.uint64(key)
@@ -507,7 +507,7 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _mix64(z: int) -> int:
+def mix64(z: int) -> int:
     """The finaliser of SplitMix64 of the lower 64 bits."""
     return int(_mix64_array(np.array([z % 2**64], dtype=np.uint64))[0])
 

@@ -17,13 +17,14 @@ from sklearn.exceptions import ConvergenceWarning
 from . import _border
 from .callbacks import Callback
 from .engines import OptimizerState, Plan
+from .epochs import asked, run_epoch
 from .estimator import Data, Recipe, rate_of
 from .losses import Quantile
 from .memory import aligned_copy
 from .network import Network
 from .schedules import Clock
 from .sparse import take
-from .training import History, asked, end_callbacks, run_epoch, thinned
+from .training import History, end_callbacks, thinned
 
 Array = NDArray[Any]
 

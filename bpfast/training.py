@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _border, checks
-from ._engine import shuffled
 from .callbacks import Callback, ProgressBar
-from .engines import OptimizerState, Plan
+from .checkpoint import Checkpoint, Run, Saved, fingerprint
+from .checkpoint import read as read_checkpoint
+from .engines import Plan
+from .epochs import Progress, asked, block_order, run_epoch
 from .losses import CustomLoss
 from .native import NativeEngine
 from .optimizers import LBFGS, Optimizer
@@ -96,44 +99,71 @@ def fit(
     penalty: Penalty | None,
     validation: tuple[Any, ...] | None,
     callbacks: Sequence[Callback],
-    shuffle: bool,
+    shuffle: bool | str,
     progress: bool,
     weight_noise: float = 0.0,
+    resume: str | os.PathLike[str] | None = None,
 ) -> History:
     """Train a network on checked data; see `Network.fit`."""
     rows = _batch_rows(batch_size, len(X), optimizer.full_batch, type(optimizer).__name__)
     require_rows(network, rows)
     held_out = _validation(network, validation)
-    shuffle, progress = flag("fit", "shuffle", shuffle), flag("fit", "progress", progress)
+    shuffle, progress = _shuffle(shuffle), flag("fit", "progress", progress)
     callbacks = [*([ProgressBar()] if progress else []), *callback_list(callbacks)]
+    savers = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
     n_batches = -(-len(X) // rows)
-    network._taped, network._backed = 0, False
     history = History(*_columns(network, penalty, held_out), planned=epochs)
+    run = Run(network, optimizer, history, callbacks, {})
+    saved = None
+    if savers or resume is not None:
+        run.arguments = {
+            "batch_size": rows,
+            "optimizer": optimizer.config(),
+            "penalty": None if penalty is None else penalty.config(),
+            "shuffle": shuffle,
+            "weight_noise": weight_noise,
+            "data": fingerprint(X, Y, weights),
+            "validation": None if held_out is None else fingerprint(*held_out),
+        }
+    if resume is not None:
+        saved = read_checkpoint(resume, run, n_batches)
+    network._taped, network._backed = 0, False
     X = thinned(network, X, rows, epochs)
-    for callback in callbacks:
-        callback.on_fit_begin(network, history)
+    _begin(run, savers, saved)
     state = network._optimizer_state(optimizer)
-    good = np.empty_like(network._flat)
+    epoch_progress = None if saved is None else saved.progress
+    # Before the epoch under way; kept while there is none, for the checkpoints.
+    good = np.empty_like(network._flat) if run.good is None else run.good
+    pauses = [(saver.batches, saver.write) for saver in savers if saver.batches is not None]
     try:
-        for _ in range(epochs):
-            np.copyto(good, network._flat)
+        while len(history) < epochs and not run.ended:
+            done = 0
+            if epoch_progress is None:
+                np.copyto(good, network._flat)
+                epoch_progress = Progress.begin(n_batches)
+            else:
+                done = epoch_progress.done
+            run.good = good
+            first_step = network._steps - done
             rates = np.array(state.clock.rates(optimizer.schedule, n_batches))
-            order = (network.seed, network._epochs) if shuffle else None
-            noise = (network.seed, network._steps)
+            order = (network.seed, network._epochs)
             plan = Plan(
                 network.loss_spec,
                 rows,
                 rates,
                 penalty,
-                order,
-                noise,
+                order if shuffle is True else None,
+                (network.seed, first_step),
+                order=block_order(len(X), X.shape[1], *order) if shuffle == BLOCKS else None,
                 weight_noise=weight_noise,
                 rates=network._rates,
             )
             before = state.steps
             start = time.perf_counter()
             try:
-                losses, counts, ended = run_epoch(network, state, X, Y, weights, plan, callbacks)
+                losses, counts, ended = run_epoch(
+                    network, state, X, Y, weights, plan, callbacks, epoch_progress, pauses
+                )
             except Exception:
                 # A custom loss or a callback has failed.
                 _roll_back(network, good)
@@ -145,15 +175,44 @@ def fit(
             seconds = time.perf_counter() - start
             _require_finite(network, losses, good, len(history))
             network._epochs += 1
-            network._steps += len(losses)
+            network._steps = first_step + len(losses)
+            epoch_progress = None
             figures = _figures(network, losses, counts, penalty, held_out)
             history.add(learning_rate=rates[-1], seconds=seconds, **figures)
             state.clock.tick(optimizer.schedule, figures.get("val_loss", figures["loss"]))
-            if asked(callback.on_epoch_end(network, history) for callback in callbacks) or ended:
-                break
+            run.ended = asked(callback.on_epoch_end(network, history) for callback in callbacks) or ended
+            for saver in savers:
+                saver.after_epoch(run.ended or len(history) >= epochs)
     finally:
         end_callbacks(callbacks, network, history)
     return history
+
+
+#: The `shuffle` that keeps rows of a file near each other.
+BLOCKS = "blocks"
+
+
+def _shuffle(value: Any) -> bool | str:
+    if not isinstance(value, bool) and value != BLOCKS:
+        raise TypeError(f"fit: shuffle must be True, False or {BLOCKS!r}; got {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def _begin(run: Run, savers: Sequence[Checkpoint], saved: Saved | None) -> None:
+    """Take over what was saved, and tell the callbacks; after an error the network is as before."""
+    if saved is not None:
+        saved.take(run)
+    try:
+        for saver in savers:
+            saver.begin(run)
+        for callback in run.callbacks:
+            callback.on_fit_begin(run.network, run.history)
+        for callback, state in [] if saved is None else saved.callbacks:
+            callback.restore(state)
+    except BaseException:
+        if saved is not None:
+            saved.give_back(run.network)
+        raise
 
 
 def search(
@@ -168,13 +227,20 @@ def search(
     penalty: Penalty | None,
     validation: tuple[Any, ...] | None,
     callbacks: Sequence[Callback],
-    shuffle: bool,
+    shuffle: bool | str,
     progress: bool,
     weight_noise: float = 0.0,
+    resume: str | os.PathLike[str] | None = None,
 ) -> History:
     """Train a network on checked data by L-BFGS, an iteration an epoch; see `Network.fit`."""
     from .quasi_newton import minimize
 
+    callbacks = callback_list(callbacks)
+    if resume is not None or any(isinstance(callback, Checkpoint) for callback in callbacks):
+        raise ValueError(
+            "fit: L-BFGS, whose memory is SciPy's, can't be taken up again to the same bits; save the "
+            "network, and fit the loaded one on"
+        )
     if batch_size not in ("auto", None) and _batch_rows(batch_size, len(X)) < len(X):
         raise ValueError(f"fit: LBFGS takes all rows at once; pass batch_size=None (got {batch_size!r})")
     if penalty is not None and not penalty.smooth:
@@ -189,9 +255,9 @@ def search(
             "fit: LBFGS needs an objective that stays the same; this one draws random numbers "
             "(Dropout, RReLU or weight_noise)"
         )
-    flag("fit", "shuffle", shuffle)
+    _shuffle(shuffle)
     held_out, progress = _validation(network, validation), flag("fit", "progress", progress)
-    callbacks = [*([ProgressBar()] if progress else []), *callback_list(callbacks)]
+    callbacks = [*([ProgressBar()] if progress else []), *callbacks]
     history = History(*_columns(network, penalty, held_out), planned=epochs)
     for callback in callbacks:
         callback.on_fit_begin(network, history)
@@ -263,53 +329,6 @@ def end_callbacks(callbacks: Sequence[Callback], network: Network, history: Hist
     with ExitStack() as ending:
         for callback in reversed(callbacks):
             ending.callback(callback.on_fit_end, network, history)
-
-
-def asked(answers: Iterable[Any]) -> bool:
-    """Whether a callback wants the end; each of them is called, also when an earlier one does."""
-    return sum(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers) > 0
-
-
-def run_epoch(
-    network: Network,
-    state: OptimizerState,
-    X: Features,
-    Y: Array,
-    weights: Array | None,
-    plan: Plan,
-    callbacks: Sequence[Callback] = (),
-) -> tuple[Array, Array, bool]:
-    """One epoch: the losses and weights of its batches, and whether a callback ends the training.
-
-    One call of the engine, or one a batch where a callback wants to see them: the same bits.
-    """
-    watching = [c for c in callbacks if type(c).on_batch_end is not Callback.on_batch_end]
-    if not watching:
-        with network._lock:
-            return *network._engine.train(network._flat, state, X, Y, weights, plan), False
-    order = np.arange(len(X)) if plan.order is None else plan.order
-    if plan.shuffle is not None:
-        shuffled(order, *plan.shuffle)
-    losses = np.full(len(plan.learning_rates), np.nan)
-    counts = np.zeros(len(plan.learning_rates))
-    seed, step = plan.noise
-    for batch in range(len(losses)):
-        one = slice(batch, batch + 1)
-        part = replace(
-            plan,
-            learning_rates=plan.learning_rates[one],
-            alphas=None if plan.alphas is None else plan.alphas[one],
-            shuffle=None,
-            order=order[batch * plan.batch_size : (batch + 1) * plan.batch_size],
-            noise=(seed, step + batch),
-        )
-        with network._lock:
-            losses[one], counts[one] = network._engine.train(network._flat, state, X, Y, weights, part)
-        if not np.isfinite(losses[batch]):
-            break
-        if asked(c.on_batch_end(network, batch, float(losses[batch])) for c in watching):
-            return losses[: batch + 1], counts[: batch + 1], True
-    return losses, counts, False
 
 
 def timed_epoch(

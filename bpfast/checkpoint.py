@@ -1,0 +1,493 @@
+"""Checkpoints: a training kept in a file as it goes, and taken up again to the same bits.
+
+A checkpoint is a model file (`bpfast.files`), so that `bpfast.load` reads it, whose header has an entry
+``training`` more:
+
+- ``arguments``: what `fit` was asked for, and fingerprints of the data.
+- ``epochs``, ``batch``: whole epochs of the run, and batches of the one under way.
+- ``ended``: whether a callback has ended the run.
+- ``optimizer``, ``optimizer_steps``, ``clock``: the rule, its steps, and the schedule's time.
+- ``history``, ``callbacks``: the names of the columns; the states of the callbacks.
+- ``arrays``: dtype and shape of each tensor beside the network's: ``optimizer.NAME/PARAMETER`` (the
+  rule's state), ``history/COLUMN``, ``epoch/losses`` and ``epoch/counts`` (of the epoch under way),
+  ``good/NAME`` (the network at its beginning), ``callbacks.I.NAME``.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import files
+from .callbacks import Callback, direction
+from .engines import OptimizerState
+from .epochs import Progress
+from .optimizers import Optimizer, optimizers
+from .schedules import Clock
+from .sparse import Features, dense, take
+from .specs import flag, integer
+
+if TYPE_CHECKING:
+    from .network import Network
+    from .training import History
+
+Array = NDArray[Any]
+
+#: Elements of X that a fingerprint looks at, at most, and rows.
+_SAMPLE, _SAMPLE_ROWS = 2**22, 1024
+
+
+@dataclass
+class Run:
+    """A training as far as a checkpoint keeps it.
+
+    Attributes
+    ----------
+    network, optimizer, history, callbacks
+        Those of `fit`.
+    arguments : dict
+        What else decides the result; a run that goes on must have the same.
+    good : array or None
+        The network's flat vector before the epoch under way.
+    ended : bool
+        Whether a callback has ended it.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    history: History
+    callbacks: Sequence[Callback]
+    arguments: dict[str, Any]
+    good: Array | None = None
+    ended: bool = False
+
+
+class Checkpoint(Callback):
+    """Keeps the training in a file, from which ``fit(..., resume=path)`` goes on to the same bits.
+
+    The file is written whole or not at all: a training that is killed at any moment leaves the last
+    one. `bpfast.load` reads it as a model too. Beside ``run.safetensors`` there are, if wanted,
+    ``run.1.safetensors``, ``run.2.safetensors``, … (the ones before it) and ``run.best.safetensors``
+    (a plain model with the weights of the best epoch). L-BFGS, whose memory is SciPy's, has no
+    checkpoints.
+
+    Parameters
+    ----------
+    path : path
+    every : int, default 1
+        Epochs from one checkpoint to the next; the end of the run has one as well.
+    batches : int, optional
+        Also after every so many batches of an epoch, for epochs that last long. Epochs are then made
+        in parts, to the same bits.
+    keep : int, default 1
+        How many files: the last checkpoint, and those before it.
+    best : bool, default False
+        Keep the best epoch's network as well.
+    monitor : str, optional
+        What the best epoch is told by: a column of the history, by default ``val_loss``, or ``loss``
+        where there is no validation.
+
+    Examples
+    --------
+    >>> import bpfast as bp, numpy as np
+    >>> X, y = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100) % 3
+    >>> net = bp.Network([bp.Dense(8, "relu"), bp.Dense(3)], n_inputs=4, loss="cross_entropy")
+    >>> history = net.fit(X, y, epochs=3, callbacks=[bp.Checkpoint("run.safetensors")])
+    >>> history = net.fit(X, y, epochs=5, resume="run.safetensors")  # two epochs more
+    >>> len(history)
+    5
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        every: int = 1,
+        *,
+        batches: int | None = None,
+        keep: int = 1,
+        best: bool = False,
+        monitor: str | None = None,
+    ) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"Checkpoint: path must be the name of a file; got {path!r}")
+        if monitor is not None and not isinstance(monitor, str):
+            raise TypeError(f"Checkpoint: monitor must be a column's name; got {monitor!r}")
+        self.path = os.fspath(path)
+        self.every = integer("Checkpoint", "every", every, at_least=1)
+        self.batches = None if batches is None else integer("Checkpoint", "batches", batches, at_least=1)
+        self.keep = integer("Checkpoint", "keep", keep, at_least=1)
+        self.best = flag("Checkpoint", "best", best)
+        self.monitor = monitor
+        self.best_value, self.best_epoch = math.nan, -1
+        self._best: tuple[dict[str, Any], Array] | None = None
+        self._run: Run | None = None
+
+    def place(self, which: int | str) -> str:
+        """Where the checkpoint so many before the last is, or the best."""
+        stem, ending = os.path.splitext(self.path)
+        return self.path if which == 0 else f"{stem}.{which}{ending}"
+
+    def begin(self, run: Run) -> None:
+        """Keep this run from now on."""
+        files.require_place(self.path)
+        self._run = run
+
+    def on_fit_begin(self, network: Network, history: History) -> None:
+        if self._run is None or self._run.network is not network:
+            raise ValueError("Checkpoint keeps the runs of Network.fit alone; pickle an estimator instead")
+        if self.best and self.monitor is not None and self.monitor not in history:
+            raise ValueError(
+                f"Checkpoint monitors {self.monitor!r}, which this fit does not record "
+                f"(recorded: {', '.join(history.columns)})"
+            )
+        self.best_value, self.best_epoch, self._best = math.nan, -1, None
+        # What a killed process had begun to write.
+        for left in glob.glob(f"{glob.escape(os.path.realpath(self.path))}.*.tmp"):
+            if re.fullmatch(r"\.[0-9a-f]{8}\.tmp", left[-13:]):
+                os.unlink(left)
+
+    def on_fit_end(self, network: Network, history: History) -> None:
+        self._run = self._best = None
+
+    def state(self) -> dict[str, Any]:
+        return {"best_value": self.best_value, "best_epoch": self.best_epoch}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best_value = float(state["best_value"])
+        self.best_epoch = int(state["best_epoch"])
+
+    def after_epoch(self, last: bool) -> None:
+        """An epoch has ended, perhaps the last one."""
+        assert self._run is not None
+        network, history = self._run.network, self._run.history
+        if self.best:
+            monitor = self.monitor or ("val_loss" if "val_loss" in history else "loss")
+            value = history[monitor][-1]
+            if math.isnan(self.best_value) or direction(monitor) * (self.best_value - value) > 0:
+                self.best_value, self.best_epoch = value, len(history) - 1
+                self._best = (files.describe(network), network._flat.copy())
+        if last or len(history) % self.every == 0:
+            self.write()
+
+    def write(self, progress: Progress | None = None) -> None:
+        """Write a checkpoint, within an epoch if its progress is given; the ones before move on."""
+        assert self._run is not None
+        network = self._run.network
+        if self._best is not None:
+            header, flat = self._best
+            tensors = network.program.views(flat) | network.program.views(flat, trained=False)
+            files.write(self.place("best"), header, tensors)
+            self._best = None
+        header, tensors = _record(self._run, progress)
+        for age in range(self.keep - 1, 0, -1):
+            if os.path.isfile(self.place(age - 1)):
+                _move_on(self.place(age - 1), self.place(age))
+        files.write(self.path, header, tensors)
+
+
+def _move_on(path: str, older: str) -> None:
+    """Give a file another name beside its own, which is never without a whole file."""
+    temporary = f"{os.path.realpath(older)}.{os.urandom(4).hex()}.tmp"
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, older)
+
+
+def _record(run: Run, progress: Progress | None) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The header and the tensors of a checkpoint."""
+    network, state = run.network, run.network._state
+    assert state is not None
+    views = network.program.views
+    arrays: dict[str, Array] = {}
+    for name, values in zip(state.optimizer.state, state.arrays, strict=True):
+        arrays |= {f"optimizer.{name}/{key}": view for key, view in views(values).items()}
+    arrays |= {f"history/{name}": np.array(column) for name, column in run.history.columns.items()}
+    if progress is not None:
+        assert run.good is not None
+        arrays |= {"epoch/losses": progress.losses, "epoch/counts": progress.counts}
+        good = views(run.good) | views(run.good, trained=False)
+        arrays |= {f"good/{key}": view for key, view in good.items()}
+    kept = [
+        {"name": type(callback).__name__, "state": _pack(callback.state(), arrays, f"callbacks.{index}")}
+        for index, callback in enumerate(run.callbacks)
+        if callback.state()
+    ]
+    done = 0 if progress is None else progress.done
+    training = {
+        "arguments": run.arguments,
+        "epochs": len(run.history),
+        "batch": done,
+        "ended": run.ended,
+        "optimizer": state.optimizer.config(),
+        "optimizer_steps": state.steps,
+        "clock": _pack(asdict(state.clock), arrays, "clock"),
+        "history": list(run.history.columns),
+        "callbacks": kept,
+        "arrays": {name: [files.dtype_name(array), list(array.shape)] for name, array in arrays.items()},
+    }
+    header = files.describe(network)
+    header["steps"] += done
+    return header | {"training": training}, {**network.parameters, **network.statistics, **arrays}
+
+
+def _pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
+    """A state as JSON; arrays go beside it."""
+    if isinstance(value, np.ndarray):
+        arrays[name] = np.ascontiguousarray(value)
+        files.dtype_name(arrays[name])
+        return {"$array": name}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _pack(item, arrays, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_pack(item, arrays, f"{name}.{index}") for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": repr(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a callback's state must be numbers, texts, arrays and lists of them; got {value!r}")
+
+
+def _unpack(value: Any, file: files.Stored) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, file) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"$array"}:
+        return file.read(value["$array"])
+    if set(value) == {"$float"}:
+        return float(value["$float"])
+    return {key: _unpack(item, file) for key, item in value.items()}
+
+
+def optimizer_state(network: Network, file: files.Stored) -> OptimizerState | None:
+    """The state of a checkpoint's optimizer for a network; None for a plain model."""
+    training = file.header.get("training")
+    if training is None:
+        return None
+    try:
+        optimizer = optimizers.from_config(training["optimizer"])
+        steps = integer("its header", "optimizer_steps", training["optimizer_steps"], at_least=0)
+        clock = _clock(_unpack(training["clock"], file))
+    except files.UNREADABLE as error:
+        raise files.UnfitError(f"{file.name!r} can't be read: {error}") from None
+    wanted = {
+        f"optimizer.{name}/{key}": view.shape
+        for name in optimizer.state
+        for key, view in network.parameters.items()
+    }
+    for key, shape in wanted.items():
+        if file.tensors.get(key, (None, None))[1] != shape:
+            raise files.UnfitError(f"{file.name!r} is damaged: {key[:80]} is not of the shape {shape}")
+    state = OptimizerState.initial(optimizer, network.program.size, network.dtype)
+    state.steps, state.clock = steps, clock
+    for name, values in zip(optimizer.state, state.arrays, strict=True):
+        for key, view in network.program.views(values).items():
+            view[...] = file.read(f"optimizer.{name}/{key}")
+    return state
+
+
+def _clock(values: Mapping[str, Any]) -> Clock:
+    if set(values) != {entry.name for entry in fields(Clock)}:
+        raise ValueError(f"its clock has {', '.join(values)}")
+    numbers = {key: float(values[key]) for key in ("scale", "best")}
+    counts = {key: integer("its clock", key, values[key], at_least=0) for key in ("epoch", "waited")}
+    return Clock(**counts, **numbers)  # type: ignore[arg-type]
+
+
+@dataclass
+class Saved:
+    """A run read from a checkpoint, checked against the one that is to go on with it.
+
+    Attributes
+    ----------
+    network : dict
+        The header of the file.
+    flat : array
+        The network's flat vector.
+    state : OptimizerState
+    history : dict of str to list of float
+    callbacks : list of (Callback, state)
+    progress, good
+        Of the epoch under way, if the checkpoint was written within one.
+    ended : bool
+    """
+
+    network: dict[str, Any]
+    flat: Array
+    state: OptimizerState
+    history: dict[str, list[float]]
+    callbacks: list[tuple[Callback, Any]]
+    progress: Progress | None = None
+    good: Array | None = None
+    ended: bool = False
+    before: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, run: Run) -> None:
+        """The network and its history become those of the file."""
+        network = run.network
+        kept = ("seed", "_epochs", "_steps", "_rates", "metadata", "_state")
+        self.before = {name: getattr(network, name) for name in kept} | {"flat": network._flat.copy()}
+        np.copyto(network._flat, self.flat)
+        # `fit` holds the network: nobody else trains it.
+        files.adopt(network, self.network)
+        network._state = self.state
+        self.state.optimizer = run.optimizer
+        run.history.columns.update({name: list(values) for name, values in self.history.items()})
+        run.good, run.ended = self.good, self.ended
+
+    def give_back(self, network: Network) -> None:
+        """The network becomes what it was before `take`."""
+        np.copyto(network._flat, self.before.pop("flat"))
+        network.__dict__.update(self.before)
+
+
+def read(path: str | os.PathLike[str], run: Run, n_batches: int) -> Saved | None:
+    """Read a checkpoint that a run is to go on with; None if the run is to begin with it.
+
+    Raises
+    ------
+    ValueError
+        If the file is no checkpoint, is damaged, or is of another run.
+    """
+    savers = [c for c in run.callbacks if isinstance(c, Checkpoint)]
+    name = os.fspath(path)
+    if not os.path.exists(name) and any(os.path.realpath(c.path) == os.path.realpath(name) for c in savers):
+        return None
+    with files.stored(path, "checkpoint") as file:
+        if "training" not in file.header:
+            raise files.UnfitError(f"{name!r} is a model, but no checkpoint to resume from; load it and fit")
+        training = file.header["training"]
+        _require_same(name, run, file.header)
+        file.compare(run.network.program, run.network.dtype)
+        twin = run.network.blank(
+            run.network.layers,
+            n_inputs=run.network.n_inputs,
+            loss=run.network.loss_spec,
+            dtype=run.network.dtype,
+            seed=0,
+            threads=1,
+            backend="reference",
+        )
+        files.adopt(twin, file.header)
+        complaint = files.fill(twin, file)
+        state = optimizer_state(twin, file)
+        assert state is not None
+        history = {column: _column(file, column) for column in training["history"]}
+        saved = Saved(
+            file.header,
+            twin._flat,
+            state,
+            {column: values.tolist() for column, values in history.items()},
+            _match(run.callbacks, training["callbacks"], file),
+            ended=flag("its header", "ended", training["ended"]),
+        )
+        done = integer("its header", "batch", training["batch"], at_least=0)
+        if done:
+            saved.progress = Progress(file.read("epoch/losses"), file.read("epoch/counts"), done)
+            if len(saved.progress.losses) != n_batches or not done < n_batches:
+                raise ValueError(f"its epoch has {len(saved.progress.losses)} batches, this run {n_batches}")
+            saved.good = twin._flat.copy()
+            views = twin.program.views(saved.good) | twin.program.views(saved.good, trained=False)
+            for key, view in views.items():
+                view[...] = file.read(f"good/{key}")
+        if {len(values) for values in saved.history.values()} != {training["epochs"]}:
+            raise ValueError(f"its history is not of {training['epochs']} epochs")
+        if set(saved.history) != set(run.history.columns):
+            raise ValueError(
+                f"its run records {', '.join(saved.history)}, this one {', '.join(run.history.columns)}"
+            )
+        file.verify()
+        if complaint is not None:
+            raise files.UnfitError(complaint)
+    return saved
+
+
+def _column(file: files.Stored, column: str) -> Array:
+    values = file.read(f"history/{column}")
+    if values.ndim != 1 or values.dtype != np.float64:
+        raise ValueError(f"its history of {column} is {values.dtype} of shape {values.shape}")
+    return values
+
+
+def _require_same(name: str, run: Run, header: Mapping[str, Any]) -> None:
+    """Refuse a file of another network, or of a run with other arguments."""
+    ours = files.describe(run.network)
+    for key in ("layers", "n_inputs", "loss", "dtype"):
+        if header[key] != ours[key]:
+            raise files.UnfitError(
+                f"resume: {name!r} is of a network with {key} {_short(header[key], ours[key])}, this one has "
+                f"{_short(ours[key], header[key])}"
+            )
+    theirs = header["training"]["arguments"]
+    for key, value in run.arguments.items():
+        if theirs[key] != value:
+            what = "other data" if key in ("data", "validation") else f"{key} {_short(theirs[key], value)}"
+            now = f"; this fit has {key} {_short(value, theirs[key])}" if what != "other data" else ""
+            where = " for validation" if key == "validation" else ""
+            raise files.UnfitError(
+                f"resume: the run in {name!r} had {what}{where}{now}. To go on otherwise, load the file with "
+                f"bpfast.load and fit that network"
+            )
+
+
+def _short(value: Any, other: Any) -> str:
+    """A configuration for a message: of long lists the first part that differs."""
+    if isinstance(value, list) and isinstance(other, list):
+        for index, (one, two) in enumerate(zip(value, other, strict=False)):
+            if one != two:
+                return f"[{index}] = {_short(one, two)}"
+        return f"of {len(value)} elements"
+    if isinstance(value, dict) and isinstance(other, dict) and value.get("name") == other.get("name"):
+        differ = [f"{key}={_short(v, other.get(key))}" for key, v in value.items() if v != other.get(key)]
+        return f"{value.get('name', '')}({', '.join(differ)})"
+    if isinstance(value, dict):
+        return str(value.get("name", value))[:80]
+    return repr(value)[:80]
+
+
+def _match(callbacks: Sequence[Callback], kept: Any, file: files.Stored) -> list[tuple[Callback, Any]]:
+    """Each callback that has a state with that of the file's callback of its class, in order."""
+    waiting = [callback for callback in callbacks if callback.state()]
+    pairs = []
+    for entry in kept:
+        name = entry["name"]
+        found = next((c for c in waiting if type(c).__name__ == name), None)
+        if found is None and name != Checkpoint.__name__:
+            raise ValueError(f"its run had a callback {name}, this one has none")
+        if found is not None:
+            waiting.remove(found)
+            pairs.append((found, _unpack(entry["state"], file)))
+    for callback in waiting:
+        if not isinstance(callback, Checkpoint):
+            raise ValueError(f"its run had no callback {type(callback).__name__}, this one has")
+    return pairs
+
+
+def fingerprint(X: Features, Y: Array, weights: Array | None) -> str:
+    """Something of the data by which other data are told: SHA-256 of shapes, y, weights and rows of X.
+
+    These are the first and last row and others evenly between, 1,024 in all or fewer of long rows.
+    """
+    columns = X.shape[1]
+    total = hashlib.sha256(f"{len(X)} {columns} {Y.shape}".encode())
+    for array in (Y, weights):
+        if array is not None:
+            total.update(np.ascontiguousarray(array).data)
+    count = max(1, min(len(X), _SAMPLE_ROWS, _SAMPLE // columns))
+    rows = np.unique(np.linspace(0, len(X) - 1, count).astype(np.int64))
+    total.update(np.ascontiguousarray(dense(take(X, rows))).data)
+    return total.hexdigest()
