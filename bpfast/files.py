@@ -363,6 +363,7 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     A link is followed; what is no regular file (a pipe, a device) is written to at the end.
     """
+    require_place(path)
     target = os.path.realpath(os.fspath(path))
     if os.path.exists(target) and not os.path.isfile(target):
         with tempfile.TemporaryFile() as file:
@@ -383,3 +384,4 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+    _flush_folder(os.path.dirname(target))

@@ -40,7 +40,7 @@ def predict(options: Namespace) -> int:
                 file.truncate()
                 with say.progress("looking through", stream) as moved:
                     stream.settle(moved)
-        say.counts(counts)
+    say.counts(counts)
     say("wrote", f"{options.out}: {rows:,} predictions of {prepared.target!r}", always=True)
     return 0
 

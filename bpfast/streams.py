@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -140,7 +141,11 @@ class TableStream(Stream):
 
 @dataclass
 class _Sort:
-    """What the values of a column were in the chunks so far."""
+    """What the values of a column were in the chunks so far.
+
+    It follows what pandas makes of a column in one piece: whole numbers that no type of 64 bits holds
+    are text, unless there are fractions among them.
+    """
 
     seen: set[str] = field(default_factory=set)
 
@@ -149,27 +154,35 @@ class _Sort:
         if values.dtype.kind == "f":
             self.seen.add("empty" if np.isnan(values).all() else "float")
         elif values.dtype.kind in "iu":
-            low, high = int(values.min()), int(values.max())
-            found = {"int": True, "inexact": max(-low, high) >= INEXACT, "negative": low < 0}
-            found["unsigned"] = high >= 2**63
-            self.seen.update(name for name, holds in found.items() if holds)
+            self._add_whole(int(values.min()), int(values.max()))
         else:
-            types = {type(value) for value in values.tolist()} - {type(None)}
-            if types == {int}:
-                self.seen.update(("int", "inexact", "huge"))
-            elif types:
-                self.seen.add("text" if types == {str} else "unspelled")
-            else:
+            there = [value for value in values.tolist() if value is not None and value not in tables.MISSING]
+            types = set(map(type, there))
+            if len(there) < len(values):
                 self.seen.add("empty")
+            if types == {int} or (types == {str} and all(map(_WHOLE.fullmatch, there))):
+                whole = [int(value) for value in there]
+                self._add_whole(min(whole), max(whole))
+            elif types:
+                spelled = types == {str} and len(there) == sum(value is not None for value in values)
+                self.seen.add("text" if spelled else "unspelled")
+
+    def _add_whole(self, low: int, high: int) -> None:
+        """Whole numbers from low to high."""
+        found = {"whole": True, "inexact": max(-low, high) >= INEXACT, "negative": low < 0}
+        found |= {"unsigned": high >= 2**63, "huge": high >= 2**64 or low < -(2**63)}
+        self.seen.update(name for name, holds in found.items() if holds)
 
     @property
     def dtype(self) -> Any:
         """What pandas is to be told; None where it sees the same in every chunk."""
         if self.seen & {"text", "unspelled"}:
             return str
-        if self.seen & {"float", "empty"}:
+        if "float" in self.seen:
             return np.float64
-        return str if "huge" in self.seen or {"negative", "unsigned"} <= self.seen else None
+        if "huge" in self.seen or ("unsigned" in self.seen and self.seen & {"negative", "empty"}):
+            return str
+        return np.float64 if "empty" in self.seen else None
 
     @property
     def mixed(self) -> bool:
@@ -177,6 +190,9 @@ class _Sort:
         if self.dtype is str:
             return not self.seen <= {"text", "empty"}
         return self.dtype is not None and "inexact" in self.seen
+
+
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 
 
 class CsvStream(Stream):

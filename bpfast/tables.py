@@ -211,10 +211,16 @@ def _pandas() -> Any:
 def _frame(path: str, text: Collection[str]) -> Any:
     kinds: dict[str, type] = dict.fromkeys(text, str)
     frame = _whole(path, kinds)
-    # Truth values and mixtures have lost their spelling ("true", "TRUE"): read those again as text.
-    lost = [name for name in frame.columns if frame[name].dtype == bool or frame[name].dtype == object]
-    lost = [name for name in lost if name not in kinds]
+    # Truth values and mixtures have lost their spelling ("true", "TRUE"), and beside whole numbers of
+    # more than 63 bits missing values have stayed texts: read those again as text.
+    lost = [name for name in frame.columns if name not in kinds and _lost(frame[name])]
     return _whole(path, kinds | dict.fromkeys(lost, str)) if lost else frame
+
+
+def _lost(series: Any) -> bool:
+    if series.dtype == bool or series.dtype == object:
+        return True
+    return getattr(series.dtype, "kind", "O") not in "fiu" and bool(series.isin(MISSING).any())
 
 
 def _whole(path: str, kinds: dict[str, type]) -> Any:
@@ -222,6 +228,11 @@ def _whole(path: str, kinds: dict[str, type]) -> Any:
         return pandas.read_csv(path, dtype=kinds, **READING)
 
 
+#: What pandas takes for a missing value.
+MISSING = frozenset(
+    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>")
+    + ("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
+)
 #: How a CSV is read. Without index_col=False a surplus first value silently becomes the index.
 READING: dict[str, Any] = {"low_memory": False, "index_col": False}
 
