@@ -152,9 +152,10 @@ class Checkpoint(Callback):
             )
         self.best_value, self.best_epoch, self._best = math.nan, -1, None
         # What a killed process had begun to write.
-        for left in glob.glob(f"{glob.escape(os.path.realpath(self.path))}.*.tmp"):
-            if re.fullmatch(r"\.[0-9a-f]{8}\.tmp", left[-13:]):
-                os.unlink(left)
+        for which in (*range(self.keep), "best"):
+            for left in glob.glob(f"{glob.escape(os.path.realpath(self.place(which)))}.*.tmp"):
+                if re.fullmatch(r"\.[0-9a-f]{8}\.tmp", left[-13:]):
+                    os.unlink(left)
 
     def on_fit_end(self, network: Network, history: History) -> None:
         self._run = self._best = None
@@ -197,6 +198,8 @@ class Checkpoint(Callback):
 
 def _move_on(path: str, older: str) -> None:
     """Give a file another name beside its own, which is never without a whole file."""
+    if os.path.exists(older) and os.path.samefile(path, older):
+        return  # A kill has left it so; to rename one name of a file to another does nothing.
     temporary = f"{os.path.realpath(older)}.{os.urandom(4).hex()}.tmp"
     try:
         os.link(path, temporary)
@@ -314,10 +317,8 @@ class Saved:
 
     Attributes
     ----------
-    network : dict
-        The header of the file.
-    flat : array
-        The network's flat vector.
+    network : Network
+        That of the file.
     state : OptimizerState
     history : dict of str to list of float
     callbacks : list of (Callback, state)
@@ -326,8 +327,7 @@ class Saved:
     ended : bool
     """
 
-    network: dict[str, Any]
-    flat: Array
+    network: Network
     state: OptimizerState
     history: dict[str, list[float]]
     callbacks: list[tuple[Callback, Any]]
@@ -339,11 +339,11 @@ class Saved:
     def take(self, run: Run) -> None:
         """The network and its history become those of the file."""
         network = run.network
-        kept = ("seed", "_epochs", "_steps", "_rates", "metadata", "_state")
-        self.before = {name: getattr(network, name) for name in kept} | {"flat": network._flat.copy()}
-        np.copyto(network._flat, self.flat)
-        # `fit` holds the network: nobody else trains it.
-        files.adopt(network, self.network)
+        taken = ("seed", "_epochs", "_steps", "_rates", "metadata")
+        self.before = {name: getattr(network, name) for name in (*taken, "_state")}
+        self.before["flat"] = network._flat.copy()
+        np.copyto(network._flat, self.network._flat)
+        network.__dict__.update({name: getattr(self.network, name) for name in taken})
         network._state = self.state
         self.state.optimizer = run.optimizer
         run.history.columns.update({name: list(values) for name, values in self.history.items()})
@@ -388,8 +388,7 @@ def read(path: str | os.PathLike[str], run: Run, n_batches: int) -> Saved | None
         assert state is not None
         history = {column: _column(file, column) for column in training["history"]}
         saved = Saved(
-            file.header,
-            twin._flat,
+            twin,
             state,
             {column: values.tolist() for column, values in history.items()},
             _match(run.callbacks, training["callbacks"], file),
@@ -489,5 +488,6 @@ def fingerprint(X: Features, Y: Array, weights: Array | None) -> str:
             total.update(np.ascontiguousarray(array).data)
     count = max(1, min(len(X), _SAMPLE_ROWS, _SAMPLE // columns))
     rows = np.unique(np.linspace(0, len(X) - 1, count).astype(np.int64))
-    total.update(np.ascontiguousarray(dense(take(X, rows))).data)
+    # A zero has no sign: sparse rows have lost it.
+    total.update(np.ascontiguousarray(dense(take(X, rows)) + 0).data)
     return total.hexdigest()

@@ -113,12 +113,13 @@ def run_epoch(
     if plan.shuffle is not None:
         shuffled(order, *plan.shuffle)
     steps = [every for every, _ in pauses] + [1] * bool(watching)
-    if mapped is not None:
-        steps.append(max(1, mapped.rows_at_a_time(plan.shuffle is not None) // plan.batch_size))
+    fitting = 0 if mapped is None else mapped.rows_at_a_time(plan.shuffle is not None)
     over = False
     while progress.done < n_batches and not over:
         first = progress.done
         last = min([n_batches, *((first // step + 1) * step for step in steps)])
+        if mapped is not None:
+            last = min(last, first + max(1, fitting // plan.batch_size))
         part = _part(plan, order, first, last)
         if mapped is not None:
             mapped.will_need(part.order)  # type: ignore[arg-type]
@@ -126,7 +127,7 @@ def run_epoch(
             made = network._engine.train(network._flat, state, X, Y, weights, part)
         progress.losses[first:last], progress.counts[first:last] = made
         if mapped is not None:
-            mapped.release()
+            fitting = mapped.release((last - first) * plan.batch_size)
         if not np.isfinite(made[0]).all():
             break
         progress.done = last

@@ -1,18 +1,16 @@
 """Model files: safetensors with the architecture as JSON in the header. Nothing loaded is executed.
 
-The metadata of the safetensors header has two entries:
+The metadata of the safetensors header has one entry, ``bpfast``: a JSON object of ``sha256``, ``format``
+(the number of this description: 2), ``layers``, ``n_inputs``, ``loss``, ``dtype``, ``seed``, ``epochs``,
+``steps``, ``learning_rate_scales``, ``metadata`` (texts kept with the model, such as the preparation of
+the command line), and in a checkpoint ``training`` (see `bpfast.checkpoint`).
 
-``bpfast``
-    JSON: ``format`` (the number of this description: 2), ``layers``, ``n_inputs``, ``loss``, ``dtype``,
-    ``seed``, ``epochs``, ``steps``, ``learning_rate_scales``, ``metadata`` (texts kept with the model,
-    such as the preparation of the command line), and in a checkpoint ``training`` (see
-    `bpfast.checkpoint`).
-``sha256``
-    Of the JSON's UTF-8 and, for each tensor in the order of the names, of the line
-    ``name dtype shape``, as in ``0.W F32 [64, 10]``, and the SHA-256 of its bytes; see `checksum`.
+``sha256`` comes first. It is that of the JSON's UTF-8, with 64 zeros in its own place, and, for each tensor
+in the order of the names, of the line ``name dtype shape``, as in ``0.W F32 [64, 10]``, and the SHA-256
+of its bytes; see `checksum`. Format 1 had none.
 
 The tensors are the parameters and running statistics by their names in `Network`, and in a checkpoint
-those that ``training`` lists. Format 1 had no ``sha256``.
+those that ``training`` lists.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -46,6 +45,12 @@ FORMAT = 2
 #: The tensors that a file may hold, by their names in safetensors.
 DTYPES = {"F32": np.dtype("f4"), "F64": np.dtype("f8"), "I64": np.dtype("i8"), "BOOL": np.dtype("?")}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+#: What the checksum's place holds while it is taken.
+UNSIGNED = "0" * 64
+_SIGNED = re.compile(r'\{"sha256": "([0-9a-f]{64})", ')
+#: What a header may have.
+_ENTRIES = {"sha256", "format", "layers", "n_inputs", "loss", "dtype", "seed", "epochs", "steps"}
+_ENTRIES |= {"learning_rate_scales", "metadata", "training"}
 
 
 def save(network: Network, path: str | os.PathLike[str]) -> None:
@@ -73,9 +78,11 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapp
     """Write a header and tensors with their checksum."""
     from safetensors.numpy import save as serialize
 
-    text = json.dumps(header, allow_nan=False)
+    text = json.dumps({"sha256": UNSIGNED, **header}, allow_nan=False)
     digests = {name: _digest(dtype_name(array), array) for name, array in tensors.items()}
-    write_atomically(path, serialize(dict(tensors), {"bpfast": text, "sha256": checksum(text, digests)}))
+    # One entry: several would come in an order of their own each time.
+    metadata = {"bpfast": text.replace(UNSIGNED, checksum(text, digests), 1)}
+    write_atomically(path, serialize(dict(tensors), metadata))
 
 
 def dtype_name(array: Array) -> str:
@@ -86,7 +93,10 @@ def dtype_name(array: Array) -> str:
 
 
 def checksum(text: str, digests: Mapping[str, tuple[str, bytes]]) -> str:
-    """The SHA-256 of a header's text and, by name, what `_digest` says of the tensors, in hexadecimal."""
+    """The SHA-256 of a header's text and, by name, what `_digest` says of the tensors, in hexadecimal.
+
+    The text has `UNSIGNED` in the checksum's place.
+    """
     total = hashlib.sha256(text.encode("utf-8"))
     for name in sorted(digests):
         line, digest = digests[name]
@@ -164,14 +174,17 @@ class Stored:
         metadata = file.metadata() or {}
         if "bpfast" not in metadata:
             raise UnfitError(f"{name!r} is a safetensors file, but no bpfast model")
-        self._text = metadata["bpfast"]
-        self.header = _header(name, self._text)
-        self._sha256 = metadata.get("sha256")
-        strange = sorted(set(metadata) - {"bpfast", "sha256"})
+        self.header = _header(name, metadata["bpfast"])
+        strange = sorted((set(self.header) - _ENTRIES) | (set(metadata) - {"bpfast"}))
         if strange:
             raise UnfitError(f"{name!r} is damaged: its header has an entry {strange[0][:40]!r}")
-        if self._sha256 is None and self.header["format"] > 1:
-            raise UnfitError(f"{name!r} is damaged: it has no checksum")
+        self._sha256 = None
+        if self.header["format"] > 1 or "sha256" in self.header:
+            signed = _SIGNED.match(metadata["bpfast"])
+            if signed is None:
+                raise UnfitError(f"{name!r} is damaged: its header does not begin with a checksum")
+            self._sha256 = signed[1]
+            self._text = metadata["bpfast"].replace(signed[1], UNSIGNED, 1)
         self._digests: dict[str, tuple[str, bytes]] = {}
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
         for key in file.keys():  # noqa: SIM118

@@ -13,8 +13,8 @@ Array = NDArray[Any]
 
 #: So many bytes of a map may be in memory at a time; smaller arrays stay as they are.
 RESIDENT = 2**27
-#: A touched page brings its neighbours with it.
-_AROUND = 2**16
+#: A touched page brings others with it, how many is the system's choice: scattered rows begin with few.
+_FIRST_ROWS, _GROWTH = 64, 4
 #: Rows that lie in so many places are not asked for in advance.
 _RUNS = 1024
 
@@ -35,10 +35,11 @@ class MappedRows:
         self.file = file
         self._start = X.ctypes.data - np.frombuffer(file, np.uint8, 1).ctypes.data
         self._row_bytes = X.nbytes // len(X)
+        self._resident = _file_bytes()
 
     def rows_at_a_time(self, scattered: bool) -> int:
-        """How many rows fit into what may be in memory, at least 1."""
-        return max(1, RESIDENT // (self._row_bytes + (_AROUND if scattered else 0)))
+        """How many rows to touch before the first `release`, at least 1."""
+        return _FIRST_ROWS if scattered else max(1, RESIDENT // self._row_bytes)
 
     def blocks(self) -> Iterator[Array]:
         """All rows in their order, some at a time; what is behind is let go."""
@@ -47,9 +48,13 @@ class MappedRows:
             yield self.X[first : first + step]
             self._advise(mmap.MADV_DONTNEED, first, min(first + step, len(self.X)))
 
-    def release(self) -> None:
-        """Let all pages go; the next touch brings them back."""
+    def release(self, rows: int) -> int:
+        """Let all pages go after so many rows; returns how many to touch before the next time."""
+        grown = _file_bytes() - self._resident
         self._advise(mmap.MADV_DONTNEED, 0, len(self.X))
+        self._resident = _file_bytes()
+        fitting = RESIDENT * rows // max(grown, rows * self._row_bytes)
+        return max(1, min(fitting, _GROWTH * rows))
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
         """Ask for rows in advance, where they lie together."""
@@ -64,6 +69,15 @@ class MappedRows:
         """Tell the system about the pages of some rows."""
         start = (self._start + first * self._row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
         self.file.madvise(advice, start, self._start + last * self._row_bytes - start)
+
+
+def _file_bytes() -> int:
+    """The memory of this process that files stand behind; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[2]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 def mapped_rows(X: Any) -> MappedRows | None:

@@ -11,6 +11,10 @@ from bpfast.losses import resolve_loss
 BACKENDS = ("native", "reference")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=6, help="how often the training of a test is killed (6)")
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """Every test that asks for it runs once with each engine."""

@@ -118,11 +118,13 @@ def parts(path):
         return json.loads(file.metadata()["bpfast"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def forge(path, text, tensors, **more):
-    """Write a file as bpfast does, its checksum included, whatever the text of the header."""
+def forge(path, text, tensors):
+    """Write a file with a true checksum, whatever the rest of its header."""
     digests = {name: files._digest(files._NAMES.get(a.dtype, "I32"), a) for name, a in tensors.items()}
-    metadata = {"bpfast": text, "sha256": files.checksum(text, digests)}
-    save_file(tensors, path, {name: value for name, value in (metadata | more).items() if value is not None})
+    if text.startswith("{") and len(text) > 1:
+        text = f'{{"sha256": "{files.UNSIGNED}", {text[1:]}'
+        text = text.replace(files.UNSIGNED, files.checksum(text, digests), 1)
+    save_file(tensors, path, {"bpfast": text})
 
 
 @pytest.mark.parametrize(
@@ -183,23 +185,32 @@ def test_a_changed_byte_is_noticed(model, rng):
 def test_without_a_checksum_only_the_first_format_is_taken(model):
     path, backend = model
     header, tensors = parts(path)
-    forge(path, json.dumps(header), tensors, sha256=None)
-    with pytest.raises(ValueError, match=r"model' is damaged: it has no checksum"):
+    signed = json.dumps(header)
+    assert signed.startswith('{"sha256": "')
+    plain = {name: value for name, value in header.items() if name != "sha256"}
+    for text, match in (
+        (json.dumps(plain), r"does not begin with a checksum"),
+        (json.dumps(plain | {"sha256": header["sha256"]}), r"does not begin with a checksum"),
+        (json.dumps(header | {"format": 1}), r"its content does not have its checksum"),
+        (signed.replace("sha256", "sha255").replace('"format": 2', '"format": 1'), r"has an entry 'sha255'"),
+        (signed.replace('"seed": 1', '"seed": 2'), r"its content does not have its checksum"),
+        (signed.replace('"seed": 1', '"seed":  1'), r"its content does not have its checksum"),
+    ):
+        assert text != signed
+        save_file(tensors, path, {"bpfast": text})
+        with pytest.raises(ValueError, match=rf"model' is damaged: .*{match}"):
+            bp.load(path, backend=backend)
+    save_file(tensors, path, {"bpfast": signed, "more": "x"})
+    with pytest.raises(ValueError, match=r"is damaged: its header has an entry 'more'"):
         bp.load(path, backend=backend)
-    forge(path, json.dumps(header | {"format": 1}), tensors, sha256=None, sha255="0")
-    with pytest.raises(ValueError, match=r"is damaged: its header has an entry 'sha255'"):
-        bp.load(path, backend=backend)
-    forge(path, json.dumps(header), tensors)
+    save_file(tensors, path, {"bpfast": signed})
     assert bp.load(path, backend=backend).n_parameters == 26
     tensors["1.b"][0] += 1e-6
-    save_file(tensors, path, {"bpfast": json.dumps(header), "sha256": sha256_of(path)})
+    save_file(tensors, path, {"bpfast": signed})
     with pytest.raises(ValueError, match=r"is damaged: its content does not have its checksum"):
         bp.load(path, backend=backend)
-
-
-def sha256_of(path):
-    with safe_open(path, framework="numpy") as file:
-        return file.metadata()["sha256"]
+    save_file(tensors, path, {"bpfast": json.dumps(plain | {"format": 1})})
+    assert bp.load(path, backend=backend).n_parameters == 26
 
 
 @pytest.mark.parametrize("number", range(1, files.FORMAT + 1))
