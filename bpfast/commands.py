@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from argparse import Namespace
 from dataclasses import dataclass, replace
 from typing import Any
@@ -311,6 +312,7 @@ def _prepare(
     say: Printer,
 ) -> _Data:
     """Learn from the training rows how to prepare them, and do it."""
+    start = time.perf_counter()
     if isinstance(source, Table):
         table = source if len(origin) == len(source) else source.take(origin)
         prepared = learning.learn(table, goal, task, classes, rows)
@@ -321,11 +323,15 @@ def _prepare(
     else:
         with say.progress("learning", source) as moved:
             prepared = outofcore.learn(source, goal, task, classes, origin, rows, moved)
+    between = time.perf_counter()
     folder = outofcore.temporary_folder(options.out)
     with say.progress("preparing", source) as moved:
         X, X_held_out, counts = outofcore.prepare(
             source, prepared, options.dtype, origin, rows, held_out, folder, moved
         )
+    took = between - start, time.perf_counter() - between
+    size = (X.nbytes + X_held_out.nbytes) / 1e6
+    say("streamed", f"learnt in {took[0]:.1f} s; prepared in {took[1]:.1f} s: {size:,.0f} MB in {folder!r}")
     return _Data(prepared, X, X_held_out, counts)
 
 

@@ -230,28 +230,8 @@ def _whole(path: str, kinds: dict[str, type]) -> Any:
 
 #: What pandas takes for a missing value.
 MISSING = frozenset(
-    (
-        "",
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-        "N/A",
-        "NA",
-        "NULL",
-        "NaN",
-        "None",
-        "n/a",
-        "nan",
-        "null",
-    )
-)
+    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"]
+) | {"N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 #: How a CSV is read. Without index_col=False a surplus first value silently becomes the index.
 READING: dict[str, Any] = {"low_memory": False, "index_col": False}
 
