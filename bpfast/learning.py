@@ -233,11 +233,13 @@ class Junk:
 
     def add(self, values: Array, table: Table) -> None:
         """Look at the texts of a table's rows."""
-        odd = [index for index, text in enumerate(values) if text is not None and not is_number(text)]
+        wrong = {text for text in set(values.tolist()) if text is not None and not is_number(text)}
+        odd = np.fromiter((text in wrong for text in values), bool, len(values))
         self.there += sum(value is not None for value in values)
-        self.odd += len(odd)
-        if odd and self.first is None:
-            self.first = values[odd[0]], table.row(odd[0])
+        self.odd += int(odd.sum())
+        if wrong and self.first is None:
+            first = int(odd.argmax())
+            self.first = values[first], table.row(first)
 
     def refuse(self, name: str, table: Table) -> None:
         """Refuse a few texts among numbers, unless the person says that they are categories."""
