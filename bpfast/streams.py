@@ -144,7 +144,7 @@ class _Sort:
     """What the values of a column were in the chunks so far.
 
     It follows what pandas makes of a column in one piece: whole numbers that no type of 64 bits holds
-    are text, unless there are fractions among them.
+    are text, unless there are fractions among them (and with missing ones beside them from 2**63 on).
     """
 
     seen: set[str] = field(default_factory=set)
@@ -152,20 +152,29 @@ class _Sort:
     def add(self, values: Array) -> None:
         """Look at a chunk's values as pandas gave them."""
         if values.dtype.kind == "f":
-            self.seen.add("empty" if np.isnan(values).all() else "float")
+            self._add_floats(values[~np.isnan(values)], len(values))
         elif values.dtype.kind in "iu":
             self._add_whole(int(values.min()), int(values.max()))
         else:
-            there = [value for value in values.tolist() if value is not None and value not in tables.MISSING]
-            types = set(map(type, there))
-            if len(there) < len(values):
-                self.seen.add("empty")
-            if types == {int} or (types == {str} and all(map(_WHOLE.fullmatch, there))):
-                whole = [int(value) for value in there]
-                self._add_whole(min(whole), max(whole))
-            elif types:
-                spelled = types == {str} and len(there) == sum(value is not None for value in values)
-                self.seen.add("text" if spelled else "unspelled")
+            self._add_objects([value for value in values.tolist() if value is not None], len(values))
+
+    def _add_floats(self, there: Array, count: int) -> None:
+        if len(there) == count or (there != np.floor(there)).any() or (abs(there) >= 2**63).any():
+            self.seen.add("float")
+        else:
+            # Whole numbers come as floats where values are missing beside them.
+            self.seen.update(("empty", "whole") if len(there) else ("empty",))
+
+    def _add_objects(self, there: list[Any], count: int) -> None:
+        known = [value for value in there if value not in tables.MISSING]
+        types = set(map(type, known))
+        if len(known) < count:
+            self.seen.add("empty")
+        if types == {int} or (types == {str} and all(map(_WHOLE.fullmatch, known))):
+            whole = [int(value) for value in known]
+            self._add_whole(min(whole), max(whole))
+        elif types:
+            self.seen.add("text" if types == {str} and len(known) == len(there) else "unspelled")
 
     def _add_whole(self, low: int, high: int) -> None:
         """Whole numbers from low to high."""
