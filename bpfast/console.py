@@ -11,8 +11,8 @@ from .preparation import Counts
 from .streams import Stream
 from .tables import UserError
 
-#: A file that is read faster shows no bar, in seconds.
-DELAY = 0.5
+#: A file with fewer numbers shows no bar, nor does one that is read faster, in seconds.
+FEW, DELAY = 2**20, 0.5
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ class Printer:
             dynamic_ncols=True,
             leave=False,
             delay=DELAY,
-            disable=self.quiet,
+            disable=self.quiet or stream.numbers < FEW,
         ) as bar:
             yield bar.update
 

@@ -35,7 +35,7 @@ def predict(options: Namespace) -> int:
             try:
                 counts, rows = _predict_chunks(stream, network, prepared, file, say)
                 break
-            except streams.Retyped:
+            except streams.RetypedError:
                 file.seek(0)
                 file.truncate()
                 with say.progress("looking through", stream) as moved:

@@ -24,11 +24,13 @@ Array = NDArray[Any]
 
 #: The numbers of a chunk.
 CHUNK = 2**20
+#: How a CSV is packed, by the end of its name.
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zip": "zip", ".xz": "xz", ".zst": "zstd"}
 #: From here on float64 does not hold every whole number.
 INEXACT = 2**53
 
 
-class Retyped(Exception):  # noqa: N818 - no mistake: the pass is to be made again
+class RetypedError(Exception):
     """A later chunk of a CSV has changed how the values of earlier ones are to be read."""
 
 
@@ -55,6 +57,11 @@ class Stream:
     unit = " rows"
     total: int
 
+    @property
+    def numbers(self) -> int:
+        """About how many there are; of a CSV its bytes."""
+        return self.total * len(self.names)
+
     def chunks(self, width: int = 0, moved: Callable[[int], None] = _standing) -> Iterator[Table]:
         """The rows in order, about `CHUNK` numbers at a time.
 
@@ -67,13 +74,13 @@ class Stream:
 
         Raises
         ------
-        Retyped
+        RetypedError
             Behind the chunk that shows it; `settle`, and begin again.
         """
         raise NotImplementedError
 
     def settle(self, moved: Callable[[int], None] = _standing) -> None:
-        """Read all of the file to know how its columns are to be taken, so that no pass is `Retyped`."""
+        """Read all of the file to know how its columns are to be taken, so that no pass ends in a `RetypedError`."""
 
     def targets(self, moved: Callable[[int], None] = _standing) -> Array:
         """The targets of all rows, and of a CSV `settle` on the way."""
@@ -208,7 +215,6 @@ class CsvStream(Stream):
     """The rows of a CSV file with a header; the parameters are those of `tables.read_csv`."""
 
     unit = "B"
-    _PACKED = {".gz": "gzip", ".bz2": "bz2", ".zip": "zip", ".xz": "xz", ".zst": "zstd"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -233,6 +239,10 @@ class CsvStream(Stream):
         # The columns whose values matter: a change in another is none.
         self._watched = [name for name in (names if watch is None else watch) if name in names]
 
+    @property
+    def numbers(self) -> int:
+        return self.total
+
     def chunks(self, width: int = 0, moved: Callable[[int], None] = _standing) -> Iterator[Table]:
         rows = max(1, CHUNK // max(width, self._width))
         sorts = {name: _Sort() for name in self._watched if name not in self._kinds}
@@ -243,7 +253,7 @@ class CsvStream(Stream):
                 sort.add(table.target if name == self._target else table.columns[name])  # type: ignore[arg-type]
             yield replace(table, origin=np.arange(start, start + len(frame)))
             if any(sort.mixed for sort in sorts.values()):
-                raise Retyped
+                raise RetypedError
             start += len(frame)
         if not start:
             raise tables.UserError(f"{self._path!r} has a header, but no rows")
@@ -282,7 +292,7 @@ class CsvStream(Stream):
 
     def _frames(self, rows: int, moved: Callable[[int], None]) -> Iterator[Any]:
         """The file as pandas reads it, so many rows at a time."""
-        packed = self._PACKED.get(os.path.splitext(self._path)[1].lower())
+        packed = PACKED.get(os.path.splitext(self._path)[1].lower())
         done = 0
         with contextlib.ExitStack() as stack:
             with tables.parsing(self._path) as pandas:

@@ -8,6 +8,8 @@ import io
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -19,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bpfast as bp
-from bpfast import files, learning, outofcore, preparation, streams, tables
+from bpfast import console, files, learning, outofcore, preparation, streams, tables
 from bpfast.__main__ import main
 from bpfast.arrays import idx_file, npy_file, npz_files
 from bpfast.predicting import predictions_text
@@ -153,7 +155,7 @@ def test_a_chunk_that_changes_the_others_is_told(monkeypatch: pytest.MonkeyPatch
     ):
         write_csv("a.csv", [["a"], *([cell] for cell in (first, first, second))])
         stream = CsvStream("a.csv")
-        with pytest.raises(streams.Retyped):
+        with pytest.raises(streams.RetypedError):
             list(stream.chunks())
         stream.settle()
         same(
@@ -651,3 +653,36 @@ def test_mistakes_of_large_files(capsys: pytest.CaptureFixture[str], words: str,
     np.save("short.npy", y[:5])
     write_csv("a.csv", [["x", "y"], [1, 2]])
     assert message in error_of(capsys, "train", *words.split())
+
+
+def test_a_bar_moves_with_a_large_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "FEW", 100)
+    monkeypatch.setattr(console, "DELAY", 0)
+    X, y = blobs()
+    np.save("X.npy", X)
+    np.save("y.npy", y)
+    write_csv("a.csv", [["a", "y"], *([i, i % 2] for i in range(100))])
+    briefly = ["--epochs", "1", "--no-plot", "--memory", "0"]
+    for words in (["X.npy", "--labels", "y.npy"], ["a.csv", "--target", "y"]):
+        assert main(["train", *words, *briefly]) == 0
+        err = capsys.readouterr().err
+        for name in ("reading targets", "learning", "preparing"):
+            assert f"{name}:   0%" in err
+        assert main(["train", *words, *briefly, "--quiet"]) == 0
+        assert not capsys.readouterr().err
+        assert main(["predict", "model.safetensors", words[0]]) == 0
+        assert "predicting" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["train", "--rows", "3000"], ["predict", "--megabytes", "0.5"]])
+def test_the_benchmark_runs(words: list[str]) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "large.py"
+    small = ["--columns", "16", "--folder", "."]
+    if words[0] == "train":
+        small += ["--epochs", "1", "--rounds", "1", "--memory", "0.1", "--hidden", "8", "--least", "0"]
+    done = subprocess.run([sys.executable, "-P", str(script), *words, *small], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"peak \d+ MB \(most 600\)", done.stdout)
+    assert not os.listdir(), "its files are gone"
