@@ -250,7 +250,7 @@ def prepare(
     Raises
     ------
     UserError
-        If the disk is too small for them, or a row can't be prepared.
+        If the disk is too small for them, a row can't be prepared, or the file changes under way.
     """
     dtype, width = np.dtype(dtype), prepared.n_inputs
     needed = (len(rows) + len(held_out)) * width * dtype.itemsize
@@ -272,6 +272,8 @@ def prepare(
                 train.write(X[trained].data)
                 rest.write(X[~trained].data)
             shapes = (len(rows), width), (len(held_out), width)
+            if (train.tell(), rest.tell()) != tuple(n * width * dtype.itemsize for n, _ in shapes):
+                raise UserError(f"{stream.about.source} has changed while it was read")
             mapped = [_mapped(f, dtype, shape) for f, shape in zip((train, rest), shapes, strict=True)]
     except OSError as error:
         reason = error.strerror or error

@@ -80,7 +80,7 @@ class Stream:
         raise NotImplementedError
 
     def settle(self, moved: Callable[[int], None] = _standing) -> None:
-        """Read all of the file to know how its columns are to be taken, so that no pass ends in a `RetypedError`."""
+        """Read all of the file to know how its columns are to be taken; no pass is to be repeated then."""
 
     def targets(self, moved: Callable[[int], None] = _standing) -> Array:
         """The targets of all rows, and of a CSV `settle` on the way."""

@@ -602,6 +602,27 @@ def test_a_disk_that_fills_up(capsys: pytest.CaptureFixture[str], monkeypatch: p
         assert "can't be written to" in error_of(capsys, *words)
 
 
+def test_a_file_that_changes_between_the_passes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv("a.csv", houses())
+    plain = outofcore.learn
+
+    def learn(*arguments: Any) -> Any:
+        prepared = plain(*arguments)
+        write_csv("a.csv", houses(300))
+        return prepared
+
+    monkeypatch.setattr(outofcore, "learn", learn)
+    words = ["train", "a.csv", "--target", "price", "--memory", "0", "--no-plot", "--quiet"]
+    assert "'a.csv' has changed while it was read" in error_of(capsys, *words)
+
+
+def test_the_digits_from_temporary_files(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    assert figure_of(run(capsys, "train", "--memory", "0", "--no-plot")) > 0.95
+
+
 BAD = {
     "column 'a' of 'a.csv' is empty": [["", i, i % 3] for i in range(60)],
     "column 'a' of 'a.csv' holds inf": [["inf" if i in (3, 4, 5, 6) else i, i, i % 3] for i in range(60)],
