@@ -124,7 +124,7 @@ def same(ours: Any, theirs: Any) -> None:
 
 
 @given(rows=FILES, chunk=st.sampled_from([1, 2, 3, 5]), texts=st.booleans())
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=200)
 def test_a_csv_in_chunks_is_the_csv_in_one_piece(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], chunk: int, texts: bool
 ) -> None:
