@@ -1,15 +1,17 @@
-"""The command line: `bpfast train|predict|info|gallery`, also as `python -m bpfast`."""
+"""The command line: `bpfast train|predict|export|info|gallery`, also as `python -m bpfast`."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from . import commands, predicting
 from .backends import BACKENDS
+from .exporting import add_export
 from .info import __version__
 from .preparation import TASKS
 from .tables import UserError
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         options = _parser().parse_args(argv)
+        options.command = shlex.join(["bpfast", *(sys.argv[1:] if argv is None else argv)])
         status: int = options.run(options)
         return status
     except UserError as error:
@@ -68,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(subcommands)
     _add_predict(subcommands)
+    add_export(subcommands)
     command = subcommands.add_parser(
         "info", help="what this installation is", description="Print the version and what runs here."
     )
@@ -135,6 +139,9 @@ def _add_train(subcommands: argparse._SubParsersAction[_Parser]) -> None:
     picture = result.add_mutually_exclusive_group()
     picture.add_argument("--plot", metavar="FILE", help="picture of the curves (curve.png)")
     picture.add_argument("--no-plot", action="store_true", help="no picture")
+    result.add_argument(
+        "--report", metavar="FILE", help="page of HTML about the training, to show and to keep"
+    )
     result.add_argument("--predictions", metavar="FILE", help="CSV of the held-out rows' predictions")
     result.add_argument("--quiet", action="store_true", help="print the result alone")
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import files, learning, outofcore, preparation, tables
+from . import files, learning, outofcore, preparation, report, tables, training_report
 from . import gallery as _gallery
 from .callbacks import Callback, EarlyStopping
 from .console import Printer, mistakes, refuse_foreign, require_writable, writing
@@ -85,7 +85,10 @@ def train(options: Namespace) -> int:
     with mistakes():
         recipe = _recipe(options)
     picture = _picture(options)
-    outputs = [path for path in (options.out, picture, options.predictions) if path]
+    if options.report:
+        with mistakes():
+            report.require_pictures()
+    outputs = [path for path in (options.out, picture, options.predictions, options.report) if path]
     require_writable(outputs, [path for path in (options.file, options.labels) if path])
     say = Printer(options.quiet)
     source = _read(options)
@@ -120,9 +123,11 @@ def train(options: Namespace) -> int:
     if interrupted:
         after = f"its state after epoch {len(history)}" if len(history) else "part of its first epoch"
         say("stopped", f"interrupted; the model has {after}", always=True)
+    predicted, headline = None, ""
     if len(held_out):
-        found = _evaluate(network, data, origin[held_out], options.predictions)
-        say(*_result(prepared, found, y[held_out], goal[held_out], recipe, history), always=True)
+        found, predicted = _evaluate(network, data, origin[held_out], options)
+        margin, headline = _result(prepared, found, y[held_out], goal[held_out], recipe, history)
+        say(margin, headline, always=True)
     if len(history):
         seconds = max(sum(history.seconds), 1e-9)
         speed = len(rows) * len(history) / seconds
@@ -134,6 +139,25 @@ def train(options: Namespace) -> int:
 
         with writing(picture):
             plot_history(history, picture)
+    if options.report:
+        made = training_report.Training(
+            about,
+            {name: values[origin[held_out]] for name, values in _columns(source).items()},
+            goal,
+            origin,
+            rows,
+            held_out,
+            prepared,
+            data.counts,
+            data.X_held_out,
+            predicted,
+            headline=headline,
+            recipe=recipe.text,
+            optimizer=repr(recipe.optimizer),
+            interrupted=interrupted,
+        )
+        with writing(options.report):
+            training_report.write_training_report(options.report, options, network, history, made)
     say("wrote", ", ".join(outputs))
     return INTERRUPTED if interrupted else 0
 
@@ -376,10 +400,18 @@ def _describe(
             say("note", f"text column {column.name!r} has {column.width} categories; --ignore it?")
 
 
-def _evaluate(network: Network, data: _Data, origin: Array, path: str | None) -> Array:
-    """The class number or the value that each held-out row is predicted; all of it into a CSV at `path`."""
-    prepared, X = data.prepared, data.X_held_out
-    found = []
+def _columns(source: Table | Stream) -> dict[str, Array]:
+    """What the rows were in the file, where that is in memory."""
+    return source.columns if isinstance(source, Table) else {}
+
+
+def _evaluate(network: Network, data: _Data, origin: Array, options: Namespace) -> tuple[Array, Array | None]:
+    """The class number or the value that each held-out row is predicted; for a report all outputs.
+
+    All of it goes into a CSV, if one is wanted, on the way.
+    """
+    prepared, X, path = data.prepared, data.X_held_out, options.predictions
+    found, outputs = [], []
     with contextlib.ExitStack() as stack:
         file = None
         if path:
@@ -393,8 +425,10 @@ def _evaluate(network: Network, data: _Data, origin: Array, path: str | None) ->
             found.append(predicted.argmax(axis=1) if classes else prepared.values(predicted))
             if file is not None:
                 file.write(predictions_text(prepared, predicted, part))
+            if options.report:
+                outputs.append(predicted)
             start += len(block)
-    return np.concatenate(found)
+    return np.concatenate(found), np.concatenate(outputs) if outputs else None
 
 
 def _result(
