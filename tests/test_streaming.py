@@ -707,3 +707,15 @@ def test_the_benchmark_runs(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"peak \d+ MB \(most 600\)", done.stdout)
     assert not os.listdir(), "its files are gone"
+
+
+def test_a_report_of_rows_from_temporary_files(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    write_csv("houses.csv", houses())
+    words = ["train", "houses.csv", "--target", "town", "--epochs", "5", "--no-plot"]
+    for memory in ("256", "0"):
+        run(capsys, *words, "--memory", memory, "--report", f"report{memory}.html")
+    pages = [Path(f"report{memory}.html").read_text(encoding="utf-8") for memory in ("256", "0")]
+    for page in pages:
+        assert "77 held out" in page
+    assert sorted(os.listdir()) == ["houses.csv", "model.safetensors", "report0.html", "report256.html"]
