@@ -34,10 +34,12 @@ class Training:
 
     Attributes
     ----------
-    table : Table
-        The rows that have a target.
+    about : Table
+        Where the rows come from; its columns are not looked at.
+    cells : dict of str to array
+        The columns of the held-out rows as they were in the file; empty where that is not in memory.
     goal : array (N,)
-        Their targets.
+        The targets of the rows that have one.
     origin : array of int (N,)
         Their numbers in the file.
     rows, held_out : array of int
@@ -45,8 +47,8 @@ class Training:
     prepared : Preparation
     counts : Counts
         What preparing met with.
-    X : array (N, I)
-        All inputs.
+    X_held_out : array (n, I)
+        The inputs of the held-out rows.
     predicted : array or None
         The network's outputs for the held-out rows.
     headline : str
@@ -57,14 +59,15 @@ class Training:
     interrupted : bool
     """
 
-    table: Table
+    about: Table
+    cells: dict[str, Array]
     goal: Array
     origin: Array
     rows: Array
     held_out: Array
     prepared: Preparation
     counts: Counts
-    X: Array
+    X_held_out: Array
     predicted: Array | None
     headline: str
     recipe: str
@@ -89,7 +92,7 @@ def write_training_report(
     prepared = made.prepared
     classes = prepared.classes if prepared.task == "classification" else None
     subject = Subject(
-        title=f"{pages.apart(prepared.target)} of {pages.apart(_source(options, made.table))}",
+        title=f"{pages.apart(prepared.target)} of {pages.apart(_source(options, made.about))}",
         headline=made.headline and f"{made.headline[0].upper()}{made.headline[1:]}.",
         target=prepared.target,
         data=_data(made),
@@ -104,9 +107,9 @@ def write_training_report(
     )
 
 
-def _source(options: Namespace, table: Table) -> str:
+def _source(options: Namespace, about: Table) -> str:
     """The data by name, without the folder."""
-    return os.path.basename(options.file) if options.file else table.source
+    return os.path.basename(options.file) if options.file else about.source
 
 
 def _warning(history: History) -> str:
@@ -121,18 +124,18 @@ def _held_out(network: Network, made: Training, outputs: Array, classes: Sequenc
         groups[column.name] = slice(place, place + column.width)
         place += column.width
     few = len(prepared.columns) <= CELLS
-    cells = {name: values[places] for name, values in made.table.columns.items() if few}
+    cells = made.cells if few else {}
     if classes is not None:
         truths = np.empty(len(places), dtype=object)
         truths[:] = [classes[number] for number in prepared.targets(made.goal[places])]
-        return HeldOut(truths, outputs, made.X[places], None, groups, made.origin[places], cells)
+        return HeldOut(truths, outputs, made.X_held_out, None, groups, made.origin[places], cells)
 
     def predict(X: Array) -> Array:
         return prepared.values(network.predict(X))
 
     goal = made.goal[places].astype(np.float64)
     return HeldOut(
-        goal, prepared.values(outputs), made.X[places], predict, groups, made.origin[places], cells
+        goal, prepared.values(outputs), made.X_held_out, predict, groups, made.origin[places], cells
     )
 
 
@@ -141,12 +144,12 @@ def _data(made: Training) -> list[tuple[str, object]]:
     texts = prepared.texts
     numbers = len(prepared.columns) - len(texts)
     total = len(made.rows) + len(made.held_out)
-    how = "standardised" if made.table.full_scale is None else f"divided by {made.table.full_scale:g}"
+    how = "standardised" if made.about.full_scale is None else f"divided by {made.about.full_scale:g}"
     task = prepared.task
     if prepared.classes:
         task += f" into {len(prepared.classes):,} classes"
     pairs: list[tuple[str, object]] = [
-        ("Source", pages.apart(made.table.source)),
+        ("Source", pages.apart(made.about.source)),
         ("Target", f"{pages.apart(prepared.target)}: {task}"),
         ("Rows", f"{total:,}: {len(made.rows):,} to train on, {len(made.held_out):,} held out"),
         ("Columns", f"{len(prepared.columns):,}, which make {prepared.n_inputs:,} inputs"),
@@ -221,7 +224,7 @@ def _columns(made: Training) -> list[Html]:
         else:
             what = "number"
             how = f"mean {figure_text(column.mean)}, deviation {figure_text(column.scale)}"
-            if made.table.full_scale is not None:
+            if made.about.full_scale is not None:
                 how = f"divided by {column.scale:g}"
         rows.append((column.name, what, how, int(made.counts.imputed.get(column.name, 0))))
     caption = "Columns, as learnt from the rows trained on"

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -380,7 +381,7 @@ def test_a_folder_that_is_read_only(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     if os.access("locked", os.W_OK):  # root may write anywhere: it is told what others are told
-        monkeypatch.setattr(commands.tempfile, "TemporaryFile", refuse)
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     said = error_of(capsys, "train", "--out", "locked/model.safetensors")
     assert "'locked/model.safetensors' can't be written: Permission denied" in said
     assert not os.listdir("locked")
