@@ -136,6 +136,11 @@ def _add_train(subcommands: argparse._SubParsersAction[_Parser]) -> None:
     result.add_argument(
         "--out", default="model.safetensors", metavar="FILE", help="the model (model.safetensors)"
     )
+    result.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the run here after every epoch; if it is there already, go on with it",
+    )
     picture = result.add_mutually_exclusive_group()
     picture.add_argument("--plot", metavar="FILE", help="picture of the curves (curve.png)")
     picture.add_argument("--no-plot", action="store_true", help="no picture")

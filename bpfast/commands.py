@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from . import files, learning, outofcore, preparation, report, tables, training_report
 from . import gallery as _gallery
 from .callbacks import Callback, EarlyStopping
+from .checkpoint import Checkpoint
 from .console import Printer, mistakes, refuse_foreign, require_writable, writing
 from .info import info as installation
 from .layers import Dense
@@ -65,12 +66,16 @@ class Recipe:
 class _Recorder(Callback):
     """Keeps what an interruption would lose: the history, and the weights of the last whole epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Printer) -> None:
+        self._say = say
         self.history = History()
         self._weights: dict[str, Array] = {}
 
     def on_fit_begin(self, network: Network, history: History) -> None:
         self.history = history
+        if len(history):
+            ended = "; it was complete" if len(history) == history.planned else ""
+            self._say("resumed", f"a run of {len(history)} epochs{ended}")
 
     def on_epoch_end(self, network: Network, history: History) -> None:
         self._weights = {name: array.copy() for name, array in network.parameters.items()}
@@ -89,7 +94,8 @@ def train(options: Namespace) -> int:
         with mistakes():
             report.require_pictures()
     outputs = [path for path in (options.out, picture, options.predictions, options.report) if path]
-    require_writable(outputs, [path for path in (options.file, options.labels) if path])
+    kept = [options.checkpoint] if options.checkpoint else []
+    require_writable([*outputs, *kept], [path for path in (options.file, options.labels) if path])
     say = Printer(options.quiet)
     source = _read(options)
     goal, origin = _labelled(source, say)
@@ -118,7 +124,10 @@ def train(options: Namespace) -> int:
     say("network", f"{widths}, {recipe.text}, {most}{epochs} epochs")
     validation = (data.X_held_out, y[held_out]) if len(held_out) else None
     shuffle = "blocks" if isinstance(data.X, np.memmap) else True
-    history, interrupted = _fit(network, data.X, y[rows], validation, epochs, shuffle, recipe, options.quiet)
+    train_rows = data.X, y[rows]
+    history, interrupted = _fit(
+        network, *train_rows, validation, epochs, shuffle, recipe, options.checkpoint, say
+    )
 
     if interrupted:
         after = f"its state after epoch {len(history)}" if len(history) else "part of its first epoch"
@@ -170,11 +179,14 @@ def _fit(
     epochs: int,
     shuffle: bool | str,
     recipe: Recipe,
-    quiet: bool,
+    checkpoint: str | None,
+    say: Printer,
 ) -> tuple[History, bool]:
-    """Train; also say whether Ctrl-C ended it."""
-    recorder = _Recorder()
+    """Train, or go on with what the checkpoint has; also say whether Ctrl-C ended it."""
+    recorder = _Recorder(say)
     callbacks: list[Callback] = [recorder]
+    if checkpoint is not None:
+        callbacks.append(Checkpoint(checkpoint))
     if recipe.patience is not None:
         callbacks.append(EarlyStopping(patience=recipe.patience))
     try:
@@ -188,13 +200,14 @@ def _fit(
             validation=validation,
             callbacks=callbacks,
             shuffle=shuffle,
-            progress=not quiet,
+            progress=not say.quiet,
+            resume=checkpoint,
         )
     except KeyboardInterrupt:
         return recorder.history, True
     except FloatingPointError as error:
         raise UserError(f"{error}; no file was written") from None
-    except ValueError as error:  # such as a number too large for float32
+    except ValueError as error:  # such as a number too large for float32, or a checkpoint of another run
         raise UserError(str(error)) from None
     return recorder.history, False
 

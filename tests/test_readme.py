@@ -47,7 +47,7 @@ def test_stop_and_go_on_and_exchange(tmp_path, monkeypatch, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     exec(compile(python_block("to_onnx(net"), "README.md", "exec"), scope)
     session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-    label, probabilities = session.run(None, scope["inputs"])
+    _, probabilities = session.run(None, scope["inputs"])
     expected = scope["net"].predict(scope["X"])
     assert np.abs(probabilities - expected).max() < 1e-5
     assert (scope["again"].predict(scope["X"]) == expected).all()
