@@ -366,10 +366,8 @@ class Saved:
             try:
                 callback.restore(state)
             except files.UNREADABLE as error:
-                raise files.refusal(
-                    f"{self.name!r} is damaged, or {type(callback).__name__} does not take its state: {error}",
-                    self.name,
-                ) from error
+                what = f"{type(callback).__name__} does not take its state: {error}"
+                raise files.refusal(f"{self.name!r} is damaged, or {what}", self.name) from error
 
     def give_back(self, network: Network) -> None:
         """The network becomes what it was before `take`."""

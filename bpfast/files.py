@@ -85,9 +85,10 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapp
     # One entry: several would come in an order of their own each time.
     metadata = {"bpfast": text.replace(UNSIGNED, checksum(text, digests), 1)}
     data = serialize(dict(tensors), metadata)
-    if _header_size(data) > MAX_HEADER:
+    size = _header_size(data)
+    if size > MAX_HEADER:
         raise ValueError(
-            f"{os.fspath(path)!r} would have a header of {_header_size(data)} bytes; {MAX_HEADER} are the most"
+            f"{os.fspath(path)!r} would have a header of {size} bytes; {MAX_HEADER} are the most"
         )
     write_atomically(path, data)
 

@@ -36,7 +36,7 @@ if GUIDED:
     INSTRUMENTED = [f"bpfast.{name}" for name in ("files", "checkpoint", "layers", "program", "specs")]
     with atheris.instrument_imports(include=INSTRUMENTED):
         import bpfast as bp
-        from bpfast import checkpoint, files
+        from bpfast import files
 else:
     import bpfast as bp
     from bpfast import files
@@ -491,11 +491,11 @@ def require_refusal(error, path):
         raise FindingError(f"{type(error).__name__}: {str(error)[:300]}") from error
     text = str(error)
     if not text.isprintable():
-        raise FindingError(f"a message that is not one line of text: {ascii(text[:300])}")
+        raise FindingError(f"a message that is not one line of text: {text[:300]!a}")
     if len(text) > LONGEST + len(path):
-        raise FindingError(f"a message of {len(text)} characters: {ascii(text[len(path) :][:200])}")
+        raise FindingError(f"a message of {len(text)} characters: {text[len(path) :][:200]!a}")
     if os.path.basename(path) not in text:
-        raise FindingError(f"a message without the file's name: {ascii(text[:300])}")
+        raise FindingError(f"a message without the file's name: {text[:300]!a}")
 
 
 class Oracle:
@@ -535,10 +535,12 @@ class Oracle:
         data, other = self.seeds[name], self.seeds[rng.choice(self.names)]
         try:
             changed = mutator(rng, data, other)
-            if rng.random() < 0.03:
-                changed = flips(rng, changed, other) if changed else changed
-        except (RecursionError, UnicodeError):  # too deep, or no text that can be written down
-            changed = truncations(rng, data, other)
+        except (
+            Exception
+        ):  # too deep or no text to be written down, or a second edit of what is no longer there
+            mutator, changed = flips, flips(rng, data, other)
+        if changed and rng.random() < 0.03:
+            changed = flips(rng, changed, other)
         return mutator, name, changed
 
     def judge(self, what, name, data, traced=False, resumed=False):
@@ -554,7 +556,7 @@ class Oracle:
             key = re.sub(r"[\d.]+|'[^']*'", "#", str(finding))[:80]
             self.findings[key] += 1
             if self.findings[key] == 1:
-                print(f"FINDING {what} of {name}{' resumed' * resumed}: {ascii(str(finding))}", flush=True)
+                print(f"FINDING {what} of {name}{' resumed' * resumed}: {str(finding)!a}", flush=True)
                 if self.keep:
                     os.makedirs(self.keep, exist_ok=True)
                     kept = f"{what}-{os.getpid()}-{sum(self.findings.values())}"
@@ -679,7 +681,8 @@ def report(found, seconds):
     )
     print(
         f"{total} files in {seconds:.0f} s ({total / seconds:.0f} a second); the slowest took "
-        f"{max(each[3] for each in found):.3f} s of its thread; {sum(each[6] for each in found)} traced: at most "
+        f"{max(each[3] for each in found):.3f} s of its thread; "
+        f"{sum(each[6] for each in found)} traced: at most "
         f"{max(each[4] for each in found):.0f} × the file's size, beyond 2 × and {ALLOWANCE} bytes at most "
         f"{max(each[5] for each in found):.1f} a byte of the header"
     )
