@@ -7,6 +7,7 @@ from .checkpoint import Checkpoint
 from .diagnostics import check_gradients, find_learning_rate
 from .files import load
 from .flow import GradientFlow, gradient_flow
+from .frozen import FrozenNetwork
 from .info import __version__, info
 from .initializers import (
     Constant,
@@ -90,6 +91,7 @@ __all__ = [
     "Exponential",
     "ExponentialDecay",
     "Frobenius",
+    "FrozenNetwork",
     "GradientFlow",
     "HeNormal",
     "HeUniform",

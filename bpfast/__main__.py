@@ -1,15 +1,17 @@
-"""The command line: `bpfast train|predict|info|gallery`, also as `python -m bpfast`."""
+"""The command line: `bpfast train|predict|export|info|gallery`, also as `python -m bpfast`."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import commands
+from . import commands, predicting
 from .backends import BACKENDS
+from .exporting import add_export
 from .info import __version__
 from .preparation import TASKS
 from .tables import UserError
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         options = _parser().parse_args(argv)
+        options.command = shlex.join(["bpfast", *(sys.argv[1:] if argv is None else argv)])
         status: int = options.run(options)
         return status
     except UserError as error:
@@ -68,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(subcommands)
     _add_predict(subcommands)
+    add_export(subcommands)
     command = subcommands.add_parser(
         "info", help="what this installation is", description="Print the version and what runs here."
     )
@@ -85,13 +89,24 @@ def _add_train(subcommands: argparse._SubParsersAction[_Parser]) -> None:
     )
     command.set_defaults(run=commands.train)
     data = command.add_argument_group("data")
-    data.add_argument("file", nargs="?", metavar="FILE", help="CSV with a header, NPZ, or idx; perhaps .gz")
+    data.add_argument(
+        "file", nargs="?", metavar="FILE", help="CSV with a header, NPZ, NPY or idx; perhaps .gz"
+    )
     data.add_argument("--target", metavar="NAME", help="column of a CSV, or array of an NPZ (there: y)")
     data.add_argument("--features", metavar="NAME", help="array of an NPZ with the inputs (X)")
-    data.add_argument("--labels", metavar="FILE", help="idx file of the labels")
+    data.add_argument("--labels", metavar="FILE", help="NPY or idx file of the labels, for one of those")
     data.add_argument("--ignore", type=_names, default=(), metavar="A,B", help="columns to leave out")
     data.add_argument("--text", type=_names, default=(), metavar="A,B", help="columns to take as categories")
     data.add_argument("--task", choices=TASKS, help="by default told from the target")
+    data.add_argument(
+        "--memory",
+        type=_megabytes,
+        default=_megabytes("256"),
+        metavar="MB",
+        help="what the file, or its prepared rows, may take in memory (256); beyond it the file is read part "
+        "by part, and the prepared rows are trained on from temporary files without a name, in $TMPDIR if "
+        "that is set, else in the folder of the model",
+    )
     data.add_argument(
         "--validation", type=_share, default=0.2, metavar="SHARE", help="of the rows to hold out (0.2)"
     )
@@ -121,9 +136,17 @@ def _add_train(subcommands: argparse._SubParsersAction[_Parser]) -> None:
     result.add_argument(
         "--out", default="model.safetensors", metavar="FILE", help="the model (model.safetensors)"
     )
+    result.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the run here after every epoch; if it is there already, go on with it",
+    )
     picture = result.add_mutually_exclusive_group()
     picture.add_argument("--plot", metavar="FILE", help="picture of the curves (curve.png)")
     picture.add_argument("--no-plot", action="store_true", help="no picture")
+    result.add_argument(
+        "--report", metavar="FILE", help="page of HTML about the training, to show and to keep"
+    )
     result.add_argument("--predictions", metavar="FILE", help="CSV of the held-out rows' predictions")
     result.add_argument("--quiet", action="store_true", help="print the result alone")
 
@@ -133,9 +156,10 @@ def _add_predict(subcommands: argparse._SubParsersAction[_Parser]) -> None:
         "predict",
         help="predict the rows of a file with a trained model",
         description="Write a CSV with a line for each row of FILE: the prediction and, of a "
-        "classification, the probability of each class.",
+        "classification, the probability of each class. FILE (CSV, NPZ, NPY or idx, perhaps .gz) may be "
+        "larger than memory: it is read part by part.",
     )
-    command.set_defaults(run=commands.predict)
+    command.set_defaults(run=predicting.predict)
     command.add_argument("model", metavar="MODEL", help="what `bpfast train` wrote")
     command.add_argument(
         "file", metavar="FILE", help="raw rows with the columns that the model was trained on"
@@ -187,6 +211,16 @@ def _share(text: str) -> float:
     if not 0 <= share < 1:
         raise argparse.ArgumentTypeError(f"a share from 0 to below 1 is wanted; got {text!r}")
     return share
+
+
+def _megabytes(text: str) -> int:
+    try:
+        size = float(text)
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < 1e12:
+        raise argparse.ArgumentTypeError(f"a number of megabytes is wanted; got {text!r}")
+    return int(size * 1e6)
 
 
 def _positive(text: str) -> int:

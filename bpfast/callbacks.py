@@ -117,6 +117,7 @@ class EarlyStopping(Callback):
         if self._weights is not None:
             network._flat[...] = self._weights
             self._weights = None
+            history.restored = self.best_epoch
 
     def state(self) -> dict[str, Any]:
         kept = {"best": self.best, "best_epoch": self.best_epoch}

@@ -1,29 +1,32 @@
-"""What the subcommands do: train, predict, info, gallery. `__main__` reads their options."""
+"""What the subcommands train, info and gallery do. `__main__` reads their options."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
+import math
 import os
-import tempfile
+import time
 from argparse import Namespace
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import files, preparation, tables
+from . import files, learning, outofcore, preparation, report, tables, training_report
 from . import gallery as _gallery
 from .callbacks import Callback, EarlyStopping
+from .checkpoint import Checkpoint
+from .console import Printer, mistakes, refuse_foreign, require_writable, writing
 from .info import info as installation
 from .layers import Dense
+from .mapped import mapped_rows
 from .network import Network
 from .optimizers import Optimizer, optimizers
 from .penalties import Penalty, penalties
+from .predicting import predictions_text
 from .preparation import Counts, Preparation
+from .streams import CsvStream, MatrixStream, Stream, TableStream
 from .tables import Table, UserError
 from .training import History
 
@@ -63,12 +66,16 @@ class Recipe:
 class _Recorder(Callback):
     """Keeps what an interruption would lose: the history, and the weights of the last whole epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Printer) -> None:
+        self._say = say
         self.history = History()
         self._weights: dict[str, Array] = {}
 
     def on_fit_begin(self, network: Network, history: History) -> None:
         self.history = history
+        if len(history):
+            ended = "; it was complete" if len(history) == history.planned else ""
+            self._say("resumed", f"a run of {len(history)} epochs{ended}")
 
     def on_epoch_end(self, network: Network, history: History) -> None:
         self._weights = {name: array.copy() for name, array in network.parameters.items()}
@@ -78,42 +85,29 @@ class _Recorder(Callback):
             network.parameters[name][...] = array
 
 
-@contextlib.contextmanager
-def _mistakes() -> Iterator[None]:
-    """Turn the library's complaints about what it was given into a line for a person."""
-    try:
-        yield
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
-        raise UserError(str(error)) from None
-
-
-@contextlib.contextmanager
-def _writing(path: str) -> Iterator[None]:
-    """Name the file that a full disk or the like kept from being written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path!r} can't be written: {error.strerror or error}") from None
-
-
 def train(options: Namespace) -> int:
     """Train a network on a file, or on the digits; write the model and a picture."""
-    with _mistakes():
+    with mistakes():
         recipe = _recipe(options)
     picture = _picture(options)
-    outputs = [path for path in (options.out, picture, options.predictions) if path]
-    _require_writable(outputs, [path for path in (options.file, options.labels) if path])
-    say = _Printer(options.quiet)
-    table = _read(options)
-    table, goal, origin = _drop_unlabelled(table, say)
-    task, labels, classes = _task(options, table, goal, say)
-    rows, held_out = preparation.split(labels, len(table), options.validation, options.seed)
-    prepared = preparation.learn(table, goal, task, classes, rows)
-    X, counts = prepared.inputs(table, options.dtype)
+    if options.report:
+        with mistakes():
+            report.require_pictures()
+    outputs = [path for path in (options.out, picture, options.predictions, options.report) if path]
+    kept = [options.checkpoint] if options.checkpoint else []
+    require_writable([*outputs, *kept], [path for path in (options.file, options.labels) if path])
+    say = Printer(options.quiet)
+    source = _read(options)
+    goal, origin = _labelled(source, say)
+    about = source if isinstance(source, Table) else source.about
+    task, labels, classes = _task(options, about, goal, origin, say)
+    rows, held_out = learning.split(labels, len(goal), options.validation, options.seed)
+    data = _prepare(options, source, goal, task, classes, origin, rows, held_out, say)
+    prepared = data.prepared
     y = prepared.targets(goal)
-    _describe(table, prepared, rows, held_out, counts, say)
+    _describe(about, prepared, rows, held_out, data.counts, say)
 
-    with _mistakes():
+    with mistakes():
         network = Network(
             recipe.layers(prepared.n_outputs),
             n_inputs=prepared.n_inputs,
@@ -128,28 +122,51 @@ def train(options: Namespace) -> int:
     widths = "-".join(str(width) for width in network.program.widths)
     most = "at most " if recipe.patience else ""
     say("network", f"{widths}, {recipe.text}, {most}{epochs} epochs")
-    validation = (X[held_out], y[held_out]) if len(held_out) else None
-    history, interrupted = _fit(network, X[rows], y[rows], validation, epochs, recipe, options.quiet)
+    validation = (data.X_held_out, y[held_out]) if len(held_out) else None
+    shuffle = "blocks" if isinstance(data.X, np.memmap) else True
+    train_rows = data.X, y[rows]
+    history, interrupted = _fit(
+        network, *train_rows, validation, epochs, shuffle, recipe, options.checkpoint, say
+    )
 
     if interrupted:
         after = f"its state after epoch {len(history)}" if len(history) else "part of its first epoch"
         say("stopped", f"interrupted; the model has {after}", always=True)
+    predicted, headline = None, ""
     if len(held_out):
-        predicted = network.predict(X[held_out])
-        say(*_result(prepared, predicted, y[held_out], goal[held_out], recipe, history), always=True)
-        if options.predictions:
-            _write_predictions(options.predictions, prepared, predicted, origin[held_out])
+        found, predicted = _evaluate(network, data, origin[held_out], options)
+        margin, headline = _result(prepared, found, y[held_out], goal[held_out], recipe, history)
+        say(margin, headline, always=True)
     if len(history):
         seconds = max(sum(history.seconds), 1e-9)
         speed = len(rows) * len(history) / seconds
         say("speed", f"{speed:,.0f} samples per second, {len(history)} epochs in {seconds:.2f} s")
-    with _writing(options.out):
+    with writing(options.out):
         network.save(options.out)
     if picture:
         from .plotting import plot_history
 
-        with _writing(picture):
+        with writing(picture):
             plot_history(history, picture)
+    if options.report:
+        made = training_report.Training(
+            about,
+            {name: values[origin[held_out]] for name, values in _columns(source).items()},
+            goal,
+            origin,
+            rows,
+            held_out,
+            prepared,
+            data.counts,
+            data.X_held_out,
+            predicted,
+            headline=headline,
+            recipe=recipe.text,
+            optimizer=repr(recipe.optimizer),
+            interrupted=interrupted,
+        )
+        with writing(options.report):
+            training_report.write_training_report(options.report, options, network, history, made)
     say("wrote", ", ".join(outputs))
     return INTERRUPTED if interrupted else 0
 
@@ -160,12 +177,16 @@ def _fit(
     y: Array,
     validation: tuple[Array, Array] | None,
     epochs: int,
+    shuffle: bool | str,
     recipe: Recipe,
-    quiet: bool,
+    checkpoint: str | None,
+    say: Printer,
 ) -> tuple[History, bool]:
-    """Train; also say whether Ctrl-C ended it."""
-    recorder = _Recorder()
+    """Train, or go on with what the checkpoint has; also say whether Ctrl-C ended it."""
+    recorder = _Recorder(say)
     callbacks: list[Callback] = [recorder]
+    if checkpoint is not None:
+        callbacks.append(Checkpoint(checkpoint))
     if recipe.patience is not None:
         callbacks.append(EarlyStopping(patience=recipe.patience))
     try:
@@ -178,13 +199,15 @@ def _fit(
             penalty=recipe.penalty,
             validation=validation,
             callbacks=callbacks,
-            progress=not quiet,
+            shuffle=shuffle,
+            progress=not say.quiet,
+            resume=checkpoint,
         )
     except KeyboardInterrupt:
         return recorder.history, True
     except FloatingPointError as error:
         raise UserError(f"{error}; no file was written") from None
-    except ValueError as error:  # such as a number too large for float32
+    except ValueError as error:  # such as a number too large for float32, or a checkpoint of another run
         raise UserError(str(error)) from None
     return recorder.history, False
 
@@ -240,156 +263,195 @@ def _picture(options: Namespace) -> str | None:
     except ModuleNotFoundError as error:
         if options.plot:
             raise UserError(str(error)) from None
-        _Printer(options.quiet)("note", f"no {path}: {error}")
+        Printer(options.quiet)("note", f"no {path}: {error}")
         return None
     except ValueError as error:
         raise UserError(str(error)) from None
     return path
 
 
-def _require_writable(outputs: list[str], inputs: list[str]) -> None:
-    """Refuse before the work what would fail after it."""
-    seen = {os.path.realpath(path) for path in inputs}
-    for path in outputs:
-        if os.path.realpath(path) in seen:
-            raise UserError(f"{path!r} is named twice; it would be overwritten")
-        seen.add(os.path.realpath(path))
-        if os.path.isdir(path):
-            raise UserError(f"{path!r} is a directory; a file is wanted")
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder):
-            raise UserError(f"{path!r} can't be written: there is no directory {folder!r}")
-        with _writing(path), tempfile.TemporaryFile(dir=folder):
-            pass
-
-
-class _Printer:
-    """Prints a line with a margin; when quiet only what matters always."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-
-    def __call__(self, margin: str, text: str, always: bool = False) -> None:
-        if always or not self._quiet:
-            print(f"{margin:<9} {text}", flush=True)
-
-
-def _read(options: Namespace) -> Table:
+def _read(options: Namespace) -> Table | Stream:
+    """The rows: in memory, or as a stream of a file that is larger than what may be there."""
     if options.file is None:
         given = {"--target": options.target, "--labels": options.labels, "--features": options.features}
         for option, value in (given | {"--ignore": options.ignore, "--text": options.text}).items():
             if value:
                 raise UserError(f"{option} needs a FILE; without one the embedded digits are used")
         return tables.digits()
-    kind = tables.kind_of(options.file)
-    _refuse_foreign(options, kind)
+    path: str = options.file
+    kind = tables.kind_of(path)
+    refuse_foreign(options, path, kind)
+    if kind == "csv":
+        columns = {"target": options.target, "ignore": options.ignore, "text": options.text}
+        if not options.target:
+            names = tables.listed(CsvStream(path).names)
+            raise UserError(f"--target is needed: the column of {path!r} to predict (columns: {names})")
+        if os.path.getsize(path) > options.memory:
+            return CsvStream(path, **columns)
+        return tables.read_csv(path, **columns)
     if kind == "npz":
-        return tables.read_npz(
-            options.file,
-            features=options.features or tables.FEATURES,
-            target=options.target or tables.TARGET,
-        )
-    if kind == "idx":
+        features, target = options.features or tables.FEATURES, options.target or tables.TARGET
+        array, goal = tables.npz_arrays(path, features, target)
+    else:
         if not options.labels:
-            raise UserError(f"{options.file!r} is an idx file; name the file of its labels with --labels")
-        return tables.read_idx(options.file, labels=options.labels)
-    if not options.target:
-        names = tables.listed(tables.read_csv(options.file).columns)
-        raise UserError(f"--target is needed: the column of {options.file!r} to predict (columns: {names})")
-    return tables.read_csv(options.file, target=options.target, ignore=options.ignore, text=options.text)
+            spelled = "an idx" if kind == "idx" else "an NPY"
+            raise UserError(f"{path!r} is {spelled} file; name the file of its labels with --labels")
+        features, target = tables.FEATURES, "label"
+        array, goal = tables.array_of(path, kind), tables.label_array(options.labels)
+    if _bytes(options, *array.shape) > options.memory:
+        return MatrixStream(kind, array, goal, target, features)
+    return tables.read_matrix(kind, array, goal, target, features)
 
 
-def _refuse_foreign(options: Namespace, kind: str) -> None:
-    """Options that another kind of file takes are mistakes, not to be passed over."""
-    homes = {
-        "labels": ("idx",),
-        "features": ("npz",),
-        "target": ("csv", "npz"),
-        "ignore": ("csv",),
-        "text": ("csv",),
-    }
-    for name, kinds in homes.items():
-        if getattr(options, name, None) and kind not in kinds:
-            raise UserError(f"--{name} does not go with {options.file!r}, which is of the kind {kind}")
+def _bytes(options: Namespace, *shape: int) -> int:
+    """Of so many prepared numbers."""
+    return math.prod(shape) * int(np.dtype(options.dtype).itemsize)
 
 
-def _drop_unlabelled(table: Table, say: _Printer) -> tuple[Table, Array, Array]:
-    """The rows that have a target, their targets, and their numbers in the file."""
-    assert table.target is not None
-    goal = table.target
+def _labelled(source: Table | Stream, say: Printer) -> tuple[Array, Array]:
+    """The targets of the rows that have one, and the numbers of those rows in the file."""
+    about = source if isinstance(source, Table) else source.about
+    if isinstance(source, Table):
+        assert source.target is not None
+        goal = source.target
+    else:
+        with say.progress("reading targets", source) as moved:
+            goal = source.targets(moved)
     there = ~preparation.missing(goal)
     if not there.any():
-        raise UserError(f"target {table.target_name!r} of {table.source} is empty in every row")
+        raise UserError(f"target {about.target_name!r} of {about.source} is empty in every row")
     origin = np.flatnonzero(there)
     if len(origin) < len(goal):
         say("note", f"rows without a target are left out: {len(goal) - len(origin):,}")
-        columns = {name: values[there] for name, values in table.columns.items()}
-        table = replace(table, columns=columns, target=goal[there])
-    return table, goal[there], origin
+        goal = goal[there]
+    return goal, origin
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Prepared rows: in memory, or mapped from temporary files."""
+
+    prepared: Preparation
+    X: Array
+    X_held_out: Array
+    counts: Counts
+
+
+def _prepare(
+    options: Namespace,
+    source: Table | Stream,
+    goal: Array,
+    task: str,
+    classes: tuple[Any, ...],
+    origin: Array,
+    rows: Array,
+    held_out: Array,
+    say: Printer,
+) -> _Data:
+    """Learn from the training rows how to prepare them, and do it."""
+    start = time.perf_counter()
+    if isinstance(source, Table):
+        table = source if len(origin) == len(source) else source.take(origin)
+        prepared = learning.learn(table, goal, task, classes, rows)
+        if _bytes(options, len(table), prepared.n_inputs) <= options.memory:
+            X, counts = prepared.inputs(table, options.dtype)
+            return _Data(prepared, X[rows], X[held_out], counts)
+        source = TableStream(source)
+    else:
+        with say.progress("learning", source) as moved:
+            prepared = outofcore.learn(source, goal, task, classes, origin, rows, moved)
+    between = time.perf_counter()
+    folder = outofcore.temporary_folder(options.out)
+    with say.progress("preparing", source) as moved:
+        X, X_held_out, counts = outofcore.prepare(
+            source, prepared, options.dtype, origin, rows, held_out, folder, moved
+        )
+    took = between - start, time.perf_counter() - between
+    size = (X.nbytes + X_held_out.nbytes) / 1e6
+    say("streamed", f"learnt in {took[0]:.1f} s; prepared in {took[1]:.1f} s: {size:,.0f} MB in {folder!r}")
+    return _Data(prepared, X, X_held_out, counts)
 
 
 def _task(
-    options: Namespace, table: Table, goal: Array, say: _Printer
+    options: Namespace, about: Table, goal: Array, origin: Array, say: Printer
 ) -> tuple[str, Array | None, tuple[Any, ...]]:
     """The task, and for a classification each row's class number and the classes."""
     if goal.dtype == object and options.task != "classification":
-        preparation.refuse_junk(table.target_name, goal, table)
-    task, reason = preparation.infer_task(goal)
+        learning.refuse_junk(about.target_name, goal, replace(about, origin=origin))
+    task, reason = learning.infer_task(goal)
     if options.task and options.task != task:
         task, reason = options.task, "as asked for"
     elif not options.task and options.file is not None:
         other = "regression" if task == "classification" else "classification"
         reason += "" if goal.dtype == object else f"; --task {other} for the other"
-    say("task", f"{task} of {table.target_name!r} ({reason})")
+    say("task", f"{task} of {about.target_name!r} ({reason})")
     if task == "regression":
         return task, None, ()
-    classes, labels = preparation.class_numbers(goal, table.target_name)
+    classes, labels = learning.class_numbers(goal, about.target_name)
     return task, labels, classes
 
 
 def _describe(
-    table: Table, prepared: Preparation, rows: Array, held_out: Array, counts: Counts, say: _Printer
+    about: Table, prepared: Preparation, rows: Array, held_out: Array, counts: Counts, say: Printer
 ) -> None:
     texts = prepared.texts
     numbers = len(prepared.columns) - len(texts)
     made = f"{numbers} numbers standardised"
-    if table.full_scale is not None:
-        made = f"{numbers} values divided by {table.full_scale:g}"
+    if about.full_scale is not None:
+        made = f"{numbers} values divided by {about.full_scale:g}"
     if texts:
         made += f", {len(texts)} text {'column' if len(texts) == 1 else 'columns'} one-hot"
-    say("data", f"{table.source}: {len(table):,} rows; {prepared.n_inputs} inputs ({made})")
+    n = len(rows) + len(held_out)
+    say("data", f"{about.source}: {n:,} rows; {prepared.n_inputs} inputs ({made})")
     if len(held_out):
         say("split", f"{len(rows):,} rows to train on, {len(held_out):,} held out")
     else:
         say("split", f"all {len(rows):,} rows to train on, none held out")
-    _describe_counts(counts, say)
+    say.counts(counts)
     for column in prepared.columns:
-        if column.width > max(preparation.FEW_VALUES, len(rows) // 2):
+        if column.width > max(learning.FEW_VALUES, len(rows) // 2):
             say("note", f"text column {column.name!r} has {column.width} categories; --ignore it?")
 
 
-def _describe_counts(counts: Counts, say: _Printer) -> None:
-    if counts.imputed:
-        say("imputed", f"missing values: {_by_column(counts.imputed)}")
-    if counts.unseen:
-        say("unseen", f"texts that no training row had: {_by_column(counts.unseen)}; their inputs are 0")
-    if counts.ignored:
-        say("ignored", f"columns that the model does not use: {', '.join(counts.ignored)}")
+def _columns(source: Table | Stream) -> dict[str, Array]:
+    """What the rows were in the file, where that is in memory."""
+    return source.columns if isinstance(source, Table) else {}
 
 
-def _by_column(counts: dict[str, int]) -> str:
-    columns = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return f"{sum(counts.values()):,} ({columns})"
+def _evaluate(network: Network, data: _Data, origin: Array, options: Namespace) -> tuple[Array, Array | None]:
+    """The class number or the value that each held-out row is predicted; for a report all outputs.
+
+    All of it goes into a CSV, if one is wanted, on the way.
+    """
+    prepared, X, path = data.prepared, data.X_held_out, options.predictions
+    found, outputs = [], []
+    with contextlib.ExitStack() as stack:
+        file = None
+        if path:
+            stack.enter_context(writing(path))
+            file = stack.enter_context(files.open_atomically(path))
+            file.write(predictions_text(prepared, [], origin, head=True))
+        rows, start = mapped_rows(X), 0
+        for block in [X] if rows is None else rows.blocks():
+            predicted, part = network.predict(block), origin[start : start + len(block)]
+            classes = prepared.task == "classification"
+            found.append(predicted.argmax(axis=1) if classes else prepared.values(predicted))
+            if file is not None:
+                file.write(predictions_text(prepared, predicted, part))
+            if options.report:
+                outputs.append(predicted)
+            start += len(block)
+    return np.concatenate(found), np.concatenate(outputs) if outputs else None
 
 
 def _result(
-    prepared: Preparation, predicted: Array, y: Array, goal: Array, recipe: Recipe, history: History
+    prepared: Preparation, found: Array, y: Array, goal: Array, recipe: Recipe, history: History
 ) -> tuple[str, str]:
     """The figure of the held-out rows, with what they were used for."""
     if prepared.task == "classification":
-        figure = f"test accuracy {np.mean(predicted.argmax(axis=1) == y):.4f}"
+        figure = f"test accuracy {np.mean(found == y):.4f}"
     else:
-        errors = prepared.values(predicted) - goal
+        errors = found - goal
         spread = float(np.var(goal.astype(np.float64)))
         score = 1.0 - float(np.mean(errors**2)) / spread if spread > 0 else 0.0
         error = float(np.mean(np.abs(errors)))
@@ -401,71 +463,9 @@ def _result(
     return "held-out", f"{figure} ({len(y):,} rows, {used})"
 
 
-def predict(options: Namespace) -> int:
-    """Predict the rows of a file with a model that `train` wrote; write a CSV."""
-    say = _Printer(options.quiet)
-    _require_writable([options.out], [options.model, options.file])
-    if os.path.isdir(options.model):
-        raise UserError(f"{options.model!r} is a directory; a model file is wanted")
-    with _mistakes():
-        network = files.load(options.model, threads=options.threads, backend=options.backend)
-    prepared = _preparation(network, options.model)
-    kind = tables.kind_of(options.file)
-    _refuse_foreign(options, kind)
-    if kind == "npz":
-        table = tables.read_npz(options.file, features=options.features or prepared.features)
-    elif kind == "idx":
-        table = tables.read_idx(options.file)
-    else:
-        table = tables.read_csv(options.file, text=prepared.texts, lenient=True)
-    X, counts = prepared.inputs(table, network.dtype)
-    _describe_counts(counts, say)
-    with _mistakes():
-        predicted = network.predict(X)
-    _write_predictions(options.out, prepared, predicted, None)
-    say("wrote", f"{options.out}: {len(X):,} predictions of {prepared.target!r}", always=True)
-    return 0
-
-
-def _preparation(network: Network, path: str) -> Preparation:
-    """What the model's file says of its inputs, checked against the network."""
-    text = network.metadata.get("preparation")
-    if text is None:
-        raise UserError(f"{path!r} does not say how its inputs are prepared: `bpfast train` did not write it")
-    try:
-        prepared = Preparation.from_json(text)
-        if (prepared.n_inputs, prepared.n_outputs) != (network.n_inputs, network.n_outputs):
-            raise ValueError(
-                f"it makes {prepared.n_inputs} inputs and {prepared.n_outputs} outputs, "
-                f"the network has {network.n_inputs} and {network.n_outputs}"
-            )
-    except ValueError as error:
-        raise UserError(f"the preparation in {path!r} is broken: {error}") from None
-    return prepared
-
-
-def _write_predictions(path: str, prepared: Preparation, predicted: Array, rows: Array | None) -> None:
-    """A CSV with a line a row; `repr` keeps every bit of a number."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    head = [] if rows is None else ["row"]
-    numbers = [[]] * len(predicted) if rows is None else [[int(row)] for row in rows]
-    if prepared.task == "classification":
-        writer.writerow([*head, "prediction", *(f"probability_{label}" for label in prepared.classes)])
-        best = predicted.argmax(axis=1)
-        for number, index, shares in zip(numbers, best.tolist(), predicted.tolist(), strict=True):
-            writer.writerow([*number, prepared.classes[index], *map(repr, shares)])
-    else:
-        writer.writerow([*head, "prediction"])
-        for number, value in zip(numbers, prepared.values(predicted).tolist(), strict=True):
-            writer.writerow([*number, repr(value)])
-    with _writing(path):
-        files.write_atomically(path, text.getvalue().encode("utf-8"))
-
-
 def info(options: Namespace) -> int:
     """Print what this installation is and what it will use."""
-    with _mistakes():
+    with mistakes():
         facts = installation()
     width = max(len(name) for name in facts)
     for name, value in facts.items():
@@ -491,10 +491,10 @@ def gallery(options: Namespace) -> int:
             print(f"{name:<{width}}  {line}")
         return 0
     picture = options.out or f"{options.name}.png"
-    with _mistakes():
+    with mistakes():
         _gallery.require(options.name)
         require_drawable(picture)
-    _require_writable([picture], [])
-    with _writing(picture):
+    require_writable([picture], [])
+    with writing(picture):
         _gallery.run(options.name, picture)
     return 0

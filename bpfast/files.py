@@ -20,8 +20,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -410,3 +412,33 @@ def _rebuild_loss(config: Any) -> Loss:
     if isinstance(config, dict) and config.get("name") == CustomLoss.name:
         raise ValueError("its loss is a Python function; pass loss= to load")
     return losses.from_config(config)
+
+
+@contextlib.contextmanager
+def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write part by part: it takes its name at the end, or leaves nothing behind.
+
+    A link is followed; what is no regular file (a pipe, a device) is written to at the end.
+    """
+    require_place(path)
+    target = os.path.realpath(os.fspath(path))
+    if os.path.exists(target) and not os.path.isfile(target):
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            with open(target, "wb") as special:
+                shutil.copyfileobj(file, special)
+        return
+    temporary = f"{target}.{os.urandom(4).hex()}.tmp"
+    try:
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _flush_folder(os.path.dirname(target))

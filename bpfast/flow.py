@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,9 @@ class OpFlow:
     update_ratio: float
 
 
+_FIGURES = tuple(f.name for f in fields(OpFlow)[1:])
+
+
 class Flow:
     """A table of `OpFlow`, from input to output.
 
@@ -99,9 +102,8 @@ class Flow:
 
     def column(self, name: str) -> Array:
         """One figure of all ops: an attribute of `OpFlow` that is a number."""
-        known = [f.name for f in fields(OpFlow)[1:]]
-        if name not in known:
-            raise ValueError(f"unknown figure {name!r} (known: {', '.join(known)})")
+        if name not in _FIGURES:
+            raise ValueError(f"unknown figure {name!r} (known: {', '.join(_FIGURES)})")
         return np.array([getattr(op, name) for op in self.ops])
 
     @property
@@ -354,6 +356,30 @@ class GradientFlow(Callback):
         self._record(network, self._offset + len(history))
         assert self._before is not None
         np.copyto(self._before, network._flat)
+
+    def state(self) -> dict[str, Any]:
+        figures = [[[getattr(op, name) for name in _FIGURES] for op in flow] for flow in self.flows]
+        return {
+            "names": [op.name for op in self.flows[0]] if self.flows else [],
+            "figures": np.array(figures, dtype=np.float64),
+            "losses": np.array([flow.loss for flow in self.flows], dtype=np.float64),
+            "rows": [flow.rows for flow in self.flows],
+            "epochs": self.epochs,
+            "offset": self._offset,
+            "before": self._before,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        names, records = state["names"], zip(state["figures"], state["losses"], state["rows"], strict=True)
+        self.flows = [
+            Flow(
+                tuple(OpFlow(name, *row) for name, row in zip(names, figures.tolist(), strict=True)),
+                float(loss),
+                int(rows),
+            )
+            for figures, loss, rows in records
+        ]
+        self.epochs, self._offset, self._before = list(state["epochs"]), state["offset"], state["before"]
 
     def _record(self, network: Network, epoch: int) -> None:
         assert self._data is not None

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backends, checks, engines, reference
+from .frozen import FrozenNetwork
 from .layers import Layer
 from .losses import Loss, link_of, resolve_loss
 from .mapped import mapped_rows
@@ -293,6 +294,33 @@ class Network:
         """
         with self._lock:
             return self._engine.predict(self._flat, X, self._link_name)
+
+    def freeze(self, threads: int | None = 1) -> FrozenNetwork:
+        """A predictor with a copy of the weights as they are, which many threads may call at once.
+
+        This network may go on training; while `fit` is at work in another thread, the weights are those
+        of the end of its epoch. `freeze_layers` is something else: it keeps layers as they are in
+        training.
+
+        Parameters
+        ----------
+        threads : int or None, default 1
+            At most so many compute one call: many callers keep the cores busy by themselves. More of
+            them, or None for the cores at hand, shorten large calls that come one at a time.
+
+        Returns
+        -------
+        FrozenNetwork
+
+        Examples
+        --------
+        >>> import bpfast as bp
+        >>> net = bp.Network([bp.Dense(32, "relu"), bp.Dense(1)], n_inputs=4, loss="squared_error")
+        >>> frozen = net.freeze()
+        >>> frozen.predict([[1, 2, 3, 4]]).shape
+        (1, 1)
+        """
+        return FrozenNetwork(self, threads)
 
     def _link(self, Z: Array) -> Array:
         return backends.predict(self.loss_spec, Z, self.threads, self.backend)
@@ -646,6 +674,8 @@ class Network:
 
     def freeze_layers(self, *layers: int | str) -> None:
         """Keep layers as they are in training: `scale_learning_rates` with 0 for each.
+
+        `freeze` is something else: a read-only predictor with a copy of the weights.
 
         Parameters
         ----------

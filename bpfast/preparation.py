@@ -1,34 +1,27 @@
 """Preparing: from the columns of a table to the inputs of a network, and from its outputs back.
 
-Everything here is learnt from the training rows alone, kept as JSON with the model, and applied row
-by row, so that a row gives the same inputs whichever rows stand beside it.
+It is learnt from the training rows (`learning`), kept as JSON with the model, and applied row by row,
+so that a row gives the same inputs whichever rows stand beside it.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import reference
 from .tables import Table, UserError
 
 Array = NDArray[Any]
 
 FORMAT = 1
 TASKS = ("classification", "regression")
-#: Whole numbers with at most so many different values are taken for classes.
-FEW_VALUES = 20
-#: A text column may have so many categories.
-MOST_CATEGORIES = 1000
-#: The permutation that splits the rows; no epoch has this number.
-_SPLIT = 2**63
+#: Numbers that are worked on at a time, where they are many.
+IN_CACHE = 2**16
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,20 @@ class Counts:
     imputed: dict[str, int] = field(default_factory=dict)
     unseen: dict[str, int] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
+
+    def add(self, other: Counts) -> None:
+        """Count what another part of the rows met with, too."""
+        for ours, theirs in ((self.imputed, other.imputed), (self.unseen, other.unseen)):
+            for name, count in theirs.items():
+                ours[name] = ours.get(name, 0) + count
+        self.ignored = other.ignored
+
+    def ordered(self, names: Sequence[str]) -> Counts:
+        """The same, columns in this order."""
+        imputed, unseen = (
+            {name: found[name] for name in names if name in found} for found in (self.imputed, self.unseen)
+        )
+        return Counts(imputed, unseen, self.ignored)
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,10 @@ class Preparation:
         counts = Counts()
         columns = self._match(table, counts)
         X = np.zeros((len(table), self.n_inputs), dtype=dtype)
+        if table.matrix is not None:
+            with np.errstate(over="ignore"):
+                self._standardise_matrix(table, table.matrix, X, counts)
+            return X, counts
         place = 0
         for column, values in zip(self.columns, columns, strict=True):
             if isinstance(column, NumberColumn):
@@ -143,6 +154,28 @@ class Preparation:
                 _one_hot(column, values, X[:, place : place + column.width], counts)
             place += column.width
         return X, counts
+
+    def _standardise_matrix(self, table: Table, matrix: Array, X: Array, counts: Counts) -> None:
+        """Every column of an array in one go, in blocks that stay in the cache."""
+        numbers = [column for column in self.columns if isinstance(column, NumberColumn)]
+        fill, mean, scale = (
+            np.array([getattr(c, key) for c in numbers]) for key in ("fill", "mean", "scale")
+        )
+        holes = np.zeros(len(numbers), np.int64)
+        for rows in slices(len(X), len(numbers), IN_CACHE):
+            block = matrix[rows].astype(np.float64)
+            if matrix.dtype.kind == "f":
+                missed = np.isnan(block)
+                if missed.any():
+                    holes += missed.sum(axis=0)
+                    block = np.where(missed, fill, block)
+                if not np.isfinite(block).all():
+                    place = int(np.isinf(block).any(axis=0).argmax())
+                    require_finite(f"column {numbers[place].name!r}", block[:, place], table)
+            block -= mean
+            block /= scale
+            X[rows] = block
+        counts.imputed = {c.name: int(n) for c, n in zip(numbers, holes, strict=True) if n}
 
     def _match(self, table: Table, counts: Counts) -> list[Array]:
         """The table's columns in the model's order: by name, or by position where there are no names."""
@@ -170,8 +203,7 @@ class Preparation:
     def targets(self, goal: Array) -> Array:
         """What the network learns: class numbers, or the standardised target."""
         if self.task == "classification":
-            number = {label: index for index, label in enumerate(self.classes)}
-            return np.array([number[label] for label in _labels(goal)], dtype=np.int64)
+            return numbers_in(self.classes, goal)
         return np.asarray((goal.astype(np.float64) - self.mean) / self.scale)
 
     def values(self, outputs: Array) -> Array:
@@ -263,6 +295,12 @@ def _columns(n: int) -> str:
     return "a column" if n == 1 else f"{n} columns"
 
 
+def slices(n: int, width: int, most: int) -> Iterator[slice]:
+    """n rows of so many numbers in blocks of at most so many, in order."""
+    rows = max(1, most // max(1, width))
+    return (slice(start, min(n, start + rows)) for start in range(0, n, rows))
+
+
 def missing(values: Array) -> Array:
     """True where a value is missing."""
     if values.dtype == object:
@@ -270,174 +308,37 @@ def missing(values: Array) -> Array:
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)
 
 
-def infer_task(goal: Array) -> tuple[str, str]:
-    """Classification or regression, and why.
-
-    Parameters
-    ----------
-    goal : array (N,)
-        The target, nothing missing.
-    """
-    distinct = len(set(goal.tolist()))
+def labels_of(goal: Array) -> list[Any]:
+    """The different targets as sorted Python values; whole numbers as int, also where a column is float."""
     if goal.dtype == object:
-        return "classification", f"the target is text with {distinct} different values"
-    whole = np.isfinite(goal).all() and (goal == np.floor(goal)).all()
-    if whole and distinct <= FEW_VALUES:
-        return "classification", f"the target holds {distinct} different whole numbers"
-    sort = "whole numbers" if whole else "numbers"
-    return "regression", f"the target holds {distinct:,} different {sort}"
+        return sorted(set(goal.tolist()))
+    found = np.unique(goal)
+    if found.dtype.kind == "f" and (found == np.floor(found)).all():
+        return [int(value) for value in found.tolist()]
+    return list(found.tolist())
 
 
-def split(labels: Array | None, n: int, share: float, seed: int) -> tuple[Array, Array]:
-    """Rows to train with and rows to hold out, each in rising order.
+def numbers_in(classes: Sequence[Any], goal: Array) -> Array:
+    """The place among sorted labels of each target."""
+    if goal.dtype == object:
+        number = {label: index for index, label in enumerate(classes)}
+        return np.fromiter((number[label] for label in goal), np.int64, len(goal))
+    return np.searchsorted(np.array(classes, goal.dtype), goal).astype(np.int64)
 
-    Parameters
-    ----------
-    labels : array (N,) or None
-        Classes, each of which keeps its share; at least one row of each is trained on.
-    n : int
-        N.
-    share : float
-        Of the rows to hold out, from 0 to below 1.
-    seed : int
 
-    Raises
-    ------
-    UserError
-        If there are too few rows.
-    """
-    order = reference.permutation(n, seed, _SPLIT)
-    first = np.zeros(n, dtype=bool)
-    if labels is not None:
-        order = order[np.argsort(labels[order], kind="stable")]
-        first[1:] = labels[order][1:] != labels[order][:-1]
-    first[:1] = True
-    candidates = order[~first]
-    wanted = round(n * share)
-    if share > 0 and (wanted < 2 or n - wanted < 2 or wanted > len(candidates)):
+def require_inputs(X: Array, table: Table) -> None:
+    """Refuse inputs that are too large for their dtype, naming the row in the file."""
+    finite = np.isfinite(X)
+    if not finite.all():
+        bad = np.argwhere(~finite)
+        row, column = (int(place) for place in bad[0])
         raise UserError(
-            f"{n} rows are too few to hold out a share of {share:g}; add rows, or pass --validation 0"
-        )
-    chosen = np.zeros(n, dtype=bool)
-    if wanted:
-        # Evenly spaced in the order by class, which is shuffled within a class.
-        steps = (2 * np.arange(wanted) + 1) * len(candidates) // (2 * wanted)
-        chosen[candidates[steps]] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
-def class_numbers(goal: Array, name: str) -> tuple[tuple[Any, ...], Array]:
-    """The sorted labels, and the number of each row's.
-
-    Raises
-    ------
-    UserError
-        If there is one class only.
-    """
-    if goal.dtype != object and not np.isfinite(goal).all():
-        raise UserError(f"target {name!r} holds an infinite value; finite numbers are wanted")
-    labels = _labels(goal)
-    classes = tuple(sorted(set(labels)))
-    if len(classes) < 2:
-        raise UserError(f"target {name!r} has one class only, {classes[0]!r}; at least two are wanted")
-    number = {label: index for index, label in enumerate(classes)}
-    return classes, np.array([number[label] for label in labels], dtype=np.int64)
-
-
-def _labels(goal: Array) -> list[Any]:
-    """As Python values; whole numbers as int, also where missing ones made the column float."""
-    if goal.dtype.kind == "f" and (goal == np.floor(goal)).all():
-        return [int(value) for value in goal.tolist()]
-    return list(goal.tolist())
-
-
-def learn(table: Table, goal: Array, task: str, classes: Sequence[Any], rows: Array) -> Preparation:
-    """Learn a preparation from some rows of a table.
-
-    Parameters
-    ----------
-    table : Table
-    goal : array (N,)
-        The target.
-    task : {"classification", "regression"}
-    classes : sequence
-        The labels of a classification.
-    rows : array of int
-        The training rows.
-
-    Raises
-    ------
-    UserError
-        If a column can't be learnt from.
-    """
-    columns: list[NumberColumn | TextColumn] = []
-    for name, values in table.columns.items():
-        if values.dtype == object:
-            columns.append(_learn_text(name, values, values[rows], table))
-        else:
-            columns.append(_learn_number(name, values[rows], table))
-    mean, scale = 0.0, 1.0
-    if task == "regression":
-        _require_finite(f"target {table.target_name!r}", goal, table)
-        mean, scale = _moments(f"target {table.target_name!r}", goal[rows].astype(np.float64))
-    return Preparation(
-        table.kind, table.features, table.target_name, task, tuple(columns), tuple(classes), mean, scale
-    )
-
-
-def _moments(what: str, values: Array) -> tuple[float, float]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, scale = float(values.mean()), float(values.std())
-    if not (math.isfinite(mean) and scale < 1e300):
-        raise UserError(f"{what} holds numbers too large to standardise")
-    # The standard deviation of a constant may come out as rounding alone.
-    return mean, scale if scale > 1e-12 * abs(mean) else 1.0
-
-
-def _learn_number(name: str, values: Array, table: Table) -> NumberColumn:
-    if table.full_scale is not None:
-        return NumberColumn(name, 0.0, 0.0, table.full_scale)
-    values = values.astype(np.float64)
-    there = values[~np.isnan(values)]
-    if not len(there):
-        raise _all_missing(name, table)
-    _require_finite(f"column {name!r}", there, table)
-    return NumberColumn(name, float(np.median(there)), *_moments(f"column {name!r}", there))
-
-
-def _all_missing(name: str, table: Table) -> UserError:
-    return UserError(
-        f"column {name!r} of {table.source} is empty (no value in the training rows); "
-        f"leave it out with --ignore"
-    )
-
-
-def _learn_text(name: str, everything: Array, values: Array, table: Table) -> TextColumn:
-    refuse_junk(name, everything, table)
-    texts = Counter(value for value in values if value is not None)
-    if not texts:
-        raise _all_missing(name, table)
-    if len(texts) > MOST_CATEGORIES:
-        raise UserError(
-            f"column {name!r} of {table.source} holds {len(texts):,} different texts, too many for "
-            f"one input each; leave it out with --ignore"
-        )
-    categories = tuple(sorted(texts))
-    return TextColumn(name, max(categories, key=lambda text: texts[text]), categories)
-
-
-def refuse_junk(name: str, values: Array, table: Table) -> None:
-    """Refuse a few texts among numbers: a slip, not categories, unless the person says so."""
-    odd = [index for index, text in enumerate(values) if text is not None and not _is_number(text)]
-    there = sum(value is not None for value in values)
-    if name not in table.forced_text and 0 < len(odd) <= 0.1 * there:
-        raise UserError(
-            f"column {name!r} of {table.source} holds {values[odd[0]]!r} among numbers (row {odd[0]}, "
-            f"counted from 0); mend it, or take the column as categories with --text"
+            f"X holds {X[row, column]} at row {table.row(row)}, column {column}; finite numbers are wanted"
         )
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether Python reads a text as a number."""
     try:
         float(text)
     except ValueError:
@@ -445,12 +346,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _require_finite(what: str, values: Array, table: Table) -> None:
+def require_finite(what: str, values: Array, table: Table) -> None:
+    """Refuse an infinite number, or what is none."""
     if values.dtype == object:
         # Truth values from an NPZ file are objects too.
-        row = next((i for i, value in enumerate(values) if not _is_number(value)), 0)
+        row = next((i for i, value in enumerate(values) if not is_number(value)), 0)
         raise UserError(
-            f"{what} of {table.source} holds {values[row]!r} (row {row}, counted from 0); "
+            f"{what} of {table.source} holds {values[row]!r} (row {table.row(row)}, counted from 0); "
             f"a regression takes numbers"
         )
     bad = np.flatnonzero(np.isinf(values))
@@ -461,18 +363,18 @@ def _require_finite(what: str, values: Array, table: Table) -> None:
 def _standardise(column: NumberColumn, values: Array, table: Table, counts: Counts) -> Array:
     holes = missing(values)
     if values.dtype == object:
-        bad = [row for row, text in enumerate(values) if text is not None and not _is_number(text)]
+        bad = [row for row, text in enumerate(values) if text is not None and not is_number(text)]
         if bad:
             raise UserError(
-                f"column {column.name!r} of {table.source} holds {values[bad[0]]!r} (row {bad[0]}, "
-                f"counted from 0); the model takes numbers there"
+                f"column {column.name!r} of {table.source} holds {values[bad[0]]!r} "
+                f"(row {table.row(bad[0])}, counted from 0); the model takes numbers there"
             )
         values = np.where(holes, np.nan, values)
     numbers = values.astype(np.float64)
     if holes.any():
         counts.imputed[column.name] = int(holes.sum())
         numbers[holes] = column.fill
-    _require_finite(f"column {column.name!r}", numbers, table)
+    require_finite(f"column {column.name!r}", numbers, table)
     return np.asarray((numbers - column.mean) / column.scale)
 
 

@@ -78,6 +78,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import checks
 from .estimator import Data
+from .interop.skl2onnx import Convertible
 from .losses import CrossEntropy, LogLoss, Loss, link_of, resolve_loss
 from .perceptron import Perceptron
 
@@ -109,7 +110,7 @@ def _has_margins(est: Any) -> bool:
     return True
 
 
-class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
+class MLPClassifier(Convertible, ClassifierMixin, Perceptron):  # type: ignore[misc]
     """A dense network that classifies: scikit-learn's `MLPClassifier`, trained natively.
 
     Parameters from `hidden_layer_sizes` to `max_fun` are scikit-learn's, with its defaults and its
@@ -230,6 +231,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
     1.0
     """
 
+    alias = "SklearnMLPClassifier"
     _theirs = TheirClassifier
     _target_type: str
     _sparse_labels: bool
@@ -483,7 +485,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         return {"multilabel": True}
 
 
-class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
+class MLPRegressor(Convertible, RegressorMixin, Perceptron):  # type: ignore[misc]
     """A dense network that predicts numbers: scikit-learn's `MLPRegressor`, trained natively.
 
     Parameters are `MLPClassifier`'s, less `class_weight`, and
@@ -513,6 +515,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
     True
     """
 
+    alias = "SklearnMLPRegressor"
     _theirs = TheirRegressor
     _y_options: ClassVar[dict[str, Any]] = {"y_numeric": True}
 

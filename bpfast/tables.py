@@ -1,4 +1,4 @@
-"""Reading tables: CSV files with a header, NPZ archives and idx files (MNIST's), each plain or gzipped.
+"""Reading tables: CSV files with a header, NPY and idx files (MNIST's), plain or gzipped, NPZ archives.
 
 A file's kind is told from its first bytes. Whatever it was, it becomes a `Table`: named columns of
 numbers or texts, and perhaps a target.
@@ -6,30 +6,28 @@ numbers or texts, and perhaps a target.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import gzip
 import math
 import os
 import warnings
-import zipfile
 import zlib
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import IO, Any
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import GZIP, NPY, ZIP, ArrayFile, idx_file, npy_file, npz_files
+from .arrays import IDX_TYPES as IDX_TYPES
+from .arrays import UserError as UserError
+
 Array = NDArray[Any]
 
-#: The numbers that an idx file may hold, by the third byte of its header; big-endian.
-IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 #: The default names of the arrays of an NPZ file.
 FEATURES, TARGET = "X", "y"
-
-
-class UserError(ValueError):
-    """A mistake of the person at the command line: one line says all there is to say."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Table:
 
     Attributes
     ----------
-    kind : {"csv", "npz", "idx", "digits"}
+    kind : {"csv", "npz", "npy", "idx", "digits"}
         Where it comes from. The columns of a CSV have a meaning by name, all others by position.
     source : str
         What to call it in messages.
@@ -55,6 +53,10 @@ class Table:
         The array of an NPZ file that the columns are.
     forced_text : frozenset of str
         Columns that the person wants taken as text.
+    matrix : array (N, columns) or None
+        What the columns are views of, where they lie in one array.
+    origin : array (N,) of int or None
+        The rows' numbers in the file; by default from 0.
     """
 
     kind: str
@@ -65,13 +67,29 @@ class Table:
     full_scale: float | None = None
     features: str = FEATURES
     forced_text: frozenset[str] = frozenset()
+    matrix: Array | None = None
+    origin: Array | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    def row(self, index: int) -> int:
+        """The number in the file of a row."""
+        return index if self.origin is None else int(self.origin[index])
+
+    def take(self, chosen: Any) -> Table:
+        """Some of the rows, by a mask or a slice."""
+        matrix = None if self.matrix is None else self.matrix[chosen]
+        columns = {name: values[chosen] for name, values in self.columns.items()}
+        if matrix is not None:
+            columns = _views(matrix)
+        origin = np.arange(len(self)) if self.origin is None else self.origin
+        target = None if self.target is None else self.target[chosen]
+        return replace(self, columns=columns, matrix=matrix, target=target, origin=origin[chosen])
+
 
 def kind_of(path: str) -> str:
-    """csv, npz or idx, from the first bytes of a file.
+    """csv, npz, npy or idx, from the first bytes of a file.
 
     Raises
     ------
@@ -85,15 +103,17 @@ def kind_of(path: str) -> str:
     try:
         with open(path, "rb") as file:
             start = file.read(4)
-        if start[:2] == b"\x1f\x8b":
+        if start[:2] == GZIP:
             with gzip.open(path, "rb") as file:
                 start = file.read(4)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path!r} can't be read: {error}") from None
     if not start:
         raise UserError(f"{path!r} is empty")
-    if start == b"PK\x03\x04":
+    if start == ZIP:
         return "npz"
+    if start == NPY:
+        return "npy"
     if start[:2] == b"\x00\x00" and len(start) == 4 and start[2] in IDX_TYPES:
         return "idx"
     return "csv"
@@ -119,7 +139,7 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _require_known(what: str, name: str, known: Iterable[str], source: str) -> None:
+def require_known(what: str, name: str, known: Iterable[str], source: str) -> None:
     known = list(known)
     if name not in known:
         hint = _did_you_mean(name, known)
@@ -148,22 +168,34 @@ def read_csv(
     lenient : bool, default False
         Let `text` and `ignore` name columns that are not there.
     """
-    pandas = _pandas()
-    frame = _frame(pandas, path, text)
+    frame = _frame(path, text)
     names = [str(name) for name in frame.columns]
+    require_columns(path, names, target, () if lenient else (*ignore, *text), ignore)
+    if len(frame) == 0:
+        raise UserError(f"{path!r} has a header, but no rows")
+    return csv_table(path, frame, target, ignore, text)
+
+
+def require_columns(
+    path: str, names: list[str], target: str | None, known: Iterable[str], ignore: Collection[str]
+) -> None:
+    """Refuse a CSV without the target, without a column that options name, or with none to learn from."""
     if target is not None:
         if len(names) == 1 and target not in names and any(mark in names[0] for mark in ";\t"):
             raise UserError(f"{path!r} has one column, {names[0]!r}; its values must be separated by commas")
-        _require_known("column", target, names, repr(path))
-    if not lenient:
-        for name in (*ignore, *text):
-            _require_known("column", name, names, repr(path))
-    if len(frame) == 0:
-        raise UserError(f"{path!r} has a header, but no rows")
-    arrays = {str(name): _column(frame[name]) for name in frame.columns}
-    columns = {name: array for name, array in arrays.items() if name != target and name not in ignore}
-    if not columns:
+        require_known("column", target, names, repr(path))
+    for name in known:
+        require_known("column", name, names, repr(path))
+    if all(name == target or name in ignore for name in names):
         raise UserError(f"{path!r} has no column to learn from" + (f" besides {target!r}" if target else ""))
+
+
+def csv_table(
+    path: str, frame: Any, target: str | None, ignore: Collection[str], text: Collection[str]
+) -> Table:
+    """The table of a frame that pandas has read."""
+    arrays = {str(name): csv_column(frame[name]) for name in frame.columns}
+    columns = {name: array for name, array in arrays.items() if name != target and name not in ignore}
     goal = None if target is None else arrays[target]
     return Table("csv", repr(path), columns, goal, target or "", forced_text=frozenset(text))
 
@@ -176,22 +208,45 @@ def _pandas() -> Any:
     return pandas
 
 
-def _frame(pandas: Any, path: str, text: Collection[str]) -> Any:
+def _frame(path: str, text: Collection[str]) -> Any:
     kinds: dict[str, type] = dict.fromkeys(text, str)
-    frame = _parse(pandas, path, kinds)
-    # Truth values and mixtures have lost their spelling ("true", "TRUE"): read those again as text.
-    lost = [name for name in frame.columns if frame[name].dtype == bool or frame[name].dtype == object]
-    lost = [name for name in lost if name not in kinds]
-    return _parse(pandas, path, kinds | dict.fromkeys(lost, str)) if lost else frame
+    frame = _whole(path, kinds)
+    # Truth values and mixtures have lost their spelling ("true", "TRUE"), and beside whole numbers of
+    # more than 63 bits missing values have stayed texts: read those again as text.
+    lost = [name for name in frame.columns if name not in kinds and _lost(frame[name])]
+    return _whole(path, kinds | dict.fromkeys(lost, str)) if lost else frame
 
 
-def _parse(pandas: Any, path: str, kinds: dict[str, type]) -> Any:
+def _lost(series: Any) -> bool:
+    if series.dtype == bool or series.dtype == object:
+        return True
+    return getattr(series.dtype, "kind", "O") not in "fiu" and bool(series.isin(MISSING).any())
+
+
+def _whole(path: str, kinds: dict[str, type]) -> Any:
+    with parsing(path) as pandas:
+        return pandas.read_csv(path, dtype=kinds, **READING)
+
+
+#: What pandas takes for a missing value.
+MISSING = frozenset(
+    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"]
+) | {"N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
+#: How a CSV is read. Without index_col=False a surplus first value silently becomes the index.
+READING: dict[str, Any] = {"low_memory": False, "index_col": False}
+
+
+@contextlib.contextmanager
+def parsing(path: str) -> Iterator[Any]:
+    """pandas, whose complaints about a CSV become a line for a person."""
+    pandas = _pandas()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Without index_col=False a surplus first value silently becomes the index.
             warnings.simplefilter("error", pandas.errors.ParserWarning)
-            return pandas.read_csv(path, dtype=kinds, low_memory=False, index_col=False)
+            yield pandas
+    except UserError:
+        raise
     except pandas.errors.ParserWarning:
         raise UserError(f"{path!r} has rows with more values than its header has names") from None
     except pandas.errors.EmptyDataError:
@@ -206,7 +261,8 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _column(series: Any) -> Array:
+def csv_column(series: Any) -> Array:
+    """Numbers, or objects: texts, None where missing."""
     if getattr(series.dtype, "kind", "O") in "fiu":
         return np.asarray(series)
     return np.asarray(series.astype(object).where(series.notna(), None), dtype=object)
@@ -223,21 +279,27 @@ def read_npz(path: str, *, features: str = FEATURES, target: str | None = None) 
     target : str, optional
         The array of the targets.
     """
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            _require_known("array", features, archive.files, repr(path))
-            X = archive[features]
-            goal = None
-            if target is not None:
-                _require_known("array", target, archive.files, repr(path))
-                goal = archive[target]
-    except UserError:
-        raise
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path!r} can't be read as NPZ: {_one_line(error)}") from None
-    if X.dtype.kind not in "fiub":
-        raise UserError(f"array {features!r} of {path!r} holds {X.dtype}; real numbers are wanted")
-    return _matrix("npz", path, X, goal, target or "", features)
+    return read_matrix("npz", *npz_arrays(path, features, target), target or "", features)
+
+
+def npz_arrays(path: str, features: str, target: str | None) -> tuple[ArrayFile, ArrayFile | None]:
+    """The arrays of the inputs and of the targets, as they are in an NPZ file."""
+    arrays = npz_files(path)
+    for name in (features,) if target is None else (features, target):
+        require_known("array", name, arrays, repr(path))
+    return arrays[features], None if target is None else arrays[target]
+
+
+def read_npy(path: str, *, labels: str | None = None) -> Table:
+    """Read an NPY file of rows, and perhaps another of their labels.
+
+    Parameters
+    ----------
+    path : str
+    labels : str, optional
+        The file of the targets: NPY or idx.
+    """
+    return _with_labels(path, "npy", labels)
 
 
 def read_idx(path: str, *, labels: str | None = None) -> Table:
@@ -247,55 +309,81 @@ def read_idx(path: str, *, labels: str | None = None) -> Table:
     ----------
     path : str
     labels : str, optional
-        The file of the targets.
+        The file of the targets: idx or NPY.
     """
-    goal = None
-    if labels is not None:
-        if kind_of(labels) != "idx":
-            raise UserError(f"{labels!r} is no idx file; the labels must be one")
-        goal = _idx_array(labels)
-    return _matrix("idx", path, _idx_array(path), goal, "label" if labels else "", FEATURES)
+    return _with_labels(path, "idx", labels)
 
 
-def _idx_array(path: str) -> Array:
-    try:
-        with open(path, "rb") as probe:
-            zipped = probe.read(2) == b"\x1f\x8b"
-        file: IO[bytes]
-        with gzip.open(path, "rb") if zipped else open(path, "rb") as file:  # type: ignore[assignment]
-            head = file.read(4)
-            sizes = np.frombuffer(file.read(4 * head[3]), dtype=">u4")
-            data = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path!r} can't be read: {error}") from None
-    except (ValueError, IndexError):
-        raise UserError(f"{path!r} is cut off in its header") from None
-    kind = np.dtype(IDX_TYPES[head[2]])
-    shape = tuple(int(size) for size in sizes)
-    wanted = math.prod(shape) * kind.itemsize
-    if len(shape) != head[3] or not shape or len(data) != wanted:
-        raise UserError(f"{path!r} is damaged: its header tells of {wanted:,} bytes, {len(data):,} follow")
-    return np.frombuffer(data, dtype=kind).astype(kind.newbyteorder("=")).reshape(shape)
+def _with_labels(path: str, kind: str, labels: str | None) -> Table:
+    goal = None if labels is None else label_array(labels)
+    return read_matrix(kind, array_of(path, kind), goal, "label" if labels else "", FEATURES)
 
 
-def _matrix(kind: str, path: str, X: Array, goal: Array | None, target_name: str, features: str) -> Table:
+def label_array(path: str) -> ArrayFile:
+    """The array of a file of labels."""
+    kind = kind_of(path)
+    if kind not in ("idx", "npy"):
+        raise UserError(f"{path!r} is no idx or NPY file; the labels must be one")
+    return array_of(path, kind)
+
+
+def array_of(path: str, kind: str) -> ArrayFile:
+    """The one array of an idx or NPY file."""
+    return idx_file(path) if kind == "idx" else npy_file(path)
+
+
+def read_matrix(
+    kind: str, array: ArrayFile, goal: ArrayFile | None, target_name: str, features: str
+) -> Table:
+    """The table of an array in a file, with the targets in another."""
+    require_matrix(array, features)
+    targets = None if goal is None else matrix_targets(array, goal)
+    X = array.whole()
+    return matrix_table(kind, repr(array.path), X, targets, target_name, features)
+
+
+def require_matrix(array: ArrayFile, features: str) -> None:
+    """Refuse an array that is no rows and columns of real numbers."""
+    path, dtype = array.path, array.dtype
+    if dtype.hasobject:
+        raise UserError(f"{path!r} can't be read as {array.form}: it holds Python objects")
+    if dtype.kind not in "fiub":
+        raise UserError(f"array {features!r} of {path!r} holds {dtype}; real numbers are wanted")
+    if len(array.shape) < 2 or 0 in array.shape:
+        raise UserError(f"{path!r} holds an array of shape {array.shape}; rows and columns are wanted")
+
+
+def matrix_targets(X: ArrayFile, goal: ArrayFile) -> Array:
+    """The targets of an array's rows, read whole: numbers or objects."""
+    shape = goal.shape[:1] if len(goal.shape) == 2 and goal.shape[1] == 1 else goal.shape
+    if shape != X.shape[:1]:
+        raise UserError(f"the targets of {X.path!r} have shape {shape}; {len(X)} rows need shape ({len(X)},)")
+    if goal.dtype.kind not in "fiubU":
+        raise UserError(f"the targets of {X.path!r} are {goal.dtype}; numbers or texts are wanted")
+    values = np.array(goal.whole().reshape(-1), goal.dtype.newbyteorder("="))
+    return values.astype(object) if goal.dtype.kind in "bU" else values
+
+
+def matrix_table(
+    kind: str,
+    source: str,
+    X: Array,
+    target: Array | None,
+    target_name: str,
+    features: str,
+    origin: Array | None = None,
+) -> Table:
     """A table of the columns of an array, which have a place but no names."""
-    if X.ndim < 2 or X.size == 0:
-        raise UserError(f"{path!r} holds an array of shape {X.shape}; rows and columns are wanted")
-    if goal is not None:
-        goal = goal.reshape(-1) if goal.ndim == 2 and goal.shape[1] == 1 else goal
-        if goal.shape != (len(X),):
-            raise UserError(
-                f"the targets of {path!r} have shape {goal.shape}; {len(X)} rows need shape ({len(X)},)"
-            )
-        if goal.dtype.kind not in "fiubU":
-            raise UserError(f"the targets of {path!r} are {goal.dtype}; numbers or texts are wanted")
-        goal = goal.astype(object) if goal.dtype.kind in "bU" else goal
     # Bytes in more than two dimensions are the brightness of pixels.
     full_scale = 255.0 if X.ndim > 2 and X.dtype == np.uint8 else None
-    rows = X.reshape(len(X), -1)
-    columns = {f"x{index}": rows[:, index] for index in range(rows.shape[1])}
-    return Table(kind, repr(path), columns, goal, target_name, full_scale, features)
+    rows = X.reshape(len(X), math.prod(X.shape[1:]))
+    return Table(
+        kind, source, _views(rows), target, target_name, full_scale, features, matrix=rows, origin=origin
+    )
+
+
+def _views(matrix: Array) -> dict[str, Array]:
+    return {f"x{index}": matrix[:, index] for index in range(matrix.shape[1])}
 
 
 def digits() -> Table:

@@ -45,12 +45,15 @@ class History:
         Also as attributes and by ``history["loss"]``.
     planned : int or None
         The epochs that were asked for.
+    restored : int or None
+        The epoch, from 0, whose weights `EarlyStopping` put back; None where the last ones stay.
     """
 
     def __init__(self, *more: str, planned: int | None = None) -> None:
         names = ("loss", "learning_rate", "seconds", *more)
         self.columns: dict[str, list[float]] = {name: [] for name in names}
         self.planned = planned
+        self.restored: int | None = None
 
     def add(self, **figures: float) -> None:
         """Append an epoch."""

@@ -21,6 +21,8 @@ from bpfast._step cimport (
     ROW_BLOCK,
     TIMES,
     Op,
+    Run,
+    Worker,
     run_backward,
     run_forward,
     run_outputs,
@@ -34,6 +36,10 @@ from bpfast._update cimport run_update
 cdef double WORTH_WAKING = 1e7
 # Multiply-adds that take a few microseconds.
 cdef double SMALL_WORK = 1e5
+# The same where more than so many calls are at work: each that gives the interpreter up then wakes a
+# thread that has slept, which takes several times as long.
+cdef int CROWD = 4
+cdef double SMALL_WORK_IN_CROWD = 2e5
 # The rules that change neither weight nor state where the gradient is 0.
 cdef frozenset RESTING = frozenset(("sgd", "adagrad"))
 
@@ -86,6 +92,16 @@ cdef class Features:
         self.density = <double>entries / rows / columns
 
 
+cdef bint linked(Run* r, Worker* workers, char* A, Py_ssize_t block,
+                 const tile_link* f) noexcept nogil:
+    """A (n, O) = the outputs of X through the link; whether X is finite."""
+    if not r.tiles.all_finite(r.n * r.widths[0], r.X):
+        return False
+    run_outputs(r, workers, A, block)
+    f.link(r.n, r.widths[r.output], A, A)
+    return True
+
+
 cdef class Core(Memory):
     """The calls of the native engine of one program, which `Memory` describes."""
 
@@ -97,6 +113,7 @@ cdef class Core(Memory):
     cdef str link_name
     cdef const tile_link* link
     cdef bint busy
+    cdef int calls          # at work in this process when this one began, itself among them
 
     def __cinit__(self, list ops, list heads, Py_ssize_t output, list widths, Py_ssize_t size,
                   dtype, int threads):
@@ -132,8 +149,9 @@ cdef class Core(Memory):
         self.run.learning_rates = NULL
         self.busy = True
         # Networks that are at work at the same time, in other threads, leave each other room.
+        self.calls = team_enter()
         self.run.n_threads = team_for(rows * self.multiply_adds * passes,
-                                      max(1, self.threads // team_enter()))
+                                      max(1, self.threads // self.calls))
         self.run.paced = by_the_clock()
         self.run.stop = 0
         self.run.steps = 0
@@ -227,18 +245,17 @@ cdef class Core(Memory):
                     or <uintptr_t>x.buf % self.item_size):
                 return None
             rows = x.shape[0]
-            if not self.run.tiles.all_finite(rows * x.shape[1], x.buf):
-                return None
             return self.linked_outputs(parameters, <char*>x.buf, rows, link)
         finally:
             PyBuffer_Release(&x)
 
     cdef object linked_outputs(self, parameters, char* X, Py_ssize_t rows, str link):
-        """The outputs of X through the link, in an array of their own."""
+        """The outputs of X through the link, in an array of their own; None unless X is finite."""
         cdef Py_ssize_t n_out = self.run.widths[self.run.output]
         cdef View a
         cdef const tile_link* f
         cdef double work = <double>rows * self.multiply_adds
+        cdef bint finite
         A = self.make_array((rows, n_out), self.dtype)
         a = View(A, rows * n_out, self.item_size, True)
         if parameters is not self.bound:
@@ -252,19 +269,17 @@ cdef class Core(Memory):
         self.start(rows, 1)
         self.set_parameters(self.bound_view.data)
         self.run.X, self.run.n = X, rows
-        if work < SMALL_WORK:
+        if work < (SMALL_WORK if self.calls <= CROWD else SMALL_WORK_IN_CROWD):
             # Done before another thread could have taken the interpreter.
             self.run.poll = NULL
-            run_outputs(&self.run, self.output_workers, a.data, self.output_block)
-            f.link(rows, n_out, a.data, a.data)
+            finite = linked(&self.run, self.output_workers, a.data, self.output_block, f)
         else:
             with nogil:
-                run_outputs(&self.run, self.output_workers, a.data, self.output_block)
-                f.link(rows, n_out, a.data, a.data)
+                finite = linked(&self.run, self.output_workers, a.data, self.output_block, f)
         error = self.finish()
         if error is not None:
             raise error
-        return A
+        return A if finite else None
 
     def forward(self, parameters, X, Z, Py_ssize_t rows, tuple training=None):
         """As `outputs`, and keep every value for `backward`, which also wants a sparse X again.

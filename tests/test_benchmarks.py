@@ -53,3 +53,15 @@ def test_the_work_of_a_row_is_counted():
         assert len(X) == len(y) == row.batch * row.batches
         assert [W.shape for W, _ in row.weights()] == list(zip(row.widths, row.widths[1:], strict=False))
         assert sum(W.size + b.size for W, b in row.weights()) == row.n_parameters
+
+
+def test_a_frozen_network_is_served(tmp_path):
+    words = ["--seconds", "0.05", "--rounds", "1", "--threads", "1,3", "--shapes", "S2", "--json", "s.json"]
+    command = [sys.executable, str(FOLDER / "serving.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    records = [r for r in json.loads((tmp_path / "s.json").read_text()) if r["peer"] == "bpfast"]
+    assert [r["threads"] for r in records] == [1, 3]
+    assert all(r["calls"] > 0 and r["rows"] == 16 * r["calls"] for r in records)
+    assert all(0 < r["p50"] <= r["p99"] for r in records)
+    assert "| 64-100-10 16 rows | bpfast | 3 |" in done.stdout

@@ -279,6 +279,21 @@ def test_callbacks_of_ones_own_have_a_state(make, data, tmp_path):
         make().fit(X, y, epochs=5, resume=tmp_path / "run")
 
 
+def test_the_record_of_gradients_goes_on(make, data, tmp_path):
+    X, y = data
+    expected = bp.GradientFlow(X, y, rows=20)
+    make().fit(X, y, epochs=4, batch_size=16, callbacks=[expected])
+    callbacks = [bp.GradientFlow(X, y, rows=20), bp.Checkpoint(tmp_path / "run", batches=2), Stop(16)]
+    with pytest.raises(KeyboardInterrupt):
+        make().fit(X, y, epochs=4, batch_size=16, callbacks=callbacks)
+    flow = bp.GradientFlow(X, y, rows=20)
+    make().fit(X, y, epochs=4, batch_size=16, callbacks=[flow], resume=tmp_path / "run")
+    assert flow.epochs == expected.epochs == [0, 1, 2, 3, 4]
+    for name in ("mean", "update_ratio", "gradient_norm"):
+        np.testing.assert_array_equal(flow.column(name), expected.column(name))
+    assert [str(one) for one in flow.flows] == [str(one) for one in expected.flows]
+
+
 def resumed(make, data, path, **changes):
     X, y = data
     net = changes.pop("net", None) or make()

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -380,7 +381,7 @@ def test_a_folder_that_is_read_only(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     if os.access("locked", os.W_OK):  # root may write anywhere: it is told what others are told
-        monkeypatch.setattr(commands.tempfile, "TemporaryFile", refuse)
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     said = error_of(capsys, "train", "--out", "locked/model.safetensors")
     assert "'locked/model.safetensors' can't be written: Permission denied" in said
     assert not os.listdir("locked")
@@ -455,3 +456,24 @@ def test_inside_an_unbuilt_checkout(tmp_path: Path) -> None:
     assert said[0].startswith(f"bpfast is being imported from its source checkout ({tmp_path})")
     assert "Traceback" not in said[0]
     assert "ImportError: bpfast is being imported from its source checkout" in said[1]
+
+
+def test_a_run_that_is_kept_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """Stopped, the same command goes on; the model is the same; another run is told apart."""
+    write_csv("houses.csv", houses())
+    command = ["train", "houses.csv", "--target", "price", "--no-plot", "--patience", "9", "--seed", "3"]
+
+    def run(out: str, *more: str) -> str:
+        assert main([*command, "--out", out, *more]) == 0
+        return capsys.readouterr().out
+
+    run("plain", "--epochs", "6")
+    assert "resumed" not in run("kept", "--epochs", "2", "--checkpoint", "run")
+    assert "resumed   a run of 2 epochs\n" in run("kept", "--epochs", "6", "--checkpoint", "run")
+    assert Path("kept").read_bytes() == Path("plain").read_bytes()
+    said = run("kept", "--epochs", "6", "--checkpoint", "run")
+    assert "resumed   a run of 6 epochs; it was complete\n" in said
+    assert Path("kept").read_bytes() == Path("plain").read_bytes()
+    said = error_of(capsys, *command, "--batch-size", "8", "--epochs", "6", "--checkpoint", "run")
+    assert "had batch_size 32; this fit has batch_size 8" in said
+    assert "is named twice" in error_of(capsys, *command, "--out", "kept", "--checkpoint", "kept")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpfast import preparation, tables
+from bpfast import learning, tables
 from bpfast.preparation import NumberColumn, Preparation, TextColumn
 from bpfast.tables import UserError
 
@@ -25,7 +25,7 @@ def table_of(tmp_path: Path, content: str = CSV, **options: Any) -> tables.Table
 def learnt(table: tables.Table, rows: list[int] | None = None) -> Preparation:
     assert table.target is not None
     chosen = np.arange(len(table)) if rows is None else np.array(rows)
-    return preparation.learn(table, table.target, "regression", (), chosen)
+    return learning.learn(table, table.target, "regression", (), chosen)
 
 
 def test_learns_from_the_training_rows_alone(tmp_path: Path) -> None:
@@ -128,17 +128,17 @@ def test_text_among_numbers_on_demand(tmp_path: Path) -> None:
     ],
 )
 def test_infer_task(goal: Any, task: str) -> None:
-    assert preparation.infer_task(goal)[0] == task
+    assert learning.infer_task(goal)[0] == task
 
 
 def test_split_keeps_the_shares_of_the_classes() -> None:
     labels = np.repeat([0, 1, 2, 3], [700, 200, 99, 1])
-    rows, held_out = preparation.split(labels, 1000, 0.2, 3)
+    rows, held_out = learning.split(labels, 1000, 0.2, 3)
     assert sorted([*rows, *held_out]) == list(range(1000))
     assert np.abs(np.bincount(labels[held_out], minlength=4) - [140, 40, 20, 0]).max() <= 1
     assert len(held_out) == 200
-    again = preparation.split(labels, 1000, 0.2, 3)[1]
-    other = preparation.split(labels, 1000, 0.2, 4)[1]
+    again = learning.split(labels, 1000, 0.2, 3)[1]
+    other = learning.split(labels, 1000, 0.2, 4)[1]
     np.testing.assert_array_equal(again, held_out)
     assert set(other) != set(held_out)
 
@@ -146,18 +146,18 @@ def test_split_keeps_the_shares_of_the_classes() -> None:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_split_trains_on_every_class(share: float) -> None:
     labels = np.arange(40) % 4
-    rows, held_out = preparation.split(labels, 40, share, 0)
+    rows, held_out = learning.split(labels, 40, share, 0)
     assert len(held_out) == round(40 * share)
     assert set(labels[rows]) == {0, 1, 2, 3}
 
 
 def test_split_of_nothing_and_of_too_little() -> None:
-    rows, held_out = preparation.split(None, 5, 0.0, 0)
+    rows, held_out = learning.split(None, 5, 0.0, 0)
     assert len(rows) == 5
     assert len(held_out) == 0
     for n in (1, 2, 3, 6):
         with pytest.raises(UserError, match="too few"):
-            preparation.split(None, n, 0.2, 0)
+            learning.split(None, n, 0.2, 0)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,11 @@ def test_split_of_nothing_and_of_too_little() -> None:
     ],
 )
 def test_classes_keep_their_type(goal: Any, classes: tuple[Any, ...]) -> None:
-    found, numbers = preparation.class_numbers(goal, "y")
+    found, numbers = learning.class_numbers(goal, "y")
     assert found == classes
     assert [type(label) for label in found] == [type(label) for label in classes]
     table = tables.Table("csv", "a", {"x": np.arange(len(goal))}, goal, "y")
-    prepared = preparation.learn(table, goal, "classification", found, np.arange(len(goal)))
+    prepared = learning.learn(table, goal, "classification", found, np.arange(len(goal)))
     np.testing.assert_array_equal(prepared.targets(goal), numbers)
     back = Preparation.from_json(prepared.to_json())
     assert [type(label) for label in back.classes] == [type(label) for label in classes]

@@ -38,6 +38,24 @@ def test_deep_networks(capsys):
     assert float(re.search(r"odd or even (\S+)", said)[1]) >= 0.95
 
 
+def test_stop_and_go_on_and_exchange(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(compile(python_block("run.safetensors"), "README.md", "exec"), scope)
+    assert float(re.search(r"accuracy (\S+)", capsys.readouterr().out)[1]) >= 0.95
+    assert scope["best"].epochs == min(range(15), key=scope["history"].val_loss.__getitem__) + 1
+    onnxruntime = pytest.importorskip("onnxruntime")
+    exec(compile(python_block("to_onnx(net"), "README.md", "exec"), scope)
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    _, probabilities = session.run(None, scope["inputs"])
+    expected = scope["net"].predict(scope["X"])
+    assert np.abs(probabilities - expected).max() < 1e-5
+    assert (scope["again"].predict(scope["X"]) == expected).all()
+    pytest.importorskip("torch")
+    exec(compile(python_block("train_torch(module"), "README.md", "exec"), scope)
+    assert scope["history"].loss[-1] < 0.2
+
+
 def test_in_place_of_scikit_learn(capsys):
     """The search and the curve, with the figures that stand below them."""
     code = python_block("GridSearchCV(")

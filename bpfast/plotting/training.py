@@ -1,4 +1,4 @@
-"""Pictures of a training, with matplotlib and without its global state."""
+"""Pictures of a training: its curves, its learning rates, what flows through the network."""
 
 from __future__ import annotations
 
@@ -6,64 +6,24 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
+from .style import HELD_OUT, INK, LEGEND, TRAINED, dress, new_figure, require_drawable, write
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
 
-    from .diagnostics import RangeTest
-    from .flow import Flow, GradientFlow
-    from .training import History
+    from ..diagnostics import RangeTest
+    from ..flow import Flow, GradientFlow
+    from ..training import History
 
-#: Blue for what was trained on, orange for what was held out: apart for every kind of eye.
-_TRAINED, _HELD_OUT, _INK, _FAINT = "#0072B2", "#D55E00", "#333333", "#DDDDDD"
 _METRICS = {"accuracy": "accuracy", "r2": "R²"}
-DPI = 150
-#: Lines that a legend names.
-LEGEND = 12
-
-
-def _figure_class() -> type[Figure]:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ModuleNotFoundError(
-            'pictures need matplotlib: pip install "bpfast[plot]"', name="matplotlib"
-        ) from None
-    return Figure  # type: ignore[no-any-return, unused-ignore]
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, bound to no window and to no global state."""
-    return _figure_class()(figsize=(width, height), layout="constrained")
-
-
-def require_drawable(path: str | os.PathLike[str]) -> None:
-    """Check that matplotlib is here and knows the format of a path.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If matplotlib is missing.
-    ValueError
-        If the path's ending names no format.
-    FileNotFoundError
-        If its folder is not there.
-    """
-    _figure_class()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # type: ignore[import-not-found, unused-ignore]
-
-    folder = os.path.dirname(os.path.realpath(os.fspath(path)))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"there is no folder {folder!r} for the picture {os.fspath(path)!r}")
-    known = sorted(FigureCanvasAgg.get_supported_filetypes())
-    ending = os.path.splitext(os.fspath(path))[1].removeprefix(".").lower()
-    if ending not in known:
-        raise ValueError(f"{os.fspath(path)!r} names no picture format; its ending can be {', '.join(known)}")
 
 
 def plot_history(history: History, path: str | os.PathLike[str] | None = None) -> Figure:
     """Draw the loss and, below it, the metric of the held-out rows over the epochs.
+
+    The epoch with the lowest held-out loss (without one: the lowest loss) has a mark, and a line goes
+    through the epoch whose weights were put back, where `EarlyStopping` did. The learning rate has a
+    panel where it changed.
 
     Parameters
     ----------
@@ -80,19 +40,27 @@ def plot_history(history: History, path: str | os.PathLike[str] | None = None) -
     if path is not None:
         require_drawable(path)
     metrics = [name for name in _METRICS if f"val_{name}" in history]
-    figure = new_figure(7.0, 2.9 + 2.3 * len(metrics))
-    ratios = [1.35, *[1.0] * len(metrics)]
+    rates = [rate for rate in history["learning_rate"] if not math.isnan(rate)]
+    changes = bool(rates) and max(rates) > min(rates) * (1 + 1e-6)
+    figure = new_figure(7.0, 2.9 + 2.3 * len(metrics) + 1.3 * changes)
+    ratios = [1.35, *[1.0] * len(metrics), *[0.6] * changes]
     axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     _draw_losses(axes[0], history)
-    for axis, name in zip(axes[1:], metrics, strict=True):
+    for axis, name in zip(axes[1:], metrics, strict=False):
         _draw_metric(axis, _METRICS[name], history[f"val_{name}"])
+    if changes:
+        _line(axes[-1], history["learning_rate"], "", INK)
+        axes[-1].set_ylabel("learning rate")
+        if 0 < 20 * min(rates) < max(rates):
+            axes[-1].set_yscale("log")
+    if history.restored is not None:
+        for axis in axes:
+            axis.axvline(history.restored + 1, color=INK, linewidth=1.0, linestyle=":", label="_kept")
     for axis in axes:
         dress(axis)
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    if path is not None:
-        figure.savefig(path, dpi=DPI)
-    return figure
+    return write(figure, path)
 
 
 def plot_range_test(test: RangeTest, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -114,10 +82,10 @@ def plot_range_test(test: RangeTest, path: str | os.PathLike[str] | None = None)
     figure = new_figure(7.0, 3.6)
     axis = figure.subplots()
     axis.plot(test.rates, test.losses, ".", color="#999999", markersize=4, label="a batch")
-    axis.plot(test.rates, test.smoothed, color=_TRAINED, linewidth=1.8, label="smoothed")
+    axis.plot(test.rates, test.smoothed, color=TRAINED, linewidth=1.8, label="smoothed")
     if not math.isnan(test.suggestion):
         label = f"suggestion {test.suggestion:.2g}"
-        axis.axvline(test.suggestion, color=_HELD_OUT, linewidth=1.4, linestyle="--", label=label)
+        axis.axvline(test.suggestion, color=HELD_OUT, linewidth=1.4, linestyle="--", label=label)
     axis.set_xscale("log")
     # What diverges in the end is cut off: it would flatten the rest.
     falling = slice(test.smoothed.argmin() + 1)
@@ -128,10 +96,8 @@ def plot_range_test(test: RangeTest, path: str | os.PathLike[str] | None = None)
     axis.set_xlabel("learning rate")
     axis.set_ylabel("loss")
     dress(axis)
-    axis.legend(frameon=False, labelcolor=_INK, loc="best")
-    if path is not None:
-        figure.savefig(path, dpi=DPI)
-    return figure
+    axis.legend(frameon=False, labelcolor=INK, loc="best")
+    return write(figure, path)
 
 
 def plot_flow(flow: Flow, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -158,35 +124,33 @@ def plot_flow(flow: Flow, path: str | os.PathLike[str] | None = None) -> Figure:
         flow.column("mean"),
         flow.column("deviation"),
         fmt="o",
-        color=_TRAINED,
+        color=TRAINED,
         capsize=3,
         markersize=4,
     )
     axes[0].set_ylabel("A: mean ± deviation")
     width = 0.38
-    axes[1].bar([p - width / 2 for p in places], flow.column("saturated"), width, color=_TRAINED)
-    axes[1].bar([p + width / 2 for p in places], flow.column("dead"), width, color=_HELD_OUT)
-    axes[1].legend(["elements where f is flat", "units flat in all rows"], frameon=False, labelcolor=_INK)
+    axes[1].bar([p - width / 2 for p in places], flow.column("saturated"), width, color=TRAINED)
+    axes[1].bar([p + width / 2 for p in places], flow.column("dead"), width, color=HELD_OUT)
+    axes[1].legend(["elements where f is flat", "units flat in all rows"], frameon=False, labelcolor=INK)
     axes[1].set_ylim(0, 1.05)
     axes[1].set_ylabel("share")
     for name, label, colour in (
-        ("delta_norm", "‖D‖", _TRAINED),
-        ("gradient_norm", "‖∂L/∂W‖", _HELD_OUT),
+        ("delta_norm", "‖D‖", TRAINED),
+        ("gradient_norm", "‖∂L/∂W‖", HELD_OUT),
     ):
         _dots(axes[2], flow.column(name), label, colour)
     if axes[2].get_lines():
-        axes[2].legend(frameon=False, labelcolor=_INK)
+        axes[2].legend(frameon=False, labelcolor=INK)
     axes[2].set_ylabel("norm")
-    _dots(axes[3], flow.column("update_ratio"), "", _TRAINED)
+    _dots(axes[3], flow.column("update_ratio"), "", TRAINED)
     axes[3].set_ylabel("‖ΔW‖ / ‖W‖")
     for axis in axes:
         dress(axis)
     axes[-1].set_xticks(list(places), [op.name for op in flow], rotation=40, ha="right", fontsize="small")
     axes[-1].set_xlim(-0.6, len(flow) - 0.4)
     figure.align_ylabels(axes)
-    if path is not None:
-        figure.savefig(path, dpi=DPI)
-    return figure
+    return write(figure, path)
 
 
 def _dots(axis: Any, values: Any, label: str, colour: str) -> None:
@@ -196,7 +160,7 @@ def _dots(axis: Any, values: Any, label: str, colour: str) -> None:
         axis.plot(*zip(*there, strict=True), "o-", label=label, color=colour, linewidth=1.4, markersize=4)
         _whole_decades(axis)
     else:
-        axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color=_INK)
+        axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color=INK)
 
 
 def _whole_decades(axis: Any) -> None:
@@ -268,13 +232,11 @@ def plot_flow_history(record: GradientFlow, path: str | os.PathLike[str] | None 
         [record.flows[0][place].name for place in places],
         loc="outside right upper",
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
         fontsize="small",
         title="input to output",
     )
-    if path is not None:
-        figure.savefig(path, dpi=DPI)
-    return figure
+    return write(figure, path)
 
 
 def _told_apart(flow: Flow, table: Any, norms: bool) -> list[int]:
@@ -292,29 +254,36 @@ def _shade(place: int, count: int) -> Any:
 
 
 def _draw_losses(axis: Any, history: History) -> None:
-    curves = [("loss", "training", _TRAINED), ("val_loss", "held-out", _HELD_OUT)]
+    curves = [("loss", "training", TRAINED), ("val_loss", "held-out", HELD_OUT)]
     drawn = [curve for curve in curves if curve[0] in history]
     for name, label, colour in drawn:
         _line(axis, history[name], label, colour)
     values = [value for name, _, _ in drawn for value in history[name]]
+    if values:
+        name, _, colour = drawn[-1]
+        best = min(range(len(history)), key=history[name].__getitem__)
+        label = f"lowest, epoch {best + 1}" + (" (kept)" if history.restored == best else "")
+        axis.scatter(
+            [best + 1], [history[name][best]], s=42, facecolors="none", edgecolors=colour, label=label
+        )
     if values and 0 < 20 * min(values) < max(values):
         axis.set_yscale("log")
     axis.set_ylabel("loss")
     if values:
-        axis.legend(frameon=False, labelcolor=_INK)
+        axis.legend(frameon=False, labelcolor=INK)
     else:
-        axis.text(0.5, 0.5, "no whole epoch", transform=axis.transAxes, ha="center", color=_INK)
+        axis.text(0.5, 0.5, "no whole epoch", transform=axis.transAxes, ha="center", color=INK)
 
 
 def _draw_metric(axis: Any, label: str, values: list[float]) -> None:
-    _line(axis, values, "held-out", _HELD_OUT)
+    _line(axis, values, "held-out", HELD_OUT)
     best = max(range(len(values)), key=values.__getitem__)
     axis.set_ylabel(f"held-out {label}")
     axis.set_title(
         f"last {values[-1]:.4f}, best {values[best]:.4f} in epoch {best + 1}",
         loc="right",
         fontsize="small",
-        color=_INK,
+        color=INK,
     )
 
 
@@ -323,14 +292,3 @@ def _line(axis: Any, values: list[float], label: str, colour: str) -> None:
     marker = "o" if len(values) <= 12 else ""
     epochs = range(1, len(values) + 1)
     axis.plot(epochs, values, label=label, color=colour, linewidth=1.8, marker=marker, markersize=4)
-
-
-def dress(axis: Any) -> None:
-    """Grid and spines, in the background."""
-    axis.grid(True, color=_FAINT, linewidth=0.8)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color("#999999")
-    axis.tick_params(colors=_INK, labelcolor=_INK)

@@ -1,0 +1,118 @@
+"""The estimators of `bpfast.sklearn` for skl2onnx, which asks an estimator it does not know for these hooks.
+
+``skl2onnx.to_onnx(pipeline, X[:1])`` converts a pipeline that ends in one of them, with nothing to register.
+A classifier gives ``label`` and ``probabilities`` (n, n_classes), as tensors whatever the option ``zipmap``;
+after hinge and exponential losses, ``label`` and ``scores``; several labels are 0 and 1 (n, n_labels). A
+regressor gives ``variable`` (n, n_outputs). Classes that are truth values or whole floats become int64, as in
+skl2onnx. The network computes in its own dtype; float64 comes in and out where the input is float64. Of a
+search, convert ``best_estimator_``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+class Convertible:
+    """The hooks."""
+
+    #: The converter of skl2onnx's that takes the same options.
+    alias: ClassVar[str]
+
+    def onnx_parser(self) -> Callable[..., list[str] | None]:
+        """skl2onnx's hook: the names of the outputs, where they are not the usual ones."""
+        margins = hasattr(self, "decision_function")
+        return lambda scope=None, inputs=None: ["label", "scores"] if margins else None
+
+    def onnx_shape_calculator(self) -> Callable[[Any], None]:
+        """skl2onnx's hook: what sets the types of the outputs."""
+        return _set_types
+
+    def onnx_converter(self) -> Callable[[Any, Any, Any], None]:
+        """skl2onnx's hook: what writes the nodes."""
+        return _convert
+
+
+def _labels(classes: Any) -> tuple[Any, ...]:
+    """Classes as texts or whole numbers."""
+    if classes.dtype.kind in "OSU":
+        return tuple(str(label) for label in classes)
+    whole = classes.astype(np.int64)
+    if not (whole == classes).all():
+        raise ValueError(
+            f"ONNX has labels that are texts or whole numbers; got the classes {classes.tolist()}"
+        )
+    return tuple(whole.tolist())
+
+
+def _set_types(operator: Any) -> None:
+    from skl2onnx.common.data_types import Int64TensorType, StringTensorType, guess_tensor_type
+
+    est, rows = operator.raw_operator, operator.inputs[0].get_first_dimension()
+    floats = type(guess_tensor_type(operator.inputs[0].type))
+    if len(operator.outputs) == 1:
+        operator.outputs[0].set_type(floats([rows, est.n_outputs_]))
+        return
+    text = isinstance(_labels(est.classes_)[0], str)
+    several = est._target_type == "multilabel"
+    shape = [rows, est.n_outputs_] if several else [rows]
+    operator.outputs[0].set_type((StringTensorType if text and not several else Int64TensorType)(shape))
+    margins = hasattr(est, "decision_function")
+    operator.outputs[1].set_type(floats([rows, est.n_outputs_ if margins else len(est.classes_)]))
+
+
+def _convert(scope: Any, operator: Any, container: Any) -> None:
+    from onnx import helper
+    from skl2onnx.common.data_types import guess_proto_type
+
+    from ..losses import link_of
+    from ._onnx_graph import LINKS, Graph, write_network
+
+    est = operator.raw_operator
+    network = est.to_network()
+    g = Graph(network.dtype, scope.get_unique_variable_name("bpfast") + ".", inline=True)
+    X = g.cast(operator.inputs[0].full_name, network.dtype)
+    arrays = {**network.parameters, **network.statistics}
+    A = LINKS[link_of(network.loss_spec)](g, write_network(g, network.program, arrays, X))
+    *labels, values = operator.outputs
+    if labels:
+        A = _write_label(g, est, A, labels[0].full_name)
+    dtype = helper.tensor_dtype_to_np_dtype(guess_proto_type(values.type))
+    g.cast(A, dtype, values.full_name)
+    for tensor in g.tensors:
+        content = tensor if tensor.raw_data else list(tensor.string_data)
+        container.add_initializer(tensor.name, tensor.data_type, list(tensor.dims), content)
+    for node in g.nodes:
+        options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        container.add_node(
+            node.op_type,
+            list(node.input),
+            list(node.output),
+            op_domain=node.domain,
+            name=node.name,
+            **options,
+        )
+
+
+def _write_label(g: Any, est: Any, A: str, output: str) -> str:
+    """Write the label; return the probabilities of all classes, or the margins."""
+    from ._onnx_preparation import write_label
+
+    margins = hasattr(est, "decision_function")
+    one, both = est.n_outputs_ == 1, A
+    if one and not margins:
+        both = g.node("Concat", g.node("Sub", g.number(1), A), A, axis=1)
+    if est._target_type == "multiclass":
+        write_label(g, g.node("ArgMax", A, axis=1, keepdims=0), _labels(est.classes_), output)
+        return both
+    above = g.node("Greater", A, g.number(0.0 if margins else 0.5))
+    if est._target_type == "multilabel":
+        g.cast(above, np.int64, output)
+        return both
+    classes = _labels(est.classes_)
+    flat = g.node("Reshape", g.cast(above, np.int64), g.tensor("shape", np.array([-1], np.int64)))
+    write_label(g, flat, (classes[0], classes[-1]), output)
+    return both
