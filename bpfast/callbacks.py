@@ -90,6 +90,8 @@ class EarlyStopping(Callback):
         self.best = math.inf * self._sign
         self.best_epoch = -1
         self._weights: Any = None
+        # Dtype and shape of the weights of the network at hand.
+        self._like: Any = None
 
     def on_fit_begin(self, network: Network, history: History) -> None:
         if self.monitor not in history:
@@ -99,6 +101,7 @@ class EarlyStopping(Callback):
                 f"(recorded: {', '.join(history.columns)}){hint}"
             )
         self._reset()
+        self._like = (network._flat.dtype, network._flat.shape)
 
     def on_epoch_end(self, network: Network, history: History) -> bool:
         column = history[self.monitor]
@@ -121,8 +124,14 @@ class EarlyStopping(Callback):
         return kept if self._weights is None else {**kept, "weights": self._weights}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
-        self._weights = state.get("weights")
+        best_epoch = integer("EarlyStopping", "best_epoch", state["best_epoch"], at_least=-1)
+        weights = state.get("weights")
+        if (
+            weights is not None
+            and (getattr(weights, "dtype", None), getattr(weights, "shape", None)) != self._like
+        ):
+            raise ValueError("EarlyStopping: weights are not those of this network")
+        self.best, self.best_epoch, self._weights = float(state["best"]), best_epoch, weights
 
 
 class ProgressBar(Callback):

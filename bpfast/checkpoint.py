@@ -164,8 +164,8 @@ class Checkpoint(Callback):
         return {"best_value": self.best_value, "best_epoch": self.best_epoch}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best_value = float(state["best_value"])
-        self.best_epoch = int(state["best_epoch"])
+        best_epoch = integer("Checkpoint", "best_epoch", state["best_epoch"], at_least=-1)
+        self.best_value, self.best_epoch = float(state["best_value"]), best_epoch
 
     def after_epoch(self, last: bool) -> None:
         """An epoch has ended, perhaps the last one."""
@@ -264,16 +264,31 @@ def _pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
     raise TypeError(f"a callback's state must be numbers, texts, arrays and lists of them; got {value!r}")
 
 
-def _unpack(value: Any, file: files.Stored) -> Any:
+def _unpack(value: Any, file: files.Stored, arrays: set[str]) -> Any:
+    """A state from JSON; `arrays` are those that it may have, each of them once."""
     if isinstance(value, list):
-        return [_unpack(item, file) for item in value]
+        return [_unpack(item, file, arrays) for item in value]
     if not isinstance(value, dict):
         return value
     if set(value) == {"$array"}:
+        arrays.remove(value["$array"])
         return file.read(value["$array"])
     if set(value) == {"$float"}:
         return float(value["$float"])
-    return {key: _unpack(item, file) for key, item in value.items()}
+    return {key: _unpack(item, file, arrays) for key, item in value.items()}
+
+
+def _require_like(file: files.Stored, key: str, like: Array) -> None:
+    """Refuse a file whose tensor has not this array's dtype and shape."""
+    if file.tensors.get(key) != (files.dtype_name(like), like.shape):
+        raise files.UnfitError(
+            f"{file.name!r} is damaged: {key} is not {like.dtype} of the shape {like.shape}"
+        )
+
+
+def _read_as(file: files.Stored, key: str, like: Array) -> Array:
+    _require_like(file, key, like)
+    return file.read(key)
 
 
 def optimizer_state(network: Network, file: files.Stored) -> OptimizerState | None:
@@ -284,17 +299,12 @@ def optimizer_state(network: Network, file: files.Stored) -> OptimizerState | No
     try:
         optimizer = optimizers.from_config(training["optimizer"])
         steps = integer("its header", "optimizer_steps", training["optimizer_steps"], at_least=0)
-        clock = _clock(_unpack(training["clock"], file))
+        clock = _clock(_unpack(training["clock"], file, set()))
     except files.UNREADABLE as error:
         raise files.UnfitError(f"{file.name!r} can't be read: {error}") from None
-    wanted = {
-        f"optimizer.{name}/{key}": view.shape
-        for name in optimizer.state
-        for key, view in network.parameters.items()
-    }
-    for key, shape in wanted.items():
-        if file.tensors.get(key, (None, None))[1] != shape:
-            raise files.UnfitError(f"{file.name!r} is damaged: {key[:80]} is not of the shape {shape}")
+    for name in optimizer.state:  # before any memory is made for it
+        for key, view in network.parameters.items():
+            _require_like(file, f"optimizer.{name}/{key}", view)
     state = OptimizerState.initial(optimizer, network.program.size, network.dtype)
     state.steps, state.clock = steps, clock
     for name, values in zip(optimizer.state, state.arrays, strict=True):
@@ -334,6 +344,7 @@ class Saved:
     progress: Progress | None = None
     good: Array | None = None
     ended: bool = False
+    name: str = ""
     before: dict[str, Any] = field(default_factory=dict)
 
     def take(self, run: Run) -> None:
@@ -348,6 +359,15 @@ class Saved:
         self.state.optimizer = run.optimizer
         run.history.columns.update({name: list(values) for name, values in self.history.items()})
         run.good, run.ended = self.good, self.ended
+
+    def restore(self) -> None:
+        """The callbacks go on from their states."""
+        for callback, state in self.callbacks:
+            try:
+                callback.restore(state)
+            except files.UNREADABLE as error:
+                what = f"{type(callback).__name__} does not take its state: {error}"
+                raise files.refusal(f"{self.name!r} is damaged, or {what}", self.name) from error
 
     def give_back(self, network: Network) -> None:
         """The network becomes what it was before `take`."""
@@ -386,29 +406,34 @@ def read(path: str | os.PathLike[str], run: Run, n_batches: int) -> Saved | None
         complaint = files.fill(twin, file)
         state = optimizer_state(twin, file)
         assert state is not None
-        history = {column: _column(file, column) for column in training["history"]}
+        recorded = training["history"]
+        if sorted(recorded) != sorted(run.history.columns):
+            raise ValueError(
+                f"its run records {', '.join(recorded)}, this one {', '.join(run.history.columns)}"
+            )
+        history = {column: _column(file, column) for column in recorded}
         saved = Saved(
             twin,
             state,
             {column: values.tolist() for column, values in history.items()},
             _match(run.callbacks, training["callbacks"], file),
             ended=flag("its header", "ended", training["ended"]),
+            name=name,
         )
         done = integer("its header", "batch", training["batch"], at_least=0)
         if done:
-            saved.progress = Progress(file.read("epoch/losses"), file.read("epoch/counts"), done)
-            if len(saved.progress.losses) != n_batches or not done < n_batches:
-                raise ValueError(f"its epoch has {len(saved.progress.losses)} batches, this run {n_batches}")
+            batches = file.tensors.get("epoch/losses", ("", ()))[1]
+            if batches != (n_batches,) or not done < n_batches:
+                raise ValueError(f"its epoch has batches of shape {batches}, this run {n_batches}")
+            like = Progress.begin(n_batches)
+            losses = _read_as(file, "epoch/losses", like.losses)
+            saved.progress = Progress(losses, _read_as(file, "epoch/counts", like.counts), done)
             saved.good = twin._flat.copy()
             views = twin.program.views(saved.good) | twin.program.views(saved.good, trained=False)
             for key, view in views.items():
-                view[...] = file.read(f"good/{key}")
+                view[...] = _read_as(file, f"good/{key}", view)
         if {len(values) for values in saved.history.values()} != {training["epochs"]}:
             raise ValueError(f"its history is not of {training['epochs']} epochs")
-        if set(saved.history) != set(run.history.columns):
-            raise ValueError(
-                f"its run records {', '.join(saved.history)}, this one {', '.join(run.history.columns)}"
-            )
         file.verify()
         if complaint is not None:
             raise files.UnfitError(complaint)
@@ -462,6 +487,7 @@ def _match(callbacks: Sequence[Callback], kept: Any, file: files.Stored) -> list
     """Each callback that has a state with that of the file's callback of its class, in order."""
     waiting = [callback for callback in callbacks if callback.state()]
     pairs = []
+    arrays = {key for key in file.tensors if key.startswith("callbacks.")}
     for entry in kept:
         name = entry["name"]
         found = next((c for c in waiting if type(c).__name__ == name), None)
@@ -469,7 +495,7 @@ def _match(callbacks: Sequence[Callback], kept: Any, file: files.Stored) -> list
             raise ValueError(f"its run had a callback {name}, this one has none")
         if found is not None:
             waiting.remove(found)
-            pairs.append((found, _unpack(entry["state"], file)))
+            pairs.append((found, _unpack(entry["state"], file, arrays)))
     for callback in waiting:
         if not isinstance(callback, Checkpoint):
             raise ValueError(f"its run had no callback {type(callback).__name__}, this one has")

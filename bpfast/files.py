@@ -33,8 +33,8 @@ from .backends import resolve_backend
 from .layers import layers
 from .losses import CustomLoss, Loss, losses, resolve_loss
 from .network import Network
-from .program import Program, compile_program
-from .specs import integer
+from .program import MAX_OPS, Program, compile_program
+from .specs import integer, number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,10 @@ FORMAT = 2
 #: The tensors that a file may hold, by their names in safetensors.
 DTYPES = {"F32": np.dtype("f4"), "F64": np.dtype("f8"), "I64": np.dtype("i8"), "BOOL": np.dtype("?")}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+#: Bytes of a header, at most: JSON becomes objects many times its size, layers most of all.
+MAX_HEADER = 2**23
+#: Characters of what is said of a file, beside its name.
+_LONGEST = 400
 #: What the checksum's place holds while it is taken.
 UNSIGNED = "0" * 64
 _SIGNED = re.compile(r'\{"sha256": "([0-9a-f]{64})", ')
@@ -82,7 +86,18 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapp
     digests = {name: _digest(dtype_name(array), array) for name, array in tensors.items()}
     # One entry: several would come in an order of their own each time.
     metadata = {"bpfast": text.replace(UNSIGNED, checksum(text, digests), 1)}
-    write_atomically(path, serialize(dict(tensors), metadata))
+    data = serialize(dict(tensors), metadata)
+    size = _header_size(data)
+    if size > MAX_HEADER:
+        raise ValueError(
+            f"{os.fspath(path)!r} would have a header of {size} bytes; {MAX_HEADER} are the most"
+        )
+    write_atomically(path, data)
+
+
+def _header_size(data: bytes) -> int:
+    """The bytes of a safetensors header, by the 8 bytes before it."""
+    return int.from_bytes(data[:8], "little")
 
 
 def dtype_name(array: Array) -> str:
@@ -240,13 +255,25 @@ def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored
     if not os.path.isfile(name):
         raise FileNotFoundError(f"there is no {what} file {name!r}")
     try:
+        with open(name, "rb") as start:
+            size = _header_size(start.read(8))
+        if size > MAX_HEADER:
+            raise ValueError(f"its header has {size} bytes; {MAX_HEADER} are the most")
         with safe_open(name, framework="numpy") as file:
             yield Stored(name, file)
     except UnfitError as error:
-        raise ValueError(str(error)) from None
+        raise refusal(str(error), name) from None
     except (SafetensorError, OSError, *UNREADABLE) as error:
-        text = " ".join(_spell(error).split())
-        raise ValueError(f"{name!r} is not a {what} file, or is damaged: {text[:200]}") from None
+        text = f"{name!r} is not a {what} file, or is damaged: {_spell(error)}"
+        raise refusal(text, name) from None
+
+
+def refusal(text: str, name: str) -> ValueError:
+    """What is said of a file: one line that can be printed, whatever of the file is in it."""
+    longest = _LONGEST + len(repr(name))
+    shown = " ".join(text[: 2 * longest].split())
+    shown = "".join(character if character.isprintable() else "?" for character in shown)
+    return ValueError(shown if len(shown) <= longest else f"{shown[:longest]} …")
 
 
 def load(
@@ -320,6 +347,7 @@ def _rebuild(file: Stored, loss: Loss | None, threads: int | None, backend: str 
     header = file.header
     try:
         n_inputs = integer("its header", "n_inputs", header["n_inputs"], at_least=1)
+        _require_few(header["layers"])
         specs = [layers.from_config(config) for config in header["layers"]]
         if not specs:
             raise ValueError("layers must be a list of at least one layer")
@@ -342,13 +370,29 @@ def _rebuild(file: Stored, loss: Loss | None, threads: int | None, backend: str 
     return network
 
 
+def _require_few(configs: Any) -> None:
+    """Refuse more layers than a network may have before they become objects."""
+    waiting, count = [configs], 0
+    while waiting:
+        within = waiting.pop()
+        count += len(within)
+        if count > MAX_OPS:
+            raise ValueError(f"it has more than {MAX_OPS} layers")
+        inner = [config.get("layers") for config in within if isinstance(config, dict)]
+        waiting += [value for value in inner if isinstance(value, list)]
+
+
 def adopt(network: Network, header: Mapping[str, Any]) -> None:
     """Give a network what a header says beside its architecture."""
     network.seed = integer("its header", "seed", header["seed"], at_least=0)
     network._epochs = integer("its header", "epochs", header["epochs"], at_least=0)
     network._steps = integer("its header", "steps", header.get("steps", 0), at_least=0)
-    network._rates = {}
-    network.scale_learning_rates(header.get("learning_rate_scales", {}))
+    rates = {}
+    for key, scale in header.get("learning_rate_scales", {}).items():
+        if key not in network.parameters:
+            raise ValueError(f"its header scales the learning rate of {key!r}, which is no parameter")
+        rates[key] = number("its header", f"learning_rate_scales[{key!r}]", scale, at_least=0)
+    network._rates = {key: rate for key, rate in rates.items() if rate != 1}
     network.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
 
 

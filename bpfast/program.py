@@ -23,6 +23,8 @@ from .memory import aligned
 ALIGNMENT = 16
 #: The largest program that the engines' index arithmetic is made for.
 MAX_PARAMETERS = 2**40
+#: Ops of a program; layers within layers, which functions that call themselves go through.
+MAX_OPS, MAX_DEPTH = 10_000, 50
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,8 @@ class Builder:
     def inside(self, index: int | str) -> Iterator[None]:
         """The layers that are built meanwhile are part of this one, under a number or name."""
         outer = self.layer
+        if outer.count(".") >= MAX_DEPTH:
+            raise ValueError(f"layers may be {MAX_DEPTH} deep within each other; {outer[:20]}… are deeper")
         self.layer = f"{outer}.{index}" if outer else str(index)
         try:
             yield
@@ -238,6 +242,8 @@ class Builder:
         sources = (sources,) if isinstance(sources, int) else sources
         activation = Identity() if activation is None else activation
         target = len(self.widths)
+        if len(self.ops) == MAX_OPS:
+            raise ValueError(f"the layers make more than {MAX_OPS} ops")
         self.widths.append(n_out)
         self.ops.append(
             Op(

@@ -102,7 +102,7 @@ class Family(Generic[S]):
         if name in self.hints:
             raise ValueError(f"unknown {self.kind} {name!r}; {self.hints[name]}")
         known = [*self._members, *self._aliases]
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name[:40].lower(), known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(self._members)})")
 

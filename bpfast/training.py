@@ -210,8 +210,8 @@ def _begin(run: Run, savers: Sequence[Checkpoint], saved: Saved | None) -> None:
             saver.begin(run)
         for callback in run.callbacks:
             callback.on_fit_begin(run.network, run.history)
-        for callback, state in [] if saved is None else saved.callbacks:
-            callback.restore(state)
+        if saved is not None:
+            saved.restore()
     except BaseException:
         if saved is not None:
             saved.give_back(run.network)

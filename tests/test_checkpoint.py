@@ -15,6 +15,7 @@ import pytest
 from safetensors import safe_open
 
 import bpfast as bp
+from bpfast import files
 
 SCRIPT = Path(__file__).parent / "killed.py"
 
@@ -439,3 +440,75 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, request):
         assert Path(out).read_bytes() == expected, f"kill {killed}"
         assert not glob.glob(str(tmp_path / "*.tmp"))
     print(f"{killed} kills: {within} with a checkpoint there, {written} while one was being written")
+
+
+def _refer(training, tensors, key, name):
+    """Put references to a tensor into the clock or the states of callbacks."""
+    if key == "clock":
+        training["clock"]["scale"] = {"$array": name}
+    else:
+        training["callbacks"][0]["state"][key] = [{"$array": name}] * 2
+
+
+def _array(training, tensors, name, array):
+    tensors[name] = array
+    training["arrays"][name] = [files.dtype_name(array), list(array.shape)]
+
+
+FORGED = {
+    "an array in the clock": lambda t, a: _refer(t, a, "clock", "0.W"),
+    "an array twice": lambda t, a: _refer(t, a, "best", "callbacks.0.weights"),
+    "a tensor that is no callback's": lambda t, a: _refer(t, a, "weights", "0.W"),
+    "the optimizer's, of another type": lambda t, a: _array(
+        t, a, "optimizer.m/0.W", np.full((5, 7), 1e300, "f8")
+    ),
+    "the optimizer's, of another shape": lambda t, a: _array(t, a, "optimizer.m/0.b", np.zeros(1, "f4")),
+    "weights before, of another type": lambda t, a: _array(t, a, "good/0.b", np.full(7, 1e300)),
+    "weights before, of another shape": lambda t, a: _array(t, a, "good/0.b", np.zeros(1, "f4")),
+    "losses in a matrix": lambda t, a: _array(t, a, "epoch/losses", np.zeros((6, 1))),
+    "fewer counts": lambda t, a: _array(t, a, "epoch/counts", np.zeros(1)),
+    "a number that is none": lambda t, a: t["callbacks"][0]["state"].update(best={}),
+    "an epoch that is none": lambda t, a: t["callbacks"][0]["state"].update(best_epoch=1.5),
+    "the stopping's weights, of another shape": lambda t, a: _array(
+        t, a, "callbacks.0.weights", np.zeros(1, "f4")
+    ),
+    "a column many times": lambda t, a: t.update(history=t["history"] * 1000),
+}
+
+
+@pytest.mark.parametrize("change", FORGED)
+def test_a_forged_checkpoint_is_refused(make, data, tmp_path, change):
+    """Its checksum is true: what it says of its tensors is not."""
+    X, y = data
+    path = tmp_path / "run"
+    callbacks = [bp.EarlyStopping("loss", patience=9), bp.Checkpoint(path, batches=1)]
+    with pytest.raises(KeyboardInterrupt):
+        make().fit(X, y, epochs=4, batch_size=16, callbacks=[*callbacks, Stop(11)])
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["bpfast"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["sha256"]
+    files.write(path, header, tensors)
+    net = make()
+    net.fit(X, y, epochs=4, batch_size=16, callbacks=[bp.EarlyStopping("loss", patience=9)], resume=path)
+    FORGED[change](header["training"], tensors)
+    files.write(path, header, tensors)
+    text = resumed(
+        make, data, path, epochs=4, batch_size=16, callbacks=[bp.EarlyStopping("loss", patience=9)]
+    )
+    assert text.startswith(repr(str(path)))
+    assert text.isprintable()
+
+
+def test_loading_reads_no_tensor_time_and_again(make, data, tmp_path):
+    X, y = data
+    path = tmp_path / "run"
+    make().fit(X, y, epochs=2, callbacks=[bp.Checkpoint(path)])
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["bpfast"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["sha256"]
+    header["training"]["clock"]["scale"] = [{"$array": "0.W"}] * 10_000
+    files.write(path, header, tensors)
+    with pytest.raises(ValueError, match=r"run' can't be read"):
+        bp.load(path)

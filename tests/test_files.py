@@ -401,3 +401,101 @@ def test_saving_follows_a_link_and_names_a_folder(build, tmp_path):
         net.save(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         net.save(tmp_path / "nowhere" / "model")
+
+
+HOSTILE = ["\n", "a\nb\x1b[31m", "\ud800", "x" * 5000, ["x"] * 3000, {str(i): [i] for i in range(2000)}]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize(
+    "key", ["format", "n_inputs", "loss", "dtype", "seed", "layers", "learning_rate_scales"]
+)
+def test_what_is_said_of_a_file_is_one_short_line(model, key, value):
+    path, backend = model
+    header, tensors = parts(path)
+    for replaced in (value, {"name": value}, [value], [{"name": "dense", "units": value}]):
+        forge(path, json.dumps(header | {key: replaced}), tensors)
+        with pytest.raises(ValueError, match="model'") as refusal:
+            bp.load(path, backend=backend)
+        assert str(refusal.value).isprintable()
+        assert len(str(refusal.value)) < 600 + len(str(path))
+
+
+def test_a_tensor_with_a_strange_name_is_refused_in_one_line(model):
+    path, backend = model
+    header, tensors = parts(path)
+    for name in ("a\nb", "\x1b[31m", "\u2028", "x" * 5000):
+        forge(path, json.dumps(header), tensors | {name: np.zeros(2)})
+        with pytest.raises(ValueError, match="its header says none for") as refusal:
+            bp.load(path, backend=backend)
+        assert str(refusal.value).isprintable()
+        assert len(str(refusal.value)) < 600 + len(str(path))
+
+
+def test_a_header_has_a_limit(build, tmp_path, monkeypatch):
+    net, path = build(), tmp_path / "model"
+    net.save(path)
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    monkeypatch.setattr(files, "MAX_HEADER", size)
+    net.save(path)
+    assert bp.load(path, backend=net.backend).n_parameters == net.n_parameters
+    monkeypatch.setattr(files, "MAX_HEADER", size - 1)
+    with pytest.raises(ValueError, match=rf"its header has {size} bytes; {size - 1} are the most"):
+        bp.load(path, backend=net.backend)
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=rf"model' would have a header of {size} bytes; {size - 1} are the most"
+    ):
+        net.save(path)
+    assert path.read_bytes() == before
+
+
+def _nested(depth):
+    config = {"name": "dropout", "rate": 0.5}
+    for _ in range(depth):
+        config = {"name": "residual", "layers": [config]}
+    return config
+
+
+def test_layers_have_a_depth(model, tmp_path):
+    path, backend = model
+    header, tensors = parts(path)
+    forge(path, json.dumps(header | {"layers": [*header["layers"], _nested(50)]}), tensors)
+    net = bp.load(path, backend=backend)
+    net.save(tmp_path / "twin")
+    assert bp.load(tmp_path / "twin", backend=backend).layers == net.layers
+    assert repr(net.layers).count("Residual(") == 50
+    for depth in (51, 100, 150):
+        forge(path, json.dumps(header | {"layers": [*header["layers"], _nested(depth)]}), tensors)
+        with pytest.raises(ValueError, match=r"model' can't be read: layers may be 50 deep within each"):
+            bp.load(path, backend=backend)
+    with pytest.raises(ValueError, match="layers may be 50 deep within each other"):
+        bp.Network([bp.Dense(2), bp.Residual(net.layers[2])], n_inputs=3, loss="squared_error")
+
+
+def test_layers_are_counted_before_they_are_made(model, monkeypatch):
+    path, backend = model
+    header, tensors = parts(path)
+    many = [{"name": "dropout"}] * 6000
+    monkeypatch.setattr(files.layers, "from_config", lambda config: pytest.fail("a layer was made"))
+    for stack in (
+        many * 2,
+        [{"name": "residual", "layers": many}] * 2,
+        [*many, {"name": "residual", "layers": many}],
+    ):
+        forge(path, json.dumps(header | {"layers": stack}), tensors)
+        with pytest.raises(ValueError, match=r"model' can't be read: it has more than 10000 layers"):
+            bp.load(path, backend=backend)
+    with pytest.raises(ValueError, match="the layers make more than 10000 ops"):
+        bp.Network([bp.Dense(2), *[bp.Dropout()] * 10_000], n_inputs=3, loss="squared_error", backend=backend)
+
+
+def test_rates_are_those_of_parameters(model):
+    path, backend = model
+    header, tensors = parts(path)
+    for key in ("0", "0.V", ""):
+        forge(path, json.dumps(header | {"learning_rate_scales": {key: 0.5}}), tensors)
+        with pytest.raises(ValueError, match=rf"scales the learning rate of {key!r}, which is no parameter"):
+            bp.load(path, backend=backend)
+    forge(path, json.dumps(header | {"learning_rate_scales": {"0.W": 0.5, "1.b": 1}}), tensors)
+    assert bp.load(path, backend=backend)._rates == {"0.W": 0.5}
