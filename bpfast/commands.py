@@ -118,6 +118,7 @@ def train(options: Namespace) -> int:
             backend=options.backend,
         )
         network.metadata["preparation"] = prepared.to_json()
+        files.require_room(network)
     epochs = recipe.epochs_for(len(rows))
     widths = "-".join(str(width) for width in network.program.widths)
     most = "at most " if recipe.patience else ""

@@ -45,8 +45,10 @@ FORMAT = 2
 #: The tensors that a file may hold, by their names in safetensors.
 DTYPES = {"F32": np.dtype("f4"), "F64": np.dtype("f8"), "I64": np.dtype("i8"), "BOOL": np.dtype("?")}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-#: Bytes of a header, at most: JSON becomes objects many times its size, layers most of all.
-MAX_HEADER = 2**23
+#: Bytes of a header, at most; of its JSON outside of texts, which becomes objects many times its size;
+#: tensors.
+MAX_HEADER, MAX_STRUCTURE, MAX_TENSORS = 2**26, 2**21, 2**17
+_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 #: Characters of what is said of a file, beside its name.
 _LONGEST = 400
 #: What the checksum's place holds while it is taken.
@@ -86,13 +88,28 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapp
     digests = {name: _digest(dtype_name(array), array) for name, array in tensors.items()}
     # One entry: several would come in an order of their own each time.
     metadata = {"bpfast": text.replace(UNSIGNED, checksum(text, digests), 1)}
+    _require_short(text)
     data = serialize(dict(tensors), metadata)
-    size = _header_size(data)
-    if size > MAX_HEADER:
-        raise ValueError(
-            f"{os.fspath(path)!r} would have a header of {size} bytes; {MAX_HEADER} are the most"
-        )
+    _require_header(_header_size(data))
     write_atomically(path, data)
+
+
+def require_room(network: Network) -> None:
+    """Refuse, before it is trained, a network whose header no file could have."""
+    text = json.dumps(describe(network))
+    _require_short(text)
+    _require_header(len(json.dumps(text)))
+
+
+def _require_short(text: str) -> None:
+    """Refuse JSON that is much more than the description of a network."""
+    if len(text) > MAX_STRUCTURE and len(_TEXT.sub("", text)) > MAX_STRUCTURE:
+        raise ValueError(f"its header has more than {MAX_STRUCTURE} characters outside of texts")
+
+
+def _require_header(size: int) -> None:
+    if size > MAX_HEADER:
+        raise ValueError(f"its header has {size} bytes; {MAX_HEADER} are the most")
 
 
 def _header_size(data: bytes) -> int:
@@ -202,7 +219,10 @@ class Stored:
             self._text = metadata["bpfast"].replace(signed[1], UNSIGNED, 1)
         self._digests: dict[str, tuple[str, bytes]] = {}
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for key in file.keys():  # noqa: SIM118
+        keys = file.keys()
+        if len(keys) > MAX_TENSORS:
+            raise UnfitError(f"{name!r} has {len(keys)} tensors; {MAX_TENSORS} are the most")
+        for key in keys:
             part = file.get_slice(key)
             self.tensors[key] = (part.get_dtype(), tuple(part.get_shape()))
             if self.tensors[key][0] not in DTYPES:
@@ -257,8 +277,7 @@ def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored
     try:
         with open(name, "rb") as start:
             size = _header_size(start.read(8))
-        if size > MAX_HEADER:
-            raise ValueError(f"its header has {size} bytes; {MAX_HEADER} are the most")
+        _require_header(size)
         with safe_open(name, framework="numpy") as file:
             yield Stored(name, file)
     except UnfitError as error:
@@ -321,6 +340,10 @@ class UnfitError(Exception):
 
 
 def _header(name: str, text: str) -> dict[str, Any]:
+    try:
+        _require_short(text)
+    except ValueError as error:
+        raise UnfitError(f"{name!r} can't be read: {error}") from None
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):

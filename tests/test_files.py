@@ -443,11 +443,30 @@ def test_a_header_has_a_limit(build, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=rf"its header has {size} bytes; {size - 1} are the most"):
         bp.load(path, backend=net.backend)
     before = path.read_bytes()
-    with pytest.raises(
-        ValueError, match=rf"model' would have a header of {size} bytes; {size - 1} are the most"
-    ):
+    with pytest.raises(ValueError, match=rf"its header has {size} bytes; {size - 1} are the most"):
         net.save(path)
+    monkeypatch.setattr(files, "MAX_HEADER", 99)
+    with pytest.raises(ValueError, match=r"its header has \d+ bytes; 99 are the most"):
+        files.require_room(net)
     assert path.read_bytes() == before
+
+
+def test_long_texts_and_little_else_are_kept_in_a_header(build, tmp_path, monkeypatch):
+    net, path = build(), tmp_path / "model"
+    net.metadata["preparation"] = json.dumps([{"name": f'x"{i}\\', "mean": 1.5} for i in range(90_000)])
+    files.require_room(net)
+    net.save(path)
+    assert bp.load(path, backend=net.backend).metadata == net.metadata
+    header, tensors = parts(path)
+    for more in ([[]] * 1_000_000, {str(i): 0 for i in range(1_000_000)}, [""] * 1_100_000):
+        forge(path, json.dumps(header | {"metadata": {}, "layers": more}), tensors)
+        with pytest.raises(ValueError, match=r"has more than \d+ characters outside of texts"):
+            bp.load(path, backend=net.backend)
+    monkeypatch.setattr(files, "MAX_TENSORS", 3)
+    net.metadata.clear()
+    net.save(path)
+    with pytest.raises(ValueError, match="has 4 tensors; 3 are the most"):
+        bp.load(path, backend=net.backend)
 
 
 def _nested(depth):
