@@ -130,6 +130,7 @@ class Network:
         self._describe(layers, n_inputs, resolve_loss(loss), dtype, seed, threads, backend)
         self._flat = self.program.initial(self.seed, self.dtype)
         self._start()
+        _ = self._engine  # What it does not take is refused here.
 
     def _describe(
         self,
@@ -208,7 +209,7 @@ class Network:
 
     @cached_property
     def _engine(self) -> engines.Engine:
-        """Made when it is first asked for: a network may be loaded to be looked at."""
+        """Made when it is first asked for: a network may be loaded, or copied, to be looked at."""
         return backends.make_engine(self.program, self.dtype, self.backend, self.threads)
 
     def _new_engine(self) -> None:
