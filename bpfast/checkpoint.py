@@ -459,12 +459,13 @@ def _require_same(name: str, run: Run, header: Mapping[str, Any]) -> None:
     theirs = header["training"]["arguments"]
     for key, value in run.arguments.items():
         if theirs[key] != value:
-            what = "other data" if key in ("data", "validation") else f"{key} {_short(theirs[key], value)}"
-            now = f"; this fit has {key} {_short(value, theirs[key])}" if what != "other data" else ""
-            where = " for validation" if key == "validation" else ""
+            if key in ("data", "validation"):
+                what = f"other {'' if key == 'data' else 'validation '}data, or another split of them"
+            else:
+                what = f"{key} {_short(theirs[key], value)}; this fit has {key} {_short(value, theirs[key])}"
             raise files.UnfitError(
-                f"resume: the run in {name!r} had {what}{where}{now}. To go on otherwise, load the file with "
-                f"bpfast.load and fit that network"
+                f"resume: the run in {name!r} had {what}. Another run takes another file; bpfast.load takes "
+                f"this one as a network, to go on with otherwise"
             )
 
 
@@ -492,13 +493,18 @@ def _match(callbacks: Sequence[Callback], kept: Any, file: files.Stored) -> list
         name = entry["name"]
         found = next((c for c in waiting if type(c).__name__ == name), None)
         if found is None and name != Checkpoint.__name__:
-            raise ValueError(f"its run had a callback {name}, this one has none")
+            raise files.UnfitError(
+                f"resume: the run in {file.name!r} had a callback {name}, this fit has none"
+            )
         if found is not None:
             waiting.remove(found)
             pairs.append((found, _unpack(entry["state"], file, arrays)))
     for callback in waiting:
         if not isinstance(callback, Checkpoint):
-            raise ValueError(f"its run had no callback {type(callback).__name__}, this one has")
+            raise files.UnfitError(
+                f"resume: the run in {file.name!r} had no callback {type(callback).__name__}, this fit has "
+                f"one; bpfast.load takes the file as a network, to go on with otherwise"
+            )
     return pairs
 
 

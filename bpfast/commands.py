@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import files, learning, outofcore, preparation, report, tables, training_report
 from . import gallery as _gallery
-from .callbacks import Callback, EarlyStopping
+from .callbacks import Callback, EarlyStopping, ProgressBar
 from .checkpoint import Checkpoint
 from .console import Printer, mistakes, refuse_foreign, require_writable, writing
 from .info import info as installation
@@ -75,7 +75,7 @@ class _Recorder(Callback):
         self.history = history
         if len(history):
             ended = "; it was complete" if len(history) == history.planned else ""
-            self._say("resumed", f"a run of {len(history)} epochs{ended}")
+            self._say("resumed", f"a run of {len(history)} epochs{ended}", always=True)
 
     def on_epoch_end(self, network: Network, history: History) -> None:
         self._weights = {name: array.copy() for name, array in network.parameters.items()}
@@ -98,6 +98,8 @@ def train(options: Namespace) -> int:
     require_writable([*outputs, *kept], [path for path in (options.file, options.labels) if path])
     say = Printer(options.quiet)
     source = _read(options)
+    if not isinstance(source, Table):
+        outofcore.temporary_folder(options.out)  # refused before the work
     goal, origin = _labelled(source, say)
     about = source if isinstance(source, Table) else source.about
     task, labels, classes = _task(options, about, goal, origin, say)
@@ -138,10 +140,14 @@ def train(options: Namespace) -> int:
         found, predicted = _evaluate(network, data, origin[held_out], options)
         margin, headline = _result(prepared, found, y[held_out], goal[held_out], recipe, history)
         say(margin, headline, always=True)
+    if recipe.patience is None and _overfitted(history):
+        best = min(range(len(history)), key=history["val_loss"].__getitem__) + 1
+        say("note", f"the held-out loss was lowest after epoch {best}; --patience 10 stops near it")
     if len(history):
         seconds = max(sum(history.seconds), 1e-9)
         speed = len(rows) * len(history) / seconds
-        say("speed", f"{speed:,.0f} samples per second, {len(history)} epochs in {seconds:.2f} s")
+        text = f"{speed:,.0f} samples per second, {len(history)} epochs in {seconds:.2f} s of training alone"
+        say("speed", text)
     with writing(options.out):
         network.save(options.out)
     if picture:
@@ -172,6 +178,11 @@ def train(options: Namespace) -> int:
     return INTERRUPTED if interrupted else 0
 
 
+def _overfitted(history: History) -> bool:
+    """Whether the held-out loss has risen again by a twentieth."""
+    return "val_loss" in history and len(history) > 1 and history.val_loss[-1] > 1.05 * min(history.val_loss)
+
+
 def _fit(
     network: Network,
     X: Array,
@@ -185,7 +196,7 @@ def _fit(
 ) -> tuple[History, bool]:
     """Train, or go on with what the checkpoint has; also say whether Ctrl-C ended it."""
     recorder = _Recorder(say)
-    callbacks: list[Callback] = [recorder]
+    callbacks: list[Callback] = [recorder, *([] if say.quiet else [ProgressBar()])]
     if checkpoint is not None:
         callbacks.append(Checkpoint(checkpoint))
     if recipe.patience is not None:
@@ -201,7 +212,6 @@ def _fit(
             validation=validation,
             callbacks=callbacks,
             shuffle=shuffle,
-            progress=not say.quiet,
             resume=checkpoint,
         )
     except KeyboardInterrupt:

@@ -273,7 +273,8 @@ def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored
 
     name = os.fspath(path)
     if not os.path.isfile(name):
-        raise FileNotFoundError(f"there is no {what} file {name!r}")
+        folder = " (it is a folder)" if os.path.isdir(name) else ""
+        raise FileNotFoundError(f"there is no {what} file {name!r}{folder}")
     try:
         with open(name, "rb") as start:
             size = _header_size(start.read(8))
@@ -305,7 +306,8 @@ def load(
     """Read a network from a file that `Network.save` or a `Checkpoint` wrote.
 
     From a checkpoint the optimizer's state comes too: `fit` goes on with it, from a whole epoch on to the
-    same bits. (`fit` with ``resume`` also goes on within an epoch, with history and callbacks.)
+    same bits. (`fit` with ``resume`` also goes on within an epoch, with history and callbacks.) The network
+    of a model that `bpfast train` wrote takes prepared rows; raw ones go through `bpfast predict`.
 
     Parameters
     ----------

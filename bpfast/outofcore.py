@@ -290,4 +290,7 @@ def _mapped(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, int]) -> Ar
 
 def temporary_folder(out: str) -> str:
     """Where prepared rows go: ``$TMPDIR`` if it is set, else beside the model, on a disk, not in memory."""
-    return os.environ.get("TMPDIR") or os.path.dirname(os.path.abspath(out))
+    folder = os.environ.get("TMPDIR") or os.path.dirname(os.path.abspath(out))
+    if not os.path.isdir(folder):
+        raise UserError(f"TMPDIR is {folder!r}, which is no directory; prepared rows are to go there")
+    return folder

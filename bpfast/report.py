@@ -225,7 +225,11 @@ def _training(history: History | None, subject: Subject) -> Html:
         content.append(facts(subject.options))
     if subject.command:
         content += [
-            paragraph("To train it again to the same bits, with the same data and version:"),
+            paragraph(
+                "To train it again to the same bits, with the same data and version:"
+                if history is not None and len(history) == history.planned
+                else "It was trained by:"
+            ),
             Html(f"<pre><code>{pages.plain(subject.command)}</code></pre>\n"),
         ]
     if history is not None and len(history):

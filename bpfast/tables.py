@@ -252,7 +252,7 @@ def parsing(path: str) -> Iterator[Any]:
     except pandas.errors.EmptyDataError:
         raise UserError(f"{path!r} is empty: a header and rows are wanted") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path!r} is neither a CSV file in UTF-8, nor an NPZ or idx file") from None
+        raise UserError(f"{path!r} is neither a CSV file in UTF-8, nor an NPY, NPZ or idx file") from None
     except (pandas.errors.ParserError, ValueError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path!r} can't be read as CSV: {_one_line(error)}") from None
 

@@ -36,6 +36,9 @@ from bpfast._update cimport run_update
 cdef double WORTH_WAKING = 1e7
 # Multiply-adds that take a few microseconds.
 cdef double SMALL_WORK = 1e5
+# What a pass of prediction counts in choosing a team: a thread that has slept comes after tens of microseconds,
+# and after milliseconds where another process has the cores, so that it is to get some 10 million of them.
+cdef double SINGLE_PASS = 0.05
 # The same where more than so many calls are at work: each that gives the interpreter up then wakes a
 # thread that has slept, which takes several times as long.
 cdef int CROWD = 4
@@ -213,7 +216,7 @@ cdef class Core(Memory):
         cdef Features x = self.features(X, rows)
         cdef View z = View(Z, rows * self.run.widths[self.run.output], self.item_size, True)
         self.need_output_tapes(min(rows, <Py_ssize_t>ROW_BLOCK))
-        self.start(self.work_of(x, rows), 1)
+        self.start(self.work_of(x, rows), SINGLE_PASS)
         self.set_parameters(p.data)
         self.run.n = rows
         self.run.X, self.run.sparse = x.X.data, x.sparse
@@ -266,7 +269,7 @@ cdef class Core(Memory):
             self.link_name = link
         f = self.link
         self.need_output_tapes(min(rows, <Py_ssize_t>ROW_BLOCK))
-        self.start(rows, 1)
+        self.start(rows, SINGLE_PASS)
         self.set_parameters(self.bound_view.data)
         self.run.X, self.run.n = X, rows
         if work < (SMALL_WORK if self.calls <= CROWD else SMALL_WORK_IN_CROWD):

@@ -275,7 +275,7 @@ def test_callbacks_of_ones_own_have_a_state(make, data, tmp_path):
     make().fit(X, y, epochs=5, callbacks=[second], resume=tmp_path / "run")
     assert (second.seen, second.worst) == (whole_run.seen, whole_run.worst)
     assert second.at.tolist() == whole_run.at.tolist()
-    with pytest.raises(ValueError, match=r"its run had a callback Sum, this one has none"):
+    with pytest.raises(ValueError, match=r"had a callback Sum, this fit has none"):
         make().fit(X, y, epochs=5, resume=tmp_path / "run")
 
 
@@ -316,10 +316,10 @@ def test_another_run_is_refused(make, data, tmp_path, backend):
         "penalty None; this fit has penalty l2": {"penalty": bp.L2(0.1)},
         "shuffle True; this fit has shuffle False": {"shuffle": False},
         "weight_noise 0.0; this fit has weight_noise 0.5": {"weight_noise": 0.5},
-        "had other data.": {"X": X * 2},
-        "had other data. ": {"y": (y + 1) % 3},
-        "had other data for validation": {"validation": (X, y)},
-        "its run had no callback EarlyStopping": {"callbacks": [bp.EarlyStopping("loss")]},
+        "had other data,": {"X": X * 2},
+        "had other data, ": {"y": (y + 1) % 3},
+        "had other validation data": {"validation": (X, y)},
+        "had no callback EarlyStopping, this fit has one": {"callbacks": [bp.EarlyStopping("loss")]},
         "layers [0] = dense(units=7), this one has [0] = dense(units=9)": {
             "net": bp.Network([bp.Dense(9, "relu"), *make().layers[1:]], n_inputs=5, loss="cross_entropy")
         },

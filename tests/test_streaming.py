@@ -719,3 +719,14 @@ def test_a_report_of_rows_from_temporary_files(capsys: pytest.CaptureFixture[str
     for page in pages:
         assert "77 held out" in page
     assert sorted(os.listdir()) == ["houses.csv", "model.safetensors", "report0.html", "report256.html"]
+
+
+def test_a_temporary_folder_that_is_not_there_is_refused_before_the_work(tmp_path, monkeypatch, capsys, rng):
+    np.save(tmp_path / "X.npy", rng.normal(size=(50, 3)))
+    np.save(tmp_path / "y.npy", np.arange(50) % 2)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    command = ["train", str(tmp_path / "X.npy"), "--labels", str(tmp_path / "y.npy"), "--memory", "0.0001"]
+    assert main([*command, "--no-plot", "--out", str(tmp_path / "m")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"bpfast: error: TMPDIR is '.*nowhere', which is no directory; .*\n", err)

@@ -151,8 +151,9 @@ def _input(graph: Any, names: list[str], nodes: list[Any]) -> Any:
     """The input as a value."""
     if len(names) != 1:
         raise ValueError(
-            f"the prediction depends on {len(names)} inputs ({', '.join(names[:5])}); one is wanted "
-            f"(a model of `bpfast train` is to be exported with preparation=False)"
+            f"the prediction depends on {len(names)} inputs ({', '.join(names[:5])}"
+            f"{', …' if len(names) > 5 else ''}); one is wanted (a model of `bpfast train` is to be exported "
+            f"with preparation=False, or --network-alone)"
         )
     kind = next(i.type for i in graph.input if i.name == names[0]).tensor_type
     if kind.elem_type not in FLOATS:

@@ -185,7 +185,7 @@ READERS: dict[type, Callable[[Stack, Any], None]] = {
 def leaves_of(module: Any, where: str = "module") -> Iterator[tuple[str, Any]]:
     """The modules of nested Sequentials in order, each with its place."""
     if not isinstance(module, nn.Module):
-        raise TypeError(f"{where} must be a torch.nn.Module; got {module!r}")
+        raise TypeError(f"{where} must be a torch.nn.Module; got {type(module).__name__}")
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"{where} ({type(module).__name__}) has hooks, which bpfast would not run")
     if type(module) is nn.Sequential:

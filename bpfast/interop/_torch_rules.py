@@ -128,5 +128,10 @@ def read_optimizer(optimizer: Any, trained: list[Any]) -> Optimizer | LBFGS:
     # Adagrad has a state before its first step; that of SGD has no number of steps.
     if any(float(s.get("step", s.get("momentum_buffer") is not None)) > 0 for s in optimizer.state.values()):
         raise ValueError(f"optimizer {name} has made steps, and its state is not taken; pass a new one")
+    if float(group.get("weight_decay", 0)) != 0:
+        raise ValueError(
+            f"optimizer {name} has weight_decay {group['weight_decay']}, which shrinks biases too, as bpfast "
+            f"does not; pass weight_decay=0 with penalty=bpfast.L2(...), or optimizer=bpfast.AdamW(...)"
+        )
     _require_same(f"optimizer {name}", group, {"maximize": False, **row.wanted})
     return row.make({key: float(v) if isinstance(v, torch.Tensor) else v for key, v in group.items()})

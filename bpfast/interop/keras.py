@@ -16,7 +16,12 @@ import numpy as np
 
 try:
     import keras
-except ImportError:
+except ModuleNotFoundError as error:
+    if error.name != "keras":
+        raise ImportError(
+            f"Keras has no backend to run on ({error}); install one, and name it in KERAS_BACKEND "
+            f"(torch, tensorflow or jax)"
+        ) from error
     raise ImportError("bpfast.interop.keras needs Keras 3: pip install keras") from None
 
 from .. import activations as functions
