@@ -120,10 +120,19 @@ class EarlyStopping(Callback):
             history.restored = self.best_epoch
 
     def state(self) -> dict[str, Any]:
-        kept = {"best": self.best, "best_epoch": self.best_epoch}
+        kept = {"best": self.best, "best_epoch": self.best_epoch, **self._settings()}
         return kept if self._weights is None else {**kept, "weights": self._weights}
 
+    def _settings(self) -> dict[str, Any]:
+        """What has decided the state."""
+        return {"monitor": self.monitor, "min_delta": self.min_delta, "restore_best": self.restore_best}
+
     def restore(self, state: Mapping[str, Any]) -> None:
+        for name, value in self._settings().items():
+            if state[name] != value:
+                raise ValueError(
+                    f"the run's EarlyStopping had {name} {state[name]!r}; this one has {value!r}"
+                )
         best_epoch = integer("EarlyStopping", "best_epoch", state["best_epoch"], at_least=-1)
         weights = state.get("weights")
         if (

@@ -16,13 +16,12 @@ A checkpoint is a model file (`bpfast.files`), so that `bpfast.load` reads it, w
 from __future__ import annotations
 
 import glob
-import hashlib
 import math
 import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +33,6 @@ from .engines import OptimizerState
 from .epochs import Progress
 from .optimizers import Optimizer, optimizers
 from .schedules import Clock
-from .sparse import Features, dense, take
 from .specs import flag, integer
 
 if TYPE_CHECKING:
@@ -42,9 +40,6 @@ if TYPE_CHECKING:
     from .training import History
 
 Array = NDArray[Any]
-
-#: Elements of X that a fingerprint looks at, at most, and rows.
-_SAMPLE, _SAMPLE_ROWS = 2**22, 1024
 
 
 @dataclass
@@ -161,14 +156,20 @@ class Checkpoint(Callback):
         self._run = self._best = None
 
     def state(self) -> dict[str, Any]:
-        return {"best_value": self.best_value, "best_epoch": self.best_epoch}
+        return {
+            "file": os.path.basename(self.path),
+            "monitor": self.monitor,
+            "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         best_epoch = integer("Checkpoint", "best_epoch", state["best_epoch"], at_least=-1)
-        self.best_value, self.best_epoch = float(state["best_value"]), best_epoch
+        if state["monitor"] == self.monitor:
+            self.best_value, self.best_epoch = float(state["best_value"]), best_epoch
 
-    def after_epoch(self, last: bool) -> None:
-        """An epoch has ended, perhaps the last one."""
+    def look(self) -> None:
+        """An epoch has ended; perhaps it is the best."""
         assert self._run is not None
         network, history = self._run.network, self._run.history
         if self.best:
@@ -177,18 +178,28 @@ class Checkpoint(Callback):
             if math.isnan(self.best_value) or direction(monitor) * (self.best_value - value) > 0:
                 self.best_value, self.best_epoch = value, len(history) - 1
                 self._best = (files.describe(network), network._flat.copy())
-        if last or len(history) % self.every == 0:
+
+    def after_epoch(self, last: bool) -> None:
+        """Every callback has seen the end of an epoch, perhaps of the last one."""
+        assert self._run is not None
+        if last or len(self._run.history) % self.every == 0:
             self.write()
+
+    def _write_best(self) -> None:
+        """The best network's file, as the state tells of it."""
+        if self._best is not None:
+            assert self._run is not None
+            header, flat = self._best
+            views = self._run.network.program.views
+            files.write(self.place("best"), header, views(flat) | views(flat, trained=False))
+            self._best = None
 
     def write(self, progress: Progress | None = None) -> None:
         """Write a checkpoint, within an epoch if its progress is given; the ones before move on."""
         assert self._run is not None
-        network = self._run.network
-        if self._best is not None:
-            header, flat = self._best
-            tensors = network.program.views(flat) | network.program.views(flat, trained=False)
-            files.write(self.place("best"), header, tensors)
-            self._best = None
+        for callback in self._run.callbacks:
+            if isinstance(callback, Checkpoint):
+                callback._write_best()
         header, tensors = _record(self._run, progress)
         for age in range(self.keep - 1, 0, -1):
             if os.path.isfile(self.place(age - 1)):
@@ -222,11 +233,7 @@ def _record(run: Run, progress: Progress | None) -> tuple[dict[str, Any], dict[s
         arrays |= {"epoch/losses": progress.losses, "epoch/counts": progress.counts}
         good = views(run.good) | views(run.good, trained=False)
         arrays |= {f"good/{key}": view for key, view in good.items()}
-    kept = [
-        {"name": type(callback).__name__, "state": _pack(callback.state(), arrays, f"callbacks.{index}")}
-        for index, callback in enumerate(run.callbacks)
-        if callback.state()
-    ]
+    kept = pack_states(run.callbacks, arrays)
     done = 0 if progress is None else progress.done
     training = {
         "arguments": run.arguments,
@@ -245,29 +252,44 @@ def _record(run: Run, progress: Progress | None) -> tuple[dict[str, Any], dict[s
     return header | {"training": training}, {**network.parameters, **network.statistics, **arrays}
 
 
+def pack_states(callbacks: Sequence[Callback], arrays: dict[str, Array]) -> list[dict[str, Any]]:
+    """The states of those callbacks that have one, as JSON and arrays beside it."""
+    kept = []
+    for index, callback in enumerate(callbacks):
+        name, state = type(callback).__name__, callback.state()
+        if state:
+            try:
+                kept.append({"name": name, "state": _pack(state, arrays, f"callbacks.{index}")})
+            except TypeError as error:
+                raise TypeError(f"Checkpoint can't keep the state of {name}: {error}") from None
+    return kept
+
+
 def _pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
     """A state as JSON; arrays go beside it."""
     if isinstance(value, np.ndarray):
-        arrays[name] = np.ascontiguousarray(value)
-        files.dtype_name(arrays[name])
+        files.dtype_name(value)
+        arrays[name] = np.array(value, order="C")
         return {"$array": name}
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
-        return {str(key): _pack(item, arrays, f"{name}.{key}") for key, item in value.items()}
+        if any(not isinstance(key, str) or key.startswith("$") for key in value):
+            raise TypeError(f"the keys of a state must be texts that begin with no $; got {list(value)!r}")
+        return {key: _pack(item, arrays, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_pack(item, arrays, f"{name}.{index}") for index, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"a callback's state must be numbers, texts, arrays and lists of them; got {value!r}")
+    raise TypeError(f"numbers, texts, arrays, lists and dicts of them are wanted; got {type(value).__name__}")
 
 
-def _unpack(value: Any, file: files.Stored, arrays: set[str]) -> Any:
+def unpack(value: Any, file: files.Stored, arrays: set[str]) -> Any:
     """A state from JSON; `arrays` are those that it may have, each of them once."""
     if isinstance(value, list):
-        return [_unpack(item, file, arrays) for item in value]
+        return [unpack(item, file, arrays) for item in value]
     if not isinstance(value, dict):
         return value
     if set(value) == {"$array"}:
@@ -275,20 +297,15 @@ def _unpack(value: Any, file: files.Stored, arrays: set[str]) -> Any:
         return file.read(value["$array"])
     if set(value) == {"$float"}:
         return float(value["$float"])
-    return {key: _unpack(item, file, arrays) for key, item in value.items()}
+    return {key: unpack(item, file, arrays) for key, item in value.items()}
 
 
-def _require_like(file: files.Stored, key: str, like: Array) -> None:
+def require_like(file: files.Stored, key: str, like: Array) -> None:
     """Refuse a file whose tensor has not this array's dtype and shape."""
     if file.tensors.get(key) != (files.dtype_name(like), like.shape):
         raise files.UnfitError(
             f"{file.name!r} is damaged: {key} is not {like.dtype} of the shape {like.shape}"
         )
-
-
-def _read_as(file: files.Stored, key: str, like: Array) -> Array:
-    _require_like(file, key, like)
-    return file.read(key)
 
 
 def optimizer_state(network: Network, file: files.Stored) -> OptimizerState | None:
@@ -299,12 +316,12 @@ def optimizer_state(network: Network, file: files.Stored) -> OptimizerState | No
     try:
         optimizer = optimizers.from_config(training["optimizer"])
         steps = integer("its header", "optimizer_steps", training["optimizer_steps"], at_least=0)
-        clock = _clock(_unpack(training["clock"], file, set()))
+        clock = _clock(unpack(training["clock"], file, set()))
     except files.UNREADABLE as error:
         raise files.UnfitError(f"{file.name!r} can't be read: {error}") from None
     for name in optimizer.state:  # before any memory is made for it
         for key, view in network.parameters.items():
-            _require_like(file, f"optimizer.{name}/{key}", view)
+            require_like(file, f"optimizer.{name}/{key}", view)
     state = OptimizerState.initial(optimizer, network.program.size, network.dtype)
     state.steps, state.clock = steps, clock
     for name, values in zip(optimizer.state, state.arrays, strict=True):
@@ -319,207 +336,3 @@ def _clock(values: Mapping[str, Any]) -> Clock:
     numbers = {key: float(values[key]) for key in ("scale", "best")}
     counts = {key: integer("its clock", key, values[key], at_least=0) for key in ("epoch", "waited")}
     return Clock(**counts, **numbers)  # type: ignore[arg-type]
-
-
-@dataclass
-class Saved:
-    """A run read from a checkpoint, checked against the one that is to go on with it.
-
-    Attributes
-    ----------
-    network : Network
-        That of the file.
-    state : OptimizerState
-    history : dict of str to list of float
-    callbacks : list of (Callback, state)
-    progress, good
-        Of the epoch under way, if the checkpoint was written within one.
-    ended : bool
-    """
-
-    network: Network
-    state: OptimizerState
-    history: dict[str, list[float]]
-    callbacks: list[tuple[Callback, Any]]
-    progress: Progress | None = None
-    good: Array | None = None
-    ended: bool = False
-    name: str = ""
-    before: dict[str, Any] = field(default_factory=dict)
-
-    def take(self, run: Run) -> None:
-        """The network and its history become those of the file."""
-        network = run.network
-        taken = ("seed", "_epochs", "_steps", "_rates", "metadata")
-        self.before = {name: getattr(network, name) for name in (*taken, "_state")}
-        self.before["flat"] = network._flat.copy()
-        np.copyto(network._flat, self.network._flat)
-        network.__dict__.update({name: getattr(self.network, name) for name in taken})
-        network._state = self.state
-        self.state.optimizer = run.optimizer
-        run.history.columns.update({name: list(values) for name, values in self.history.items()})
-        run.good, run.ended = self.good, self.ended
-
-    def restore(self) -> None:
-        """The callbacks go on from their states."""
-        for callback, state in self.callbacks:
-            try:
-                callback.restore(state)
-            except files.UNREADABLE as error:
-                what = f"{type(callback).__name__} does not take its state: {error}"
-                raise files.refusal(f"{self.name!r} is damaged, or {what}", self.name) from error
-
-    def give_back(self, network: Network) -> None:
-        """The network becomes what it was before `take`."""
-        np.copyto(network._flat, self.before.pop("flat"))
-        network.__dict__.update(self.before)
-
-
-def read(path: str | os.PathLike[str], run: Run, n_batches: int) -> Saved | None:
-    """Read a checkpoint that a run is to go on with; None if the run is to begin with it.
-
-    Raises
-    ------
-    ValueError
-        If the file is no checkpoint, is damaged, or is of another run.
-    """
-    savers = [c for c in run.callbacks if isinstance(c, Checkpoint)]
-    name = os.fspath(path)
-    if not os.path.exists(name) and any(os.path.realpath(c.path) == os.path.realpath(name) for c in savers):
-        return None
-    with files.stored(path, "checkpoint") as file:
-        if "training" not in file.header:
-            raise files.UnfitError(f"{name!r} is a model, but no checkpoint to resume from; load it and fit")
-        training = file.header["training"]
-        _require_same(name, run, file.header)
-        file.compare(run.network.program, run.network.dtype)
-        twin = run.network.blank(
-            run.network.layers,
-            n_inputs=run.network.n_inputs,
-            loss=run.network.loss_spec,
-            dtype=run.network.dtype,
-            seed=0,
-            threads=1,
-            backend="reference",
-        )
-        files.adopt(twin, file.header)
-        complaint = files.fill(twin, file)
-        state = optimizer_state(twin, file)
-        assert state is not None
-        recorded = training["history"]
-        if sorted(recorded) != sorted(run.history.columns):
-            raise ValueError(
-                f"its run records {', '.join(recorded)}, this one {', '.join(run.history.columns)}"
-            )
-        history = {column: _column(file, column) for column in recorded}
-        saved = Saved(
-            twin,
-            state,
-            {column: values.tolist() for column, values in history.items()},
-            _match(run.callbacks, training["callbacks"], file),
-            ended=flag("its header", "ended", training["ended"]),
-            name=name,
-        )
-        done = integer("its header", "batch", training["batch"], at_least=0)
-        if done:
-            batches = file.tensors.get("epoch/losses", ("", ()))[1]
-            if batches != (n_batches,) or not done < n_batches:
-                raise ValueError(f"its epoch has batches of shape {batches}, this run {n_batches}")
-            like = Progress.begin(n_batches)
-            losses = _read_as(file, "epoch/losses", like.losses)
-            saved.progress = Progress(losses, _read_as(file, "epoch/counts", like.counts), done)
-            saved.good = twin._flat.copy()
-            views = twin.program.views(saved.good) | twin.program.views(saved.good, trained=False)
-            for key, view in views.items():
-                view[...] = _read_as(file, f"good/{key}", view)
-        if {len(values) for values in saved.history.values()} != {training["epochs"]}:
-            raise ValueError(f"its history is not of {training['epochs']} epochs")
-        file.verify()
-        if complaint is not None:
-            raise files.UnfitError(complaint)
-    return saved
-
-
-def _column(file: files.Stored, column: str) -> Array:
-    values = file.read(f"history/{column}")
-    if values.ndim != 1 or values.dtype != np.float64:
-        raise ValueError(f"its history of {column} is {values.dtype} of shape {values.shape}")
-    return values
-
-
-def _require_same(name: str, run: Run, header: Mapping[str, Any]) -> None:
-    """Refuse a file of another network, or of a run with other arguments."""
-    ours = files.describe(run.network)
-    for key in ("layers", "n_inputs", "loss", "dtype"):
-        if header[key] != ours[key]:
-            raise files.UnfitError(
-                f"resume: {name!r} is of a network with {key} {_short(header[key], ours[key])}, this one has "
-                f"{_short(ours[key], header[key])}"
-            )
-    theirs = header["training"]["arguments"]
-    for key, value in run.arguments.items():
-        if theirs[key] != value:
-            if key in ("data", "validation"):
-                what = f"other {'' if key == 'data' else 'validation '}data, or another split of them"
-            else:
-                what = f"{key} {_short(theirs[key], value)}; this fit has {key} {_short(value, theirs[key])}"
-            raise files.UnfitError(
-                f"resume: the run in {name!r} had {what}. Another run takes another file; bpfast.load takes "
-                f"this one as a network, to go on with otherwise"
-            )
-
-
-def _short(value: Any, other: Any) -> str:
-    """A configuration for a message: of long lists the first part that differs."""
-    if isinstance(value, list) and isinstance(other, list):
-        for index, (one, two) in enumerate(zip(value, other, strict=False)):
-            if one != two:
-                return f"[{index}] = {_short(one, two)}"
-        return f"of {len(value)} elements"
-    if isinstance(value, dict) and isinstance(other, dict) and value.get("name") == other.get("name"):
-        differ = [f"{key}={_short(v, other.get(key))}" for key, v in value.items() if v != other.get(key)]
-        return f"{value.get('name', '')}({', '.join(differ)})"
-    if isinstance(value, dict):
-        return str(value.get("name", value))[:80]
-    return repr(value)[:80]
-
-
-def _match(callbacks: Sequence[Callback], kept: Any, file: files.Stored) -> list[tuple[Callback, Any]]:
-    """Each callback that has a state with that of the file's callback of its class, in order."""
-    waiting = [callback for callback in callbacks if callback.state()]
-    pairs = []
-    arrays = {key for key in file.tensors if key.startswith("callbacks.")}
-    for entry in kept:
-        name = entry["name"]
-        found = next((c for c in waiting if type(c).__name__ == name), None)
-        if found is None and name != Checkpoint.__name__:
-            raise files.UnfitError(
-                f"resume: the run in {file.name!r} had a callback {name}, this fit has none"
-            )
-        if found is not None:
-            waiting.remove(found)
-            pairs.append((found, _unpack(entry["state"], file, arrays)))
-    for callback in waiting:
-        if not isinstance(callback, Checkpoint):
-            raise files.UnfitError(
-                f"resume: the run in {file.name!r} had no callback {type(callback).__name__}, this fit has "
-                f"one; bpfast.load takes the file as a network, to go on with otherwise"
-            )
-    return pairs
-
-
-def fingerprint(X: Features, Y: Array, weights: Array | None) -> str:
-    """Something of the data by which other data are told: SHA-256 of shapes, y, weights and rows of X.
-
-    These are the first and last row and others evenly between, 1,024 in all or fewer of long rows.
-    """
-    columns = X.shape[1]
-    total = hashlib.sha256(f"{len(X)} {columns} {Y.shape}".encode())
-    for array in (Y, weights):
-        if array is not None:
-            total.update(np.ascontiguousarray(array).data)
-    count = max(1, min(len(X), _SAMPLE_ROWS, _SAMPLE // columns))
-    rows = np.unique(np.linspace(0, len(X) - 1, count).astype(np.int64))
-    # A zero has no sign: sparse rows have lost it.
-    total.update(np.ascontiguousarray(dense(take(X, rows)) + 0).data)
-    return total.hexdigest()

@@ -76,8 +76,12 @@ class _Recorder(Callback):
         if len(history):
             ended = "; it was complete" if len(history) == history.planned else ""
             self._say("resumed", f"a run of {len(history)} epochs{ended}", always=True)
+            self._keep(network)
 
     def on_epoch_end(self, network: Network, history: History) -> None:
+        self._keep(network)
+
+    def _keep(self, network: Network) -> None:
         self._weights = {name: array.copy() for name, array in network.parameters.items()}
 
     def on_fit_end(self, network: Network, history: History) -> None:
@@ -218,6 +222,8 @@ def _fit(
         return recorder.history, True
     except FloatingPointError as error:
         raise UserError(f"{error}; no file was written") from None
+    except OSError as error:
+        raise UserError(f"{checkpoint!r} can't be written: {error.strerror or error}") from None
     except ValueError as error:  # such as a number too large for float32, or a checkpoint of another run
         raise UserError(str(error)) from None
     return recorder.history, False

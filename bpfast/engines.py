@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import reference
 from .losses import Loss
+from .mapped import mapped_rows
 from .memory import aligned
 from .optimizers import Optimizer
 from .penalties import Penalty
@@ -349,6 +350,14 @@ class ReferenceEngine:
         plan: Plan,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return train_in_python(self, parameters, state, X, Y, weights, plan)
+
+
+def outputs(engine: Engine, parameters: Array, X: Features) -> Array:
+    """The raw outputs in prediction; of a large array in a file in blocks that are let go."""
+    mapped = mapped_rows(X)
+    if mapped is None:
+        return engine.outputs(parameters, X)
+    return np.concatenate([engine.outputs(parameters, block) for block in mapped.blocks()])
 
 
 def head_losses(

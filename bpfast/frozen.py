@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backends, checks
-from .engines import Engine
+from .engines import Engine, outputs
 from .losses import Loss, link_of
 from .memory import aligned_copy
 
@@ -168,7 +168,7 @@ class FrozenNetwork:
             engine = idle.pop()
         except IndexError:
             engine = self._new_engine()
-        Z = engine.outputs(self._flat, X)
+        Z = outputs(engine, self._flat, X)
         idle.append(engine)
         return Z
 

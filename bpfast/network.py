@@ -20,7 +20,6 @@ from . import backends, checks, engines, reference
 from .frozen import FrozenNetwork
 from .layers import Layer
 from .losses import Loss, link_of, resolve_loss
-from .mapped import mapped_rows
 from .memory import aligned, aligned_copy
 from .optimizers import LBFGS, Optimizer, optimizers, resolve_optimizer
 from .penalties import Penalty, penalties
@@ -282,11 +281,8 @@ class Network:
 
     def _outputs(self, X: Features) -> Array:
         """The raw outputs in prediction; of a large array in a file in blocks that are let go."""
-        mapped = mapped_rows(X)
         with self._lock:
-            if mapped is None:
-                return self._engine.outputs(self._flat, X)
-            return np.concatenate([self._engine.outputs(self._flat, block) for block in mapped.blocks()])
+            return engines.outputs(self._engine, self._flat, X)
 
     def predict_ready(self, X: Any) -> Array | None:
         """`predict` where X needs no preparation, else None.
@@ -455,11 +451,12 @@ class Network:
             drawn anew by counter for each: W + σ N, N of mean 0, deviation 1 and a nearly normal
             shape. The update is made to W itself (Murray & Edwards 1994).
         resume : path, optional
-            Go on with the run of a `Checkpoint` file, to the same bits as if it had never stopped: weights,
-            statistics, seed, optimizer, schedule, callbacks, epoch and batch are those of the file, and
-            `epochs` counts from the run's beginning. Data and arguments must be those of the run. A file
-            that is not there is an error, except that of a `Checkpoint` among the callbacks: then this is
-            the run's beginning, and the same script may be started again and again.
+            Go on with the run of a `Checkpoint` file, to the same bits as if it had never stopped. Weights,
+            statistics, seed, optimizer, schedule, the layers' learning rates, callbacks, epoch and batch are
+            those of the file, and `epochs` counts from the run's beginning. Data, arguments and backend
+            must be those of the run, and so must a custom loss, which can't be compared. A file that is not
+            there is an error, except that of a `Checkpoint` among the callbacks: then this is the run's
+            beginning, and the same script may be started again and again.
 
         Returns
         -------

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from . import _border, checks
 from .callbacks import Callback, ProgressBar
-from .checkpoint import Checkpoint, Run, Saved, fingerprint
-from .checkpoint import read as read_checkpoint
+from .checkpoint import Checkpoint, Run, pack_states
 from .engines import Plan
 from .epochs import Progress, asked, block_order, run_epoch
 from .losses import CustomLoss
@@ -24,6 +23,8 @@ from .native import NativeEngine
 from .optimizers import LBFGS, Optimizer
 from .penalties import Penalty
 from .profiling import Profile, from_timers
+from .resuming import Saved, fingerprint
+from .resuming import read as read_checkpoint
 from .sparse import Features, thin
 from .specs import flag, integer
 
@@ -125,14 +126,15 @@ def fit(
             "penalty": None if penalty is None else penalty.config(),
             "shuffle": shuffle,
             "weight_noise": weight_noise,
+            "backend": network.backend,
             "data": fingerprint(X, Y, weights),
             "validation": None if held_out is None else fingerprint(*held_out),
         }
     if resume is not None:
         saved = read_checkpoint(resume, run, n_batches)
+    _begin(run, savers, saved)
     network._taped, network._backed = 0, False
     X = thinned(network, X, rows, epochs)
-    _begin(run, savers, saved)
     state = network._optimizer_state(optimizer)
     epoch_progress = None if saved is None else saved.progress
     # Before the epoch under way; kept while there is none, for the checkpoints.
@@ -185,6 +187,8 @@ def fit(
             state.clock.tick(optimizer.schedule, figures.get("val_loss", figures["loss"]))
             run.ended = asked(callback.on_epoch_end(network, history) for callback in callbacks) or ended
             for saver in savers:
+                saver.look()
+            for saver in savers:
                 saver.after_epoch(run.ended or len(history) >= epochs)
     finally:
         end_callbacks(callbacks, network, history)
@@ -212,6 +216,8 @@ def _begin(run: Run, savers: Sequence[Checkpoint], saved: Saved | None) -> None:
             callback.on_fit_begin(run.network, run.history)
         if saved is not None:
             saved.restore()
+        if savers:
+            pack_states(run.callbacks, {})  # refused now rather than after an epoch
     except BaseException:
         if saved is not None:
             saved.give_back(run.network)

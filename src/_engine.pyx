@@ -36,8 +36,10 @@ from bpfast._update cimport run_update
 cdef double WORTH_WAKING = 1e7
 # Multiply-adds that take a few microseconds.
 cdef double SMALL_WORK = 1e5
-# What a pass of prediction counts in choosing a team: a thread that has slept comes after tens of microseconds,
-# and after milliseconds where another process has the cores, so that it is to get some 10 million of them.
+# Bytes of X from which on a prediction asks whether it is mapped from a file: `mapped.RESIDENT`.
+cdef Py_ssize_t LARGE = 1 << 27
+# What a pass of prediction counts in choosing a team. A thread that has slept comes after tens of
+# microseconds, and after milliseconds where another process has the cores: it is to get 10 million.
 cdef double SINGLE_PASS = 0.05
 # The same where more than so many calls are at work: each that gives the interpreter up then wakes a
 # thread that has slept, which takes several times as long.
@@ -229,8 +231,9 @@ cdef class Core(Memory):
     def predict(self, parameters, X, str link):
         """The prediction (rows, O) for X, or None unless X is exactly what the network takes.
 
-        That is a finite C-contiguous matrix of its dtype and width, with at least one row; what
-        else it may be is for the checks to find out. Nothing but the result is allocated.
+        That is a finite C-contiguous matrix of its dtype and width, with at least one row, and not a
+        large one, which may lie in a file; what else it may be is for the checks to find out.
+        Nothing but the result is allocated.
         """
         cdef Py_buffer x
         cdef Py_ssize_t rows
@@ -244,7 +247,7 @@ cdef class Core(Memory):
         try:
             if (x.ndim != 2 or x.itemsize != self.item_size or x.format[1] != 0
                     or x.format[0] != (c"d" if self.item_size == 8 else c"f")
-                    or x.shape[0] < 1 or x.shape[1] != self.run.widths[0]
+                    or x.shape[0] < 1 or x.shape[1] != self.run.widths[0] or x.len > LARGE
                     or <uintptr_t>x.buf % self.item_size):
                 return None
             rows = x.shape[0]

@@ -29,7 +29,8 @@ def data(rng):
 def make(backend):
     def make(**options):
         layers = [bp.Dense(7, "relu"), bp.BatchNorm(), bp.Dropout(0.3), bp.Dense(3)]
-        return bp.Network(layers, n_inputs=5, loss="cross_entropy", backend=backend, **{"seed": 3, **options})
+        options = {"seed": 3, "backend": backend, **options}
+        return bp.Network(layers, n_inputs=5, loss="cross_entropy", **options)
 
     return make
 
@@ -294,6 +295,87 @@ def test_the_record_of_gradients_goes_on(make, data, tmp_path):
     assert [str(one) for one in flow.flows] == [str(one) for one in expected.flows]
 
 
+@pytest.mark.parametrize("stop", [2, 3, 5, 6])
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_several_checkpoints_keep_the_best_alike(tmp_path, monkeypatch, rng, stop, which):
+    """Each is written with the best files that it tells of, and finds its own state again."""
+    X, Y = rng.normal(size=(60, 4)), rng.normal(size=(60, 1))
+    validation = (X[:30], -Y[:30])
+
+    def run(folder, stop=None, resume=None):
+        folder.mkdir(exist_ok=True)
+        a = bp.Checkpoint(folder / "a", best=True, monitor="loss")
+        b = bp.Checkpoint(folder / "b", 1 if which == "b" else 5, best=True)
+        write = a.write
+
+        def killed(*progress):
+            write(*progress)
+            if len(a._run.history) == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(a, "write", killed)
+        net = bp.Network([bp.Dense(8, "tanh"), bp.Dense(1)], n_inputs=4, loss="squared_error")
+        options = {"optimizer": bp.Adam(0.5), "validation": validation, "resume": resume}
+        try:
+            net.fit(X, Y, epochs=10, callbacks=[a, b], **options)
+        except KeyboardInterrupt:
+            return None
+        return a, b
+
+    expected = run(tmp_path / "whole")
+    assert run(tmp_path / "part", stop) is None
+    given = tmp_path / "part" / which
+    if not given.exists():
+        given = tmp_path / "part" / "a"
+    got = run(tmp_path / "part", resume=given)
+    for one, other in zip(expected, got, strict=True):
+        assert (one.best_value, one.best_epoch) == (other.best_value, other.best_epoch)
+    for name in ("a.best", "b.best", "a", "b"):
+        ours, theirs = (bp.load(tmp_path / folder / name) for folder in ("whole", "part"))
+        assert (ours._flat == theirs._flat).all()
+        assert ours.epochs == theirs.epochs
+
+
+def test_a_checkpoint_finds_its_own_state_among_others(make, data, tmp_path):
+    X, y = data
+    savers = [bp.Checkpoint(tmp_path / name, best=True, monitor=name) for name in ("val_loss", "loss")]
+    make().fit(X, y, epochs=2, validation=(X[:20], y[:20]), callbacks=savers)
+    alone = bp.Checkpoint(tmp_path / "loss", best=True, monitor="loss")
+    net = make()
+    net.fit(X, y, epochs=2, validation=(X[:20], y[:20]), callbacks=alone, resume=tmp_path / "loss")
+    assert (alone.best_value, alone.best_epoch) == (savers[1].best_value, savers[1].best_epoch)
+
+
+def test_states_that_can_not_be_kept_are_refused_at_once(make, data, tmp_path):
+    X, y = data
+
+    class Odd(bp.Callback):
+        def __init__(self, state):
+            self.kept = state
+
+        def state(self):
+            return self.kept
+
+    for state in ({"a": object()}, {"a": np.zeros(2, "i4")}, {"$array": "0.W"}, {3: 1}):
+        net = make()
+        before = net._flat.tobytes()
+        with pytest.raises(TypeError, match="Checkpoint can't keep the state of Odd"):
+            net.fit(X, y, callbacks=[Odd(state), bp.Checkpoint(tmp_path / "run")])
+        assert net._flat.tobytes() == before
+    assert os.listdir(tmp_path) == []
+    make().fit(X, y, epochs=1, callbacks=[Odd({"a": np.array(2.5)}), bp.Checkpoint(tmp_path / "run")])
+
+    class Back(Odd):
+        def restore(self, state):
+            self.back = state
+
+    Back.__name__ = "Odd"
+    back = Back({"a": 1})
+    make().fit(X, y, epochs=2, callbacks=[back], resume=tmp_path / "run")
+    assert back.back["a"].shape == ()
+    assert back.back["a"] == 2.5
+
+
 def resumed(make, data, path, **changes):
     X, y = data
     net = changes.pop("net", None) or make()
@@ -319,6 +401,9 @@ def test_another_run_is_refused(make, data, tmp_path, backend):
         "had other data,": {"X": X * 2},
         "had other data, ": {"y": (y + 1) % 3},
         "had other validation data": {"validation": (X, y)},
+        "backend": {
+            "net": make(backend="reference" if make().backend == "native" else "native"),
+        },
         "had no callback EarlyStopping, this fit has one": {"callbacks": [bp.EarlyStopping("loss")]},
         "layers [0] = dense(units=7), this one has [0] = dense(units=9)": {
             "net": bp.Network([bp.Dense(9, "relu"), *make().layers[1:]], n_inputs=5, loss="cross_entropy")
@@ -333,6 +418,30 @@ def test_another_run_is_refused(make, data, tmp_path, backend):
     }
     for text, changes in texts.items():
         assert text.strip() in resumed(make, data, path, **changes), text
+
+
+def test_early_stopping_by_something_else_is_refused(make, data, tmp_path):
+    X, y = data
+    path = tmp_path / "run"
+    make().fit(X, y, epochs=2, callbacks=[bp.EarlyStopping("loss"), bp.Checkpoint(path)])
+    for stopping, text in (
+        (bp.EarlyStopping("learning_rate"), "had monitor 'loss'; this one has 'learning_rate'"),
+        (bp.EarlyStopping("loss", restore_best=False), "had restore_best True; this one has False"),
+        (bp.EarlyStopping("loss", min_delta=1), "had min_delta 0.0; this one has 1.0"),
+    ):
+        assert text in resumed(make, data, path, callbacks=[stopping])
+    net = make()
+    net.fit(X, y, epochs=3, callbacks=[bp.EarlyStopping("loss", patience=3)], resume=path)
+
+
+def test_a_refused_run_keeps_the_tape(make, data, tmp_path):
+    X, y = data
+    make().fit(X, y, epochs=1, callbacks=[bp.Checkpoint(tmp_path / "run")])
+    net = make()
+    Z = net.forward(X, training=True)
+    with pytest.raises(FileNotFoundError):
+        net.fit(X, y, callbacks=[bp.Checkpoint(tmp_path / "no" / "run")])
+    net.backward(Z)
 
 
 def test_what_is_no_checkpoint_is_refused(make, data, tmp_path):

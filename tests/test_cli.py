@@ -477,3 +477,34 @@ def test_a_run_that_is_kept_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     said = error_of(capsys, *command, "--batch-size", "8", "--epochs", "6", "--checkpoint", "run")
     assert "had batch_size 32; this fit has batch_size 8" in said
     assert "is named twice" in error_of(capsys, *command, "--out", "kept", "--checkpoint", "kept")
+
+
+def test_ctrl_c_after_a_resume_keeps_whole_epochs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in the first epoch of this process, the model is that of the last whole one."""
+    write_csv("houses.csv", houses())
+    command = ["train", "houses.csv", "--target", "price", "--no-plot", "--out", "m", "--checkpoint", "run"]
+    assert main([*command, "--epochs", "2"]) == 0
+
+    def half(network: bp.Network, *rest: Any) -> None:
+        network.parameters["0.W"][...] = 7
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bpfast.training.run_epoch", half)
+    assert main([*command, "--epochs", "5"]) == 130
+    assert "interrupted; the model has its state after epoch 2" in capsys.readouterr().out
+    assert (bp.load("m")._flat == bp.load("run")._flat).all()
+
+
+def test_a_checkpoint_that_can_not_be_written_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv("houses.csv", houses())
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("bpfast.files.write_atomically", full)
+    command = ["train", "houses.csv", "--target", "price", "--no-plot", "--checkpoint", "run", "--quiet"]
+    assert "'run' can't be written: No space left on device" in error_of(capsys, *command)

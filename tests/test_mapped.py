@@ -135,8 +135,11 @@ net = bp.Network([bp.Dense(8, "relu"), bp.Dense(4)], n_inputs=X.shape[1], loss="
 net.predict(X[:1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 shuffle = {"True": True, "blocks": "blocks"}[sys.argv[2]]
-net.fit(X, y, epochs=1, batch_size=64, shuffle=shuffle, validation=(X, y))
-net.predict(X)
+saver = bp.Checkpoint(sys.argv[1] + ".run")
+net.fit(X, y, epochs=1, batch_size=64, shuffle=shuffle, validation=(X, y), callbacks=[saver])
+for rows in (X, np.asarray(X)):
+    net.predict(rows)
+    net.freeze().predict(rows)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
