@@ -9,7 +9,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,8 @@ _DERIVED = frozenset(
         "parameters",
         "statistics",
         "_gradient_memory",
-        "_engine",
+        "_made",
+        "_ready",
         "_link_name",
         "_lock",
         "_fitting",
@@ -206,15 +206,23 @@ class Network:
         """What `backward` has filled: ∂L/∂parameter by the names of `parameters`."""
         return MappingProxyType(self.program.views(self._gradient))
 
-    @cached_property
+    _made: engines.Engine | None
+    _ready: Callable[[Array, Any, str], Array | None] | None
+
+    @property
     def _engine(self) -> engines.Engine:
         """Made when it is first asked for: a network may be loaded, or copied, to be looked at."""
-        return backends.make_engine(self.program, self.dtype, self.backend, self.threads)
+        with self._lock:
+            if self._made is None:
+                self._made = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
+            return self._made
 
     def _new_engine(self) -> None:
         """An engine that holds no rows of a call before."""
         with self._lock:
-            self.__dict__.pop("_engine", None)
+            self._made = None
+            # Its `predict`, near for calls of a microsecond.
+            self._ready = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
@@ -290,7 +298,10 @@ class Network:
         That is a finite C-contiguous array of at least one row, of this network's dtype and width.
         """
         with self._lock:
-            return self._engine.predict(self._flat, X, self._link_name)
+            ready = self._ready
+            if ready is None:
+                ready = self._ready = self._engine.predict
+            return ready(self._flat, X, self._link_name)
 
     def freeze(self, threads: int | None = 1) -> FrozenNetwork:
         """A predictor with a copy of the weights as they are, which many threads may call at once.

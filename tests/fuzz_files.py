@@ -33,7 +33,9 @@ GUIDED = "--guided" in sys.argv
 if GUIDED:
     import atheris
 
-    INSTRUMENTED = [f"bpfast.{name}" for name in ("files", "checkpoint", "layers", "program", "specs")]
+    INSTRUMENTED = [
+        f"bpfast.{name}" for name in ("files", "checkpoint", "resuming", "layers", "program", "specs")
+    ]
     with atheris.instrument_imports(include=INSTRUMENTED):
         import bpfast as bp
         from bpfast import files
