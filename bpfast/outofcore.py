@@ -265,6 +265,8 @@ def prepare(
         with tempfile.TemporaryFile(dir=folder) as train, tempfile.TemporaryFile(dir=folder) as rest:
             for table in stream.chunks(width, moved):
                 table = chosen.labelled(table)
+                if not len(table):
+                    continue
                 X, met = prepared.inputs(table, dtype)
                 require_inputs(X, table)
                 counts.add(met)

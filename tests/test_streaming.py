@@ -435,6 +435,20 @@ def test_a_csv_is_learnt_from_and_prepared_in_chunks(small_chunks: None) -> None
     compare(CsvStream("b.csv", target="town"), tables.read_csv("b.csv", target="town"))
 
 
+@pytest.mark.parametrize("labelled", [range(100), range(200, 300), range(300, 400)], ids=str)
+def test_chunks_without_any_target(small_chunks: None, labelled: range) -> None:
+    rows = [[f"t{i % 4}", "" if i % 7 == 3 else i, i / 2 if i in labelled else ""] for i in range(400)]
+    path = write_csv("a.csv", [["c", "x", "y"], *rows])
+    compare(CsvStream(path, target="y"), tables.read_csv(path, target="y"))
+
+
+def test_training_where_a_chunk_has_no_target(capsys: pytest.CaptureFixture[str], small_chunks: None) -> None:
+    rows = [[f"t{i % 40}", i % 7, "ab"[i % 2] if i < 250 else ""] for i in range(400)]
+    write_csv("a.csv", [["c", "x", "y"], *rows])
+    words = ("train", "a.csv", "--target", "y", "--no-plot", "--epochs", "1", "--memory")
+    assert figure_of(run(capsys, *words, "256")) == figure_of(run(capsys, *words, "0"))
+
+
 def test_arrays_are_learnt_from_and_prepared_in_chunks(small_chunks: None) -> None:
     X, y = blobs()
     X[::7, 3] = np.nan
