@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 from collections import namedtuple
@@ -706,6 +707,66 @@ def test_mistakes_are_told_alike(
     ]
     assert message in said[0]
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("a,a,y", "a"),
+        ("y,a,y", "y"),
+        ('"a",\ufeffa,a', "a"),
+        ("a.1,a,y,a", "a"),
+    ],
+)
+@pytest.mark.parametrize("options", ["", "--text a", "--ignore a"])
+def test_columns_of_one_name_are_refused_alike(
+    capsys: pytest.CaptureFixture[str], header: str, name: str, options: str
+) -> None:
+    row = "True,1,2,3"[: 2 * header.count(",") + 4]
+    Path("a.csv").write_text(f"{header}\n" + f"{row}\n" * 50, encoding="utf-8")
+    Path("b.csv").write_text("a,y\n" + "1,0\n2,1\n" * 30)
+    run(capsys, "train", "b.csv", "--target", "y", "--epochs", "1", "--no-plot")
+    train = ("train", "a.csv", "--target", "y", *options.split(), "--memory")
+    said = {error_of(capsys, *train, memory) for memory in ("256", "0")}
+    said |= {
+        error_of(capsys, *words) for words in (("train", "a.csv"), ("predict", "model.safetensors", "a.csv"))
+    }
+    assert said == {f"bpfast: error: 'a.csv' has two columns named {name!r}; give each a name of its own\n"}
+
+
+def test_names_that_only_look_renamed_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.csv").write_text('\ufeffa,a.1, a,"A",1,1.0,,,y\n' + "1,2,3,4,5,6,7,8,9\n" * 3, encoding="utf-8")
+    names = ["a", "a.1", " a", "A", "1", "1.0", "Unnamed: 6", "Unnamed: 7"]
+    assert list(tables.read_csv("a.csv", target="y").columns) == names
+    assert CsvStream("a.csv", target="y").names == names
+
+
+def test_a_column_that_is_renamed_after_another_is_its_own(small_chunks: None) -> None:
+    """What pandas writes twice has an index without a name and one that is named so."""
+    rows = [[i, "t" if i % 9 else i, i % 2] for i in range(100)]
+    path = write_csv("a.csv", [["", "Unnamed: 0", "y"], *rows])
+    stream = CsvStream(path, target="y")
+    stream.settle()
+    table = tables.read_csv(path, target="y")
+    for name, values in table.columns.items():
+        same(np.concatenate([chunk.columns[name] for chunk in stream.chunks()]), values)
+    assert table.columns["Unnamed: 0.1"].tolist() == list(range(100))
+    assert table.columns["Unnamed: 0"].dtype == object
+
+
+@pytest.mark.parametrize("end", ["tar", "tar.gz", "TAR.GZ", "tar.bz2", "tar.xz"])
+def test_tar_archives_are_refused_alike(capsys: pytest.CaptureFixture[str], end: str) -> None:
+    write_csv("a.csv", [["a", "y"], *[[i, i % 2] for i in range(60)]])
+    run(capsys, "train", "a.csv", "--target", "y", "--epochs", "1", "--no-plot")
+    packed = f"a.csv.{end}"
+    with tarfile.open(packed, f"w:{end.lower().partition('.')[2]}") as archive:  # type: ignore[call-overload]
+        archive.add("a.csv")
+    train = ("train", packed, "--target", "y", "--memory")
+    said = {error_of(capsys, *train, memory) for memory in ("256", "0")}
+    said.add(error_of(capsys, "predict", "model.safetensors", packed))
+    assert said == {
+        f"bpfast: error: {packed!r} is named as a tar archive; unpack it, and name the CSV file in it\n"
+    }
 
 
 @pytest.mark.parametrize(
