@@ -683,6 +683,10 @@ def test_the_digits_from_temporary_files(capsys: pytest.CaptureFixture[str]) -> 
 BAD = {
     "column 'a' of 'a.csv' is empty": [["", i, i % 3] for i in range(60)],
     "column 'a' of 'a.csv' holds inf": [["inf" if i in (3, 4, 5, 6) else i, i, i % 3] for i in range(60)],
+    "column 'a' of 'a.csv' holds -inf": [
+        ["-inf" if i > 40 else i, "inf" if i < 40 else i, i % 3] for i in range(60)
+    ],
+    "'b' of 'a.csv' holds inf": [[i, {3: "inf", 4: "inf", 50: "-inf"}.get(i, ""), i % 3] for i in range(60)],
     "target 'y' of 'a.csv' holds inf": [[i, i, "inf" if i == 50 else i + 0.5] for i in range(60)],
     "among numbers (row 55, counted from 0); mend it": [
         ["oops" if i == 55 else i, i, "" if i < 5 else i % 3] for i in range(60)
@@ -707,6 +711,16 @@ def test_mistakes_are_told_alike(
     ]
     assert message in said[0]
     assert said[0] == said[1]
+
+
+def test_the_row_of_a_target_is_that_in_the_file(
+    capsys: pytest.CaptureFixture[str], small_chunks: None
+) -> None:
+    write_csv("a.csv", [["x", "y"], [0, ""], *[[i, i if i % 2 else "no"] for i in range(60)]])
+    words = ("train", "a.csv", "--target", "y", "--task", "regression", "--memory")
+    said = {error_of(capsys, *words, memory) for memory in ("256", "0")}
+    assert len(said) == 1
+    assert "target 'y' of 'a.csv' holds 'no' (row 1, counted from 0)" in said.pop()
 
 
 @pytest.mark.parametrize(
