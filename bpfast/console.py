@@ -45,6 +45,8 @@ def require_writable(outputs: list[str], inputs: list[str]) -> None:
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder):
             raise UserError(f"{path!r} can't be written: there is no directory {folder!r}")
+        if os.path.exists(path) and not os.path.isfile(path):
+            continue  # a pipe or a device: nothing is written beside it
         with writing(path), tempfile.TemporaryFile(dir=folder):
             pass
 

@@ -148,12 +148,12 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
     A link is followed; what is no regular file (a pipe, a device) is written to as it is.
     """
-    target = os.path.realpath(os.fspath(path))
     require_place(path)
-    if os.path.exists(target) and not os.path.isfile(target):
-        with open(target, "wb") as special:
+    if _is_special(path):
+        with open(path, "wb") as special:
             special.write(data)
         return
+    target = os.path.realpath(os.fspath(path))
     temporary = f"{target}.{os.urandom(4).hex()}.tmp"
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -176,6 +176,11 @@ def require_place(path: str | os.PathLike[str]) -> None:
         raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; the name of a file is wanted")
     if not os.path.isdir(os.path.dirname(target)):
         raise FileNotFoundError(f"there is no folder {os.path.dirname(target)!r}")
+
+
+def _is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a pipe or a device; what a link to it (``/dev/stdout``) names may be no path."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _flush_folder(folder: str) -> None:
@@ -446,14 +451,14 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     A link is followed; what is no regular file (a pipe, a device) is written to at the end.
     """
     require_place(path)
-    target = os.path.realpath(os.fspath(path))
-    if os.path.exists(target) and not os.path.isfile(target):
+    if _is_special(path):
         with tempfile.TemporaryFile() as file:
             yield file
             file.seek(0)
-            with open(target, "wb") as special:
+            with open(path, "wb") as special:
                 shutil.copyfileobj(file, special)
         return
+    target = os.path.realpath(os.fspath(path))
     temporary = f"{target}.{os.urandom(4).hex()}.tmp"
     try:
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)

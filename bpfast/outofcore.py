@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 import numpy as np
@@ -133,14 +133,16 @@ def learn(
         If a column can't be learnt from.
     """
     about = stream.about
+    labelled = replace(about, origin=origin)
     columns: list[NumberColumn | TextColumn]
     if about.full_scale is not None:
         columns = [NumberColumn(name, 0.0, 0.0, about.full_scale) for name in stream.names]
-        return with_target(about, goal, task, classes, rows, columns)
+        return with_target(labelled, goal, task, classes, rows, columns)
     chosen = _Chosen(origin, rows)
     moments: Moments | None = None
     numbers: list[str] = []
     texts: dict[str, _Texts] = {}
+    infinite: dict[str, Array] = {}
     for table in stream.chunks(moved=moved):
         if moments is None:
             numbers = [name for name, values in table.columns.items() if values.dtype != object]
@@ -152,9 +154,7 @@ def learn(
         table = table.take(chosen.trained(table))
         for name, found in texts.items():
             found.counts.update(value for value in table.columns[name].tolist() if value is not None)
-        block = _numbers(table, numbers)
-        _require_finite_block(block, numbers, about)
-        moments.add(block)
+        moments.add(_without_infinite(_numbers(table, numbers), numbers, infinite))
     assert moments is not None
     figures = zip(moments.count, moments.medians(), moments.mean, moments.deviation, strict=True)
     learnt = dict(zip(numbers, figures, strict=True))
@@ -164,13 +164,15 @@ def learn(
             texts[name].junk.refuse(name, about)
             columns.append(text_column(name, texts[name].counts, about))
             continue
+        if name in infinite:
+            require_finite(f"column {name!r}", infinite[name], about)
         count, fill, mean, deviation = learnt[name]
         if not count:
             raise all_missing(name, about)
         columns.append(
             NumberColumn(name, fill, *usable_moments(f"column {name!r}", float(mean), float(deviation)))
         )
-    return with_target(about, goal, task, classes, rows, columns)
+    return with_target(labelled, goal, task, classes, rows, columns)
 
 
 class _Chosen:
@@ -207,12 +209,19 @@ def _numbers(table: Table, names: list[str]) -> Array:
     return np.column_stack([table.columns[name].astype(np.float64) for name in names])
 
 
-def _require_finite_block(block: Array, names: list[str], about: Table) -> None:
-    if block.dtype.kind == "f":
-        bad = np.isinf(block).any(axis=0)
-        if bad.any():
-            place = int(bad.argmax())
-            require_finite(f"column {names[place]!r}", block[:, place], about)
+def _without_infinite(block: Array, names: list[str], met: dict[str, Array]) -> Array:
+    """A block with its infinite numbers as holes; the first of each column is kept by the column's name.
+
+    Which of them is refused, the order of the columns says, not that of the rows.
+    """
+    if block.dtype.kind != "f":
+        return block
+    bad = np.isinf(block)
+    if not bad.any():
+        return block
+    for place in np.flatnonzero(bad.any(axis=0)):
+        met.setdefault(names[place], block[bad[:, place], place][:1])
+    return np.where(bad, np.nan, block)
 
 
 def prepare(
@@ -265,6 +274,8 @@ def prepare(
         with tempfile.TemporaryFile(dir=folder) as train, tempfile.TemporaryFile(dir=folder) as rest:
             for table in stream.chunks(width, moved):
                 table = chosen.labelled(table)
+                if not len(table):
+                    continue
                 X, met = prepared.inputs(table, dtype)
                 require_inputs(X, table)
                 counts.add(met)

@@ -381,7 +381,7 @@ def _standardise(column: NumberColumn, values: Array, table: Table, counts: Coun
 def _one_hot(column: TextColumn, values: Array, block: Array, counts: Counts) -> None:
     place = {text: index for index, text in enumerate(column.categories)}
     texts = [column.fill if value is None else value for value in values.tolist()]
-    found = np.array([place.get(text, -1) for text in texts])
+    found = np.array([place.get(text, -1) for text in texts], np.intp)
     holes = int(missing(values).sum())
     if holes:
         counts.imputed[column.name] = holes

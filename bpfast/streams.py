@@ -227,14 +227,13 @@ class CsvStream(Stream):
         watch: Collection[str] | None = None,
     ) -> None:
         self._path, self._target, self._ignore, self._text = path, target, ignore, text
+        self._all = names = tables.csv_names(path)
         with tables.parsing(path) as pandas:
-            header = pandas.read_csv(path, nrows=0, dtype=dict.fromkeys(text, str), **tables.READING)
-        names = [str(name) for name in header.columns]
+            header = pandas.DataFrame(columns=names)
         tables.require_columns(path, names, target, () if lenient else (*ignore, *text), ignore)
         self.about = tables.csv_table(path, header, target, ignore, text)
         self.names = list(self.about.columns)
         self.total = os.path.getsize(path)
-        self._width = len(names)
         self._kinds: dict[str, Any] = dict.fromkeys(text, str)
         # The columns whose values matter: a change in another is none.
         self._watched = [name for name in (names if watch is None else watch) if name in names]
@@ -244,7 +243,7 @@ class CsvStream(Stream):
         return self.total
 
     def chunks(self, width: int = 0, moved: Callable[[int], None] = _standing) -> Iterator[Table]:
-        rows = max(1, CHUNK // max(width, self._width))
+        rows = max(1, CHUNK // max(width, len(self._all)))
         sorts = {name: _Sort() for name in self._watched if name not in self._kinds}
         start = 0
         for frame in self._frames(rows, moved):
@@ -280,7 +279,7 @@ class CsvStream(Stream):
         """Learn how each column is to be read; also the target's values, as they came."""
         sorts = {name: _Sort() for name in self._watched if name not in self._kinds}
         parts = []
-        for frame in self._frames(max(1, CHUNK // self._width), moved):
+        for frame in self._frames(max(1, CHUNK // len(self._all)), moved):
             for name, sort in sorts.items():
                 sort.add(tables.csv_column(frame[name]))
             if self._target is not None:
@@ -299,7 +298,10 @@ class CsvStream(Stream):
                 file = stack.enter_context(open(self._path, "rb"))
                 reader = stack.enter_context(
                     pandas.read_csv(
-                        file, dtype=self._kinds, chunksize=rows, compression=packed, **tables.READING
+                        file,
+                        chunksize=rows,
+                        compression=packed,
+                        **tables.reading(self._all, self._kinds),
                     )
                 )
             while True:
@@ -307,6 +309,7 @@ class CsvStream(Stream):
                     frame = next(reader, None)
                 if frame is None or not len(frame):
                     return
+                frame.columns = self._all
                 yield frame
                 moved(file.tell() - done)
                 done = file.tell()

@@ -11,6 +11,7 @@ import difflib
 import gzip
 import math
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Collection, Iterable, Iterator
@@ -168,12 +169,32 @@ def read_csv(
     lenient : bool, default False
         Let `text` and `ignore` name columns that are not there.
     """
-    frame = _frame(path, text)
-    names = [str(name) for name in frame.columns]
+    names = csv_names(path)
+    frame = _frame(path, names, text)
     require_columns(path, names, target, () if lenient else (*ignore, *text), ignore)
     if len(frame) == 0:
         raise UserError(f"{path!r} has a header, but no rows")
     return csv_table(path, frame, target, ignore, text)
+
+
+def csv_names(path: str) -> list[str]:
+    """The names of a CSV's columns.
+
+    Raises
+    ------
+    UserError
+        If two columns have one name, or the file is an archive, of which there may be several in it.
+    """
+    if _TAR.search(path):
+        raise UserError(f"{path!r} is named as a tar archive; unpack it, and name the CSV file in it")
+    with parsing(path) as pandas:
+        names = [str(name) for name in pandas.read_csv(path, nrows=0, **READING).columns]
+        row = pandas.read_csv(path, nrows=1, header=None, dtype=str, na_filter=False, **READING).iloc[0]
+    for spelled, name in zip(row, names, strict=False):
+        # pandas renames a column whose name another has, and names one that has none.
+        if spelled and spelled != name:
+            raise UserError(f"{path!r} has two columns named {spelled!r}; give each a name of its own")
+    return names
 
 
 def require_columns(
@@ -208,13 +229,13 @@ def _pandas() -> Any:
     return pandas
 
 
-def _frame(path: str, text: Collection[str]) -> Any:
+def _frame(path: str, names: list[str], text: Collection[str]) -> Any:
     kinds: dict[str, type] = dict.fromkeys(text, str)
-    frame = _whole(path, kinds)
+    frame = _whole(path, names, kinds)
     # Truth values and mixtures have lost their spelling ("true", "TRUE"), and beside whole numbers of
     # more than 63 bits missing values have stayed texts: read those again as text.
     lost = [name for name in frame.columns if name not in kinds and _lost(frame[name])]
-    return _whole(path, kinds | dict.fromkeys(lost, str)) if lost else frame
+    return _whole(path, names, kinds | dict.fromkeys(lost, str)) if lost else frame
 
 
 def _lost(series: Any) -> bool:
@@ -223,17 +244,29 @@ def _lost(series: Any) -> bool:
     return getattr(series.dtype, "kind", "O") not in "fiu" and bool(series.isin(MISSING).any())
 
 
-def _whole(path: str, kinds: dict[str, type]) -> Any:
+def _whole(path: str, names: list[str], kinds: dict[str, type]) -> Any:
     with parsing(path) as pandas:
-        return pandas.read_csv(path, dtype=kinds, **READING)
+        frame = pandas.read_csv(path, **reading(names, kinds))
+    frame.columns = names
+    return frame
 
 
+_TAR = re.compile(r"\.tar(\.[a-z0-9]+)?$", re.IGNORECASE)
 #: What pandas takes for a missing value.
 MISSING = frozenset(
     ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"]
 ) | {"N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 #: How a CSV is read. Without index_col=False a surplus first value silently becomes the index.
 READING: dict[str, Any] = {"low_memory": False, "index_col": False}
+
+
+def reading(names: list[str], kinds: dict[str, Any]) -> dict[str, Any]:
+    """How a CSV with these columns is read, some of them as of a dtype; they are numbered in the frame.
+
+    By name pandas would take what is said of a column also for those that it renames after it.
+    """
+    dtypes = {place: kinds[name] for place, name in enumerate(names) if name in kinds}
+    return {"names": range(len(names)), "header": 0, "dtype": dtypes, **READING}
 
 
 @contextlib.contextmanager
@@ -253,7 +286,7 @@ def parsing(path: str) -> Iterator[Any]:
         raise UserError(f"{path!r} is empty: a header and rows are wanted") from None
     except UnicodeDecodeError:
         raise UserError(f"{path!r} is neither a CSV file in UTF-8, nor an NPY, NPZ or idx file") from None
-    except (pandas.errors.ParserError, ValueError, OSError, EOFError, zlib.error) as error:
+    except (pandas.errors.ParserError, ValueError, OSError, EOFError, ImportError, zlib.error) as error:
         raise UserError(f"{path!r} can't be read as CSV: {_one_line(error)}") from None
 
 

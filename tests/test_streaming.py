@@ -10,6 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -382,6 +384,45 @@ def test_predictions_into_a_pipe(capsys: pytest.CaptureFixture[str], small_chunk
     assert got == [expected(tables.read_npz("a.npz"))]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout here")
+@pytest.mark.parametrize("write", ["open_atomically", "write_atomically"])
+def test_standard_output_by_its_name(write: str) -> None:
+    """It is a link to a pipe, which has no path of its own."""
+    program = {
+        "open_atomically": "with files.open_atomically('/dev/stdout') as file: file.write(b'a\\n')",
+        "write_atomically": "files.write_atomically('/dev/stdout', b'a\\n')",
+    }[write]
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", f"from bpfast import files\n{program}"], capture_output=True, timeout=120
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == (b"a\n", b"", 0)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout here")
+def test_predictions_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    X, y = blobs(20)
+    np.savez("a.npz", X=X, y=y)
+    run(capsys, "train", "a.npz", "--epochs", "1", "--no-plot")
+    words = ["predict", "model.safetensors", "a.npz", "--out", "/dev/stdout"]
+    ended = subprocess.run([sys.executable, "-P", "-m", "bpfast", *words], capture_output=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.startswith(expected(tables.read_npz("a.npz")))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_needs_no_folder_to_write_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    os.mkfifo("pipe")
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    console.require_writable(["pipe"], [])
+    with pytest.raises(UserError, match="'file' can't be written: Permission denied"):
+        console.require_writable(["file"], [])
+    with pytest.raises(UserError, match="is a directory"):
+        console.require_writable([str(tmp_path)], [])
+
+
 def test_open_atomically_refuses_what_is_no_place(tmp_path: Path) -> None:
     for path, error in ((tmp_path, IsADirectoryError), (tmp_path / "no" / "file", FileNotFoundError)):
         with pytest.raises(error), files.open_atomically(path):
@@ -433,6 +474,20 @@ def test_a_csv_is_learnt_from_and_prepared_in_chunks(small_chunks: None) -> None
     compare(CsvStream("a.csv", target="price"), tables.read_csv("a.csv", target="price"))
     write_csv("b.csv", [[*row[:2], row[3], row[2]] for row in houses()])
     compare(CsvStream("b.csv", target="town"), tables.read_csv("b.csv", target="town"))
+
+
+@pytest.mark.parametrize("labelled", [range(100), range(200, 300), range(300, 400)], ids=str)
+def test_chunks_without_any_target(small_chunks: None, labelled: range) -> None:
+    rows = [[f"t{i % 4}", "" if i % 7 == 3 else i, i / 2 if i in labelled else ""] for i in range(400)]
+    path = write_csv("a.csv", [["c", "x", "y"], *rows])
+    compare(CsvStream(path, target="y"), tables.read_csv(path, target="y"))
+
+
+def test_training_where_a_chunk_has_no_target(capsys: pytest.CaptureFixture[str], small_chunks: None) -> None:
+    rows = [[f"t{i % 40}", i % 7, "ab"[i % 2] if i < 250 else ""] for i in range(400)]
+    write_csv("a.csv", [["c", "x", "y"], *rows])
+    words = ("train", "a.csv", "--target", "y", "--no-plot", "--epochs", "1", "--memory")
+    assert figure_of(run(capsys, *words, "256")) == figure_of(run(capsys, *words, "0"))
 
 
 def test_arrays_are_learnt_from_and_prepared_in_chunks(small_chunks: None) -> None:
@@ -508,6 +563,8 @@ def test_training_on_a_csv_in_chunks(
     assert [row[0] for row in tested[0]] == [row[0] for row in tested[1]], "the same rows are held out"
     margins = ("task", "data", "split", "imputed", "network", "note")
     told = [[line for line in out.splitlines() if line.startswith(margins)] for out in said]
+    # The rows come in another order, so that of its best epoch each run has its own to tell.
+    told = [[line for line in lines if "the held-out loss was lowest" not in line] for lines in told]
     assert told[0] == told[1]
     assert "streamed" in said[1]
     assert "streamed" not in said[0]
@@ -626,6 +683,10 @@ def test_the_digits_from_temporary_files(capsys: pytest.CaptureFixture[str]) -> 
 BAD = {
     "column 'a' of 'a.csv' is empty": [["", i, i % 3] for i in range(60)],
     "column 'a' of 'a.csv' holds inf": [["inf" if i in (3, 4, 5, 6) else i, i, i % 3] for i in range(60)],
+    "column 'a' of 'a.csv' holds -inf": [
+        ["-inf" if i > 40 else i, "inf" if i < 40 else i, i % 3] for i in range(60)
+    ],
+    "'b' of 'a.csv' holds inf": [[i, {3: "inf", 4: "inf", 50: "-inf"}.get(i, ""), i % 3] for i in range(60)],
     "target 'y' of 'a.csv' holds inf": [[i, i, "inf" if i == 50 else i + 0.5] for i in range(60)],
     "among numbers (row 55, counted from 0); mend it": [
         ["oops" if i == 55 else i, i, "" if i < 5 else i % 3] for i in range(60)
@@ -650,6 +711,76 @@ def test_mistakes_are_told_alike(
     ]
     assert message in said[0]
     assert said[0] == said[1]
+
+
+def test_the_row_of_a_target_is_that_in_the_file(
+    capsys: pytest.CaptureFixture[str], small_chunks: None
+) -> None:
+    write_csv("a.csv", [["x", "y"], [0, ""], *[[i, i if i % 2 else "no"] for i in range(60)]])
+    words = ("train", "a.csv", "--target", "y", "--task", "regression", "--memory")
+    said = {error_of(capsys, *words, memory) for memory in ("256", "0")}
+    assert len(said) == 1
+    assert "target 'y' of 'a.csv' holds 'no' (row 1, counted from 0)" in said.pop()
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("a,a,y", "a"),
+        ("y,a,y", "y"),
+        ('"a",\ufeffa,a', "a"),
+        ("a.1,a,y,a", "a"),
+    ],
+)
+@pytest.mark.parametrize("options", ["", "--text a", "--ignore a"])
+def test_columns_of_one_name_are_refused_alike(
+    capsys: pytest.CaptureFixture[str], header: str, name: str, options: str
+) -> None:
+    row = "True,1,2,3"[: 2 * header.count(",") + 4]
+    Path("a.csv").write_text(f"{header}\n" + f"{row}\n" * 50, encoding="utf-8")
+    Path("b.csv").write_text("a,y\n" + "1,0\n2,1\n" * 30)
+    run(capsys, "train", "b.csv", "--target", "y", "--epochs", "1", "--no-plot")
+    train = ("train", "a.csv", "--target", "y", *options.split(), "--memory")
+    said = {error_of(capsys, *train, memory) for memory in ("256", "0")}
+    said |= {
+        error_of(capsys, *words) for words in (("train", "a.csv"), ("predict", "model.safetensors", "a.csv"))
+    }
+    assert said == {f"bpfast: error: 'a.csv' has two columns named {name!r}; give each a name of its own\n"}
+
+
+def test_names_that_only_look_renamed_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.csv").write_text('\ufeffa,a.1, a,"A",1,1.0,,,y\n' + "1,2,3,4,5,6,7,8,9\n" * 3, encoding="utf-8")
+    names = ["a", "a.1", " a", "A", "1", "1.0", "Unnamed: 6", "Unnamed: 7"]
+    assert list(tables.read_csv("a.csv", target="y").columns) == names
+    assert CsvStream("a.csv", target="y").names == names
+
+
+def test_a_column_that_is_renamed_after_another_is_its_own(small_chunks: None) -> None:
+    """What pandas writes twice has an index without a name and one that is named so."""
+    rows = [[i, "t" if i % 9 else i, i % 2] for i in range(100)]
+    path = write_csv("a.csv", [["", "Unnamed: 0", "y"], *rows])
+    stream = CsvStream(path, target="y")
+    stream.settle()
+    table = tables.read_csv(path, target="y")
+    for name, values in table.columns.items():
+        same(np.concatenate([chunk.columns[name] for chunk in stream.chunks()]), values)
+    assert table.columns["Unnamed: 0.1"].tolist() == list(range(100))
+    assert table.columns["Unnamed: 0"].dtype == object
+
+
+@pytest.mark.parametrize("end", ["tar", "tar.gz", "TAR.GZ", "tar.bz2", "tar.xz"])
+def test_tar_archives_are_refused_alike(capsys: pytest.CaptureFixture[str], end: str) -> None:
+    write_csv("a.csv", [["a", "y"], *[[i, i % 2] for i in range(60)]])
+    run(capsys, "train", "a.csv", "--target", "y", "--epochs", "1", "--no-plot")
+    packed = f"a.csv.{end}"
+    with tarfile.open(packed, f"w:{end.lower().partition('.')[2]}") as archive:  # type: ignore[call-overload]
+        archive.add("a.csv")
+    train = ("train", packed, "--target", "y", "--memory")
+    said = {error_of(capsys, *train, memory) for memory in ("256", "0")}
+    said.add(error_of(capsys, "predict", "model.safetensors", packed))
+    assert said == {
+        f"bpfast: error: {packed!r} is named as a tar archive; unpack it, and name the CSV file in it\n"
+    }
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def test_csv_gzipped_and_with_a_byte_order_mark(tmp_path: Path) -> None:
         ("a;y\n1;2\n", "separated by commas"),
         ("a,y\n1,2,3\n1,2,3\n", "more values than its header"),
         ("a,y\n1,2\n1,2,3\n", "can't be read as CSV"),
+        ("a,b,a,y\n1,2,3,4\n", "two columns named 'a'"),
         ("y\n1\n", "no column to learn from besides 'y'"),
     ],
 )
