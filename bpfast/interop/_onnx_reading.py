@@ -239,9 +239,9 @@ def read_network(model: Any, loss: Any, output: str | None, options: dict[str, A
     reader = _interpret(model.graph, nodes, {inputs[0]: root}, _batch(model.graph, inputs[0]))
     start = root.value if isinstance(root, Partial) else root
     end = reader.get(name)
-    end = end.value if isinstance(end, Partial) and end.kind == "both" else end
-    link = end.kind if isinstance(end, Partial) and end.kind in ("softmax", "exp") else "identity"
-    last = end.value if link != "identity" else reader.value(end, nodes[-1])
+    kind = end.kind if isinstance(end, Partial) else ""
+    link = kind if kind in ("softmax", "exp") else "identity"
+    last = end.value if kind in ("softmax", "exp", "both") else reader.value(end, nodes[-1])
     if last.piece is not None and last.piece.layer == Activation("sigmoid") and link == "identity":
         link = "sigmoid"
     noted = _noted_loss(model) if loss is None and output is None else loss
