@@ -625,6 +625,11 @@ FOREIGN = {
         "over other things than the columns of each row",
     ),
     "rows mixed": ([("Flatten", ["x"], ["y"], ("axis", 0))], [], "flattens the rows too"),
+    "a number that adds a dimension": (
+        [("Gemm", ["x", "W"], ["h"]), ("Add", ["h", "c"], ["y"])],
+        [W, ("c", np.ones((1, 1, 1)))],
+        r"node 'h:Add' \(Add\) has a constant of shape \(1, 1, 1\) for 2 columns",
+    ),
     "rows above one another": (
         [*BOTH, ("Concat", ["q", "p"], ["y"], ("axis", 0))],
         [COLUMN, ONE],

@@ -190,7 +190,11 @@ def _with_constant(r: Reader, node: Any, x: Any, y: Any) -> Any:
     if isinstance(thing, Partial) and thing.kind != "affine":
         refuse(thing.node, "stands where bpfast has no layer for it")
     affine = thing if isinstance(thing, Partial) else Partial("affine", r.value(thing, node), node)
-    change = change.reshape(()) if change.size == 1 else r.columns(change, affine.value.width, node)
+    change = (
+        change.reshape(())
+        if change.size == 1 and change.ndim <= 2
+        else r.columns(change, affine.value.width, node)
+    )
     if scaling:
         return replace(affine, node=node, a=affine.a * change, c=affine.c * change)
     return replace(affine, node=node, c=affine.c + change)

@@ -119,7 +119,7 @@ class Reader:
         """A constant of one number a column (width,)."""
         array = self.constant(thing, node)
         flat = array[0] if array.ndim == 2 and len(array) == 1 else array
-        if flat.size == 1:
+        if flat.size == 1 and array.ndim <= 2:
             return np.full(width, flat.reshape(-1)[0])
         if flat.shape != (width,):
             refuse(node, f"has a constant of shape {array.shape} for {width} columns")
