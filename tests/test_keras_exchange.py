@@ -237,7 +237,25 @@ def model_of(*made, shape=(4,)):
     return keras.Sequential([keras.Input(shape), *made])
 
 
+def with_lora():
+    model = model_of(kl.Dense(2))
+    model.layers[0].enable_lora(1)
+    return model
+
+
+def overridden(model):
+    model.layers[0].call = lambda x: 2 * x
+    return model
+
+
 REFUSED = {
+    "channels": (
+        model_of(kl.Flatten(data_format="channels_first"), kl.Dense(2), shape=(2, 3, 4)),
+        ValueError,
+        r"model\.layers\[0\]: data_format must be 'channels_last' for bpfast; got 'channels_first'",
+    ),
+    "lora": (with_lora(), ValueError, r"model\.layers\[0\]: lora_enabled must be False for bpfast; got True"),
+    "call": (overridden(model_of(kl.Dense(2))), ValueError, r"layers\[0\] \(Dense\) has a call of its own"),
     "layer": (kl.Dense(2), TypeError, r"must be a keras\.Sequential"),
     "not built": (keras.Sequential([kl.Dense(2)]), ValueError, "has not been built"),
     "no chain": (chain_with_a_side(), ValueError, "no single chain"),
@@ -290,6 +308,32 @@ def test_a_loss_that_does_not_fit(given, end, message):
     model.compile(loss=given)
     with pytest.raises(ValueError, match=message):
         from_keras(model)
+
+
+def test_a_flatten_of_images_and_of_rows(rng):
+    X = rng.normal(size=(ROWS, 2, 3, 4)).astype("float32")
+    for form, shape in (("channels_last", (2, 3, 4)), ("channels_first", (24,))):
+        model = model_of(kl.Flatten(data_format=form), kl.Dense(2), shape=shape)
+        expected = outputs(model, X.reshape(ROWS, *shape))
+        net = from_keras(model, loss="squared_error")
+        assert relative(net.predict(X.reshape(ROWS, 24)), expected) <= TOLERANCE
+
+
+def test_a_layer_in_two_places_is_read_and_not_written_back(rng):
+    dense = kl.Dense(4, activation="tanh")
+    model = model_of(keras.Sequential([dense]), keras.Sequential([dense, kl.Dense(2)]))
+    perturb(model, 0)
+    X, y = rng.normal(size=(ROWS, 4)).astype("float32"), rng.normal(size=(ROWS, 2)).astype("float32")
+    net = from_keras(model, loss="squared_error")
+    expected = outputs(model, X)
+    assert relative(net.predict(X), expected) <= TOLERANCE
+    net.fit(X, y, epochs=2)
+    with pytest.raises(
+        ValueError, match=r"one variable \(.*\) in several places, 0\.W and 1\.W of"
+    ) as caught:
+        copy_to_keras(net, model)
+    assert "\n" not in str(caught.value)
+    assert (outputs(model, X) == expected).all()
 
 
 def test_other_errors():

@@ -545,13 +545,16 @@ def test_models_of_scikit_learn(classes, skl2onnx, rng, error):
 # ---- what can't be, is said
 
 
-def model_of(*nodes, n=3, weights=(), outputs=("y",), kind=None, shape=("N", 3)):
+def model_of(*nodes, n=3, weights=(), outputs=("y",), kind=None, shape=("N", 3), opset=17):
     """A small model by hand."""
     helper = onnx.helper
     kind = onnx.TensorProto.FLOAT if kind is None else kind
     inputs = [helper.make_tensor_value_info("x", kind, shape)]
     made = [helper.make_tensor_value_info(name, kind, ("N", "M")) for name in outputs]
-    tensors = [onnx.numpy_helper.from_array(np.asarray(array, "float32"), name) for name, array in weights]
+    tensors = [
+        onnx.numpy_helper.from_array(np.asarray(a, "int64" if isinstance(a, list) else "float32"), name)
+        for name, a in weights
+    ]
     drawn = helper.make_graph(
         [helper.make_node(*node[:3], node[1][0] + ":" + node[0], **dict(node[3:])) for node in nodes],
         "g",
@@ -559,10 +562,14 @@ def model_of(*nodes, n=3, weights=(), outputs=("y",), kind=None, shape=("N", 3))
         made,
         tensors,
     )
-    return helper.make_model(drawn, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(drawn, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 W = ("W", np.ones((3, 2)))
+COLUMN, ONE = ("V", np.ones((3, 1))), ("one", np.ones(1))
+BOTH = [("Gemm", ["x", "V"], ["h"]), ("Sigmoid", ["h"], ["p"]), ("Sub", ["one", "p"], ["q"])]
+SIX = ("U", np.ones((3, 6)))
+PIECES = [("Gemm", ["x", "U"], ["h"]), ("Reshape", ["h", "s"], ["r"])]
 FOREIGN = {
     "an operator": ([("Sin", ["x"], ["y"])], [], r"node 'x:Sin' \(Sin\) is not among the operators"),
     "a product of values": ([("Mul", ["x", "x"], ["y"])], [], r"node 'x:Mul' \(Mul\) combines two values"),
@@ -618,6 +625,61 @@ FOREIGN = {
         "over other things than the columns of each row",
     ),
     "rows mixed": ([("Flatten", ["x"], ["y"], ("axis", 0))], [], "flattens the rows too"),
+    "a number that adds a dimension": (
+        [("Gemm", ["x", "W"], ["h"]), ("Add", ["h", "c"], ["y"])],
+        [W, ("c", np.ones((1, 1, 1)))],
+        r"node 'h:Add' \(Add\) has a constant of shape \(1, 1, 1\) for 2 columns",
+    ),
+    "rows above one another": (
+        [*BOTH, ("Concat", ["q", "p"], ["y"], ("axis", 0))],
+        [COLUMN, ONE],
+        r"node 'q:Concat' \(Concat\) puts rows below one another",
+    ),
+    "probabilities within": (
+        [*BOTH, ("Concat", ["q", "p"], ["b"], ("axis", 1)), ("LeakyRelu", ["b"], ["y"])],
+        [COLUMN, ONE],
+        r"node 'q:Concat' \(Concat\) stands where bpfast has no layer",
+    ),
+    "probabilities of no sigmoid": (
+        [("Gemm", ["x", "V"], ["p"]), *BOTH[2:], ("Concat", ["q", "p"], ["y"], ("axis", 1))],
+        [COLUMN, ONE],
+        r"\(Concat\) puts 1 - p beside a p that is no sigmoid",
+    ),
+    "a maximum of what is flat": (
+        [*PIECES, ("Flatten", ["r"], ["f"]), ("ReduceMax", ["f"], ["y"], ("axes", [1]), ("keepdims", 0))],
+        [SIX, ("s", [-1, 3, 2])],
+        r"node 'f:ReduceMax' \(ReduceMax\) is a maximum over other things",
+    ),
+    "a maximum of what is flat again": (
+        [
+            *PIECES,
+            ("Reshape", ["r", "t"], ["f"]),
+            ("ReduceMax", ["f"], ["y"], ("axes", [1]), ("keepdims", 0)),
+        ],
+        [SIX, ("s", [-1, 3, 2]), ("t", [-1, 6])],
+        r"node 'f:ReduceMax' \(ReduceMax\) is a maximum over other things",
+    ),
+    "pieces as rows": (
+        [*PIECES, ("Flatten", ["r"], ["y"], ("axis", -1))],
+        [SIX, ("s", [-1, 3, 2])],
+        r"node 'r:Flatten' \(Flatten\) flattens the rows too",
+    ),
+    "one long row": (
+        [("Reshape", ["x", "s"], ["y"])],
+        [("s", [1, -1])],
+        r"node 'x:Reshape' \(Reshape\) makes shape \[1, -1\] of rows of 3 values; -1 or 0 is wanted",
+    ),
+    "two long rows": ([("Reshape", ["x", "s"], ["y"])], [("s", [2, -1])], r"makes shape \[2, -1\] of rows"),
+    "no rows": (
+        [("Reshape", ["x", "s"], ["y"], ("allowzero", 1))],
+        [("s", [0, 3])],
+        r"makes shape \[0, 3\] of rows",
+    ),
+    "pieces of one row": (
+        [*PIECES[:1], ("Reshape", ["h", "s"], ["y"])],
+        [SIX, ("s", [1, 3, 2])],
+        "makes shape",
+    ),
     "an elu that falls": ([("Elu", ["x"], ["y"], ("alpha", -1.0))], [], r"\(Elu\) can't be taken: .*alpha"),
 }
 
@@ -627,6 +689,39 @@ def test_foreign_nodes_are_named(nodes, weights, message):
     with pytest.raises(ValueError, match=message) as caught:
         from_onnx(model_of(*nodes, weights=weights))
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_norm_of_old_that_is_in_training():
+    """Before opset 14 no attribute tells, but the outputs."""
+    outputs, ones = ["y", "m", "v", "s", "t"], ("o", np.ones(3))
+    bn = ("BatchNormalization", ["x", "o", "o", "o", "o"])
+    for names, more in ((outputs, []), (["a", *outputs[1:]], [("Relu", ["a"], ["y"])])):
+        with pytest.raises(ValueError, match=r"\(BatchNormalization\) normalises by the batch in prediction"):
+            from_onnx(model_of((*bn, names), *more, weights=[ones], opset=11))
+    assert from_onnx(model_of((*bn, ["y"]), weights=[ones], opset=11)).layers == (bp.BatchNorm(),)
+
+
+def test_reshapes_and_flattens_that_change_nothing(rng, error):
+    """What is accepted predicts as ONNX Runtime does."""
+    X = rng.normal(size=(4, 3)).astype("float32")
+    U, V = ("U", rng.normal(size=(3, 6))), ("V", rng.normal(size=(6, 1)))
+    cut = [("Gemm", ["x", "U"], ["h"]), ("Reshape", ["h", "s"], ["r"])]
+    end = ("Gemm", ["f", "V"], ["y"])
+    cases = [
+        ([*cut, ("Flatten", ["r"], ["f"]), end], [-1, 3, 2], "N"),
+        ([*cut, ("Reshape", ["r", "t"], ["f"]), end], [0, 3, 2], "N"),
+        ([*cut, ("Identity", ["r"], ["f"]), end], [4, -1], 4),
+        ([*cut, ("Identity", ["r"], ["f"]), end], [-1, 6], "N"),
+        ([*cut, ("ReduceMax", ["r"], ["y"], ("axes", [1]), ("keepdims", 0))], [4, 3, 2], 4),
+        ([*BOTH, ("Concat", ["q", "p"], ["b"], ("axis", -1)), ("Flatten", ["b"], ["y"])], [1], "N"),
+    ]
+    for nodes, shape, rows in cases:
+        weights = [U, V, ONE, ("s", shape), ("t", [0, -1])]
+        if "b" in nodes[-1][1]:
+            weights[1] = ("V", rng.normal(size=(3, 1)))
+        model = model_of(*nodes, weights=weights, shape=(rows, 3))
+        expected = run(model, {"x": X})["y"]
+        assert error(from_onnx(model).predict(X), expected[:, -1:] if shape == [1] else expected) <= 1e-5
 
 
 def test_what_other_outputs_need_does_not_count():

@@ -535,6 +535,12 @@ def hooked():
     return module
 
 
+def overridden(module, place):
+    m = module.get_submodule(place)
+    m.forward = lambda x: 2 * type(m).forward(m, x)
+    return module
+
+
 def broken(value):
     module = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
     with torch.no_grad():
@@ -598,6 +604,18 @@ REFUSED = {
     "mixed": (nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2).double()), "module has float32 and float64"),
     "device": (nn.Sequential(nn.Linear(4, 2, device="meta")), r"0\.weight on device meta; module.cpu\(\)"),
     "hooks": (hooked(), r"module\[0\] \(Linear\) has hooks"),
+    "forward": (
+        overridden(nn.Sequential(nn.Linear(4, 2)), "0"),
+        r"module\[0\] \(Linear\) has a forward of its",
+    ),
+    "forward of all": (
+        overridden(nn.Sequential(nn.Linear(4, 2)), ""),
+        r"module \(Sequential\) has a forward of its own",
+    ),
+    "forward of a skip": (
+        overridden(nn.Sequential(Residual(nn.Linear(4, 4))), "0.skip"),
+        r"skip \(Identity\) has a forward of its own",
+    ),
     "parametrised": (
         nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))),
         "a subclass of Linear may",
@@ -652,6 +670,22 @@ def tied():
     return module
 
 
+def over_one_another(begin, expanded=False):
+    """Linears whose weights lie in one memory, or one whose weights are one number."""
+    memory = torch.zeros(40)
+    module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    module[0].weight = nn.Parameter(memory[:16].view(4, 4))
+    second = torch.zeros(1, 4).expand(4, 4) if expanded else memory[begin : begin + 16].view(4, 4)
+    module[2].weight = nn.Parameter(second)
+    return module
+
+
+def one_mean():
+    module = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4))
+    module[2].running_mean = module[0].running_mean
+    return module
+
+
 def in_part(kind, training):
     module = nn.Sequential(nn.Linear(4, 4), kind)
     module[1].train(training)
@@ -660,6 +694,10 @@ def in_part(kind, training):
 
 UNTRAINABLE = {
     "tied": (tied(), "one parameter twice"),
+    "one memory": (over_one_another(0), r"0\.weight and 2\.weight in the same memory"),
+    "in part one memory": (over_one_another(15), r"0\.weight and 2\.weight in the same memory"),
+    "one mean": (one_mean(), r"0\.running_mean and 2\.running_mean in the same memory"),
+    "expanded": (over_one_another(0, expanded=True), r"module has 2\.weight expanded"),
     "one slope": (nn.Sequential(nn.Linear(4, 4), nn.PReLU()), r"nn.PReLU\(width\) is wanted"),
     "not affine": (in_part(nn.BatchNorm1d(4, affine=False), True), r"call its \.eval\(\)"),
     "frozen": (in_part(nn.BatchNorm1d(4).requires_grad_(False), True), r"call its \.eval\(\)"),
@@ -676,6 +714,20 @@ def test_a_module_that_can_be_read_but_not_trained(name):
         train_torch(module, np.zeros((6, 4)), np.zeros((6, 4)), loss="squared_error")
 
 
+def test_weights_side_by_side_in_one_memory_train():
+    """Only what overlaps is refused, and what is frozen may be expanded."""
+    X, y = np.eye(4, dtype="float32"), np.ones((4, 4), "float32")
+    module = over_one_another(16)
+    train_torch(module, X, y, loss="squared_error", epochs=1)
+    assert module[2].bias.abs().max() > 0
+    module = over_one_another(0, expanded=True)
+    module[2].weight.requires_grad_(False)
+    bias = module[2].bias.clone()
+    train_torch(module, X, y, loss="squared_error", epochs=1)
+    assert (module[2].bias != bias).all()
+    assert not module[2].weight.any()
+
+
 def stepped(module):
     optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
     module(torch.ones(2, 4)).sum().backward()
@@ -686,8 +738,8 @@ def stepped(module):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda m: torch.optim.SGD(m.parameters(), 0.1, weight_decay=0.1), "SGD: weight_decay must be 0"),
-        (lambda m: torch.optim.AdamW(m.parameters()), "AdamW: weight_decay must be 0"),
+        (lambda m: torch.optim.SGD(m.parameters(), 0.1, weight_decay=0.1), "SGD has weight_decay 0.1, which"),
+        (lambda m: torch.optim.AdamW(m.parameters()), "AdamW has weight_decay 0.01, which"),
         (lambda m: torch.optim.Adam(m.parameters(), amsgrad=True), "amsgrad must be False"),
         (lambda m: torch.optim.SGD(m.parameters(), 0.1, maximize=True), "maximize must be False"),
         (lambda m: torch.optim.NAdam(m.parameters()), "optimizer NAdam has no counterpart"),

@@ -69,15 +69,20 @@ def _transpose(r: Reader, node: Any) -> Array:
 
 def _flatten(r: Reader, node: Any) -> Any:
     (thing,) = r.inputs(node)
-    if attributes(node).get("axis", 1) not in (1, -1):
+    deep = isinstance(thing, Partial) and thing.kind in _DEEP
+    if attributes(node).get("axis", 1) not in ((1,) if deep else (1, -1)):
         refuse(node, "flattens the rows too")
     return _flat(r, thing, node)
 
 
+#: Partials of more than two dimensions; flattened they are their value again.
+_DEEP = ("unflattened", "pieces")
+
+
 def _flat(r: Reader, thing: Any, node: Any) -> Any:
-    if isinstance(thing, Partial) and thing.kind == "unflattened":
-        return thing.value
-    return thing if isinstance(thing, Partial) else r.value(thing, node)
+    if isinstance(thing, Partial):
+        return thing.value if thing.kind in _DEEP else thing
+    return r.value(thing, node)
 
 
 def _reshape(r: Reader, node: Any) -> Any:
@@ -90,11 +95,15 @@ def _reshape(r: Reader, node: Any) -> Any:
         except (ValueError, TypeError):
             refuse(node, f"gives {thing.size} numbers the shape {shape.tolist()}")
     flat = _flat(r, thing, node)
-    width = flat.width if isinstance(flat, Value) else flat.value.width
-    extents = [int(extent) for extent in shape]
+    width = flat.width
+    extents = [int(extent) for extent in np.ravel(shape)]
+    copied = () if attributes(node).get("allowzero") else (0,)
+    if not extents or extents[0] not in (-1, *copied, r.batch):
+        refuse(node, f"makes shape {extents} of rows of {width} values; -1 or 0 is wanted for the rows")
     if len(extents) == 2 and extents[1] in (width, -1) and extents != [-1, -1]:
         return flat
-    if len(extents) == 3 and math.prod(extents[1:]) == width and isinstance(flat, Value):
+    cut = len(extents) == 3 and min(extents[1:]) > 0 and math.prod(extents[1:]) == width
+    if cut and isinstance(flat, Value):
         return Partial("pieces", flat, node, extents[1])
     return refuse(node, f"makes shape {extents} of rows of {width} values")
 
@@ -181,7 +190,11 @@ def _with_constant(r: Reader, node: Any, x: Any, y: Any) -> Any:
     if isinstance(thing, Partial) and thing.kind != "affine":
         refuse(thing.node, "stands where bpfast has no layer for it")
     affine = thing if isinstance(thing, Partial) else Partial("affine", r.value(thing, node), node)
-    change = change.reshape(()) if change.size == 1 else r.columns(change, affine.value.width, node)
+    change = (
+        change.reshape(())
+        if change.size == 1 and change.ndim <= 2
+        else r.columns(change, affine.value.width, node)
+    )
     if scaling:
         return replace(affine, node=node, a=affine.a * change, c=affine.c * change)
     return replace(affine, node=node, c=affine.c + change)
@@ -343,7 +356,8 @@ def _shifted(thing: Any) -> tuple[Any, Any]:
 def _batch_norm(r: Reader, node: Any) -> Value:
     thing, gamma, beta, mean, variance, *rest = r.inputs(node)
     told = attributes(node)
-    if told.get("training_mode"):
+    # Before opset 14 it is the outputs that tell.
+    if told.get("training_mode") or any(node.output[1:]):
         refuse(node, "normalises by the batch in prediction too")
     shifted, shift = _shifted(thing)
     value = r.value(shifted, node)
@@ -384,14 +398,18 @@ def _link(r: Reader, node: Any) -> Partial:
     return Partial(node.op_type.lower(), r.value(thing, node), node)
 
 
-def _concat(r: Reader, node: Any) -> Value:
-    """1 - p beside p: the probabilities of two classes, of which p is enough."""
+def _concat(r: Reader, node: Any) -> Partial:
+    """1 - p beside p, p a sigmoid: the probabilities of two classes, of which p is enough at the end."""
     things = r.inputs(node)
     two = len(things) == 2 and isinstance(things[0], Partial) and things[0].kind == "complement"
+    if attributes(node)["axis"] not in (1, -1):
+        refuse(node, "puts rows below one another")
     if not two or things[0].value is not things[1] or things[1].width != 1:
         refuse(node, "puts columns side by side, which no layer of bpfast does")
-    value: Value = things[1]
-    return value
+    piece = things[1].piece
+    if piece is None or piece.layer != Activation("sigmoid"):
+        refuse(node, "puts 1 - p beside a p that is no sigmoid")
+    return Partial("both", things[1], node)
 
 
 def _scaler(r: Reader, node: Any) -> Partial:

@@ -147,6 +147,16 @@ def _output(graph: Any, output: str | None) -> str:
     return found[0]
 
 
+def _tensor_type(graph: Any, name: str) -> Any:
+    return next(i.type for i in graph.input if i.name == name).tensor_type
+
+
+def _batch(graph: Any, name: str) -> int | None:
+    """The rows that an input declares; None if any number."""
+    extents = [dim.dim_value for dim in _tensor_type(graph, name).shape.dim]
+    return extents[0] or None if len(extents) > 1 else None
+
+
 def _input(graph: Any, names: list[str], nodes: list[Any]) -> Any:
     """The input as a value."""
     if len(names) != 1:
@@ -155,7 +165,7 @@ def _input(graph: Any, names: list[str], nodes: list[Any]) -> Any:
             f"{', …' if len(names) > 5 else ''}); one is wanted (a model of `bpfast train` is to be exported "
             f"with preparation=False, or --network-alone)"
         )
-    kind = next(i.type for i in graph.input if i.name == names[0]).tensor_type
+    kind = _tensor_type(graph, names[0])
     if kind.elem_type not in FLOATS:
         raise ValueError(f"input {names[0]!r} is not one of float32 or float64")
     extents = [dim.dim_value for dim in kind.shape.dim[1:]]
@@ -205,9 +215,9 @@ def _noted_loss(model: Any) -> Loss | None:
         raise ValueError(f"the model is damaged: its loss can't be read: {error}") from None
 
 
-def _interpret(graph: Any, needed: list[Any], known: dict[str, Any]) -> Reader:
+def _interpret(graph: Any, needed: list[Any], known: dict[str, Any], batch: int | None) -> Reader:
     """The nodes read, in order."""
-    reader = Reader(graph, known)
+    reader = Reader(graph, known, batch)
     for node in needed:
         key = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
         if key not in READERS:
@@ -226,11 +236,12 @@ def read_network(model: Any, loss: Any, output: str | None, options: dict[str, A
     if not nodes:
         raise ValueError(f"output {name!r} is not computed by any node")
     root = _input(model.graph, inputs, nodes)
-    reader = _interpret(model.graph, nodes, {inputs[0]: root})
+    reader = _interpret(model.graph, nodes, {inputs[0]: root}, _batch(model.graph, inputs[0]))
     start = root.value if isinstance(root, Partial) else root
     end = reader.get(name)
-    link = end.kind if isinstance(end, Partial) and end.kind in ("softmax", "exp") else "identity"
-    last = end.value if link != "identity" else reader.value(end, nodes[-1])
+    kind = end.kind if isinstance(end, Partial) else ""
+    link = kind if kind in ("softmax", "exp") else "identity"
+    last = end.value if kind in ("softmax", "exp", "both") else reader.value(end, nodes[-1])
     if last.piece is not None and last.piece.layer == Activation("sigmoid") and link == "identity":
         link = "sigmoid"
     noted = _noted_loss(model) if loss is None and output is None else loss

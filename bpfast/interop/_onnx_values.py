@@ -59,7 +59,7 @@ class Partial:
 
     affine: a x + c, column by column · erf: erf(a x) · cdf: a (1 + erf(x / √2)) · gelu: 2 a gelu(x) ·
     mean: of each row · centred: x less its mean · pieces: rows cut into a · softmax, exp ·
-    complement: 1 - x · unflattened: the input, of more than two dimensions
+    complement: 1 - x · both: 1 - x beside x · unflattened: the input, of more than two dimensions
     """
 
     kind: str
@@ -68,13 +68,18 @@ class Partial:
     a: Any = 1.0
     c: Any = 0.0
 
+    @property
+    def width(self) -> int:
+        """Its columns, flattened."""
+        return {"mean": 1, "both": 2}.get(self.kind, self.value.width)
+
 
 class Reader:
-    """What the names of a graph stand for."""
+    """What the names of a graph stand for; `batch` is how many rows it declares, None if any number."""
 
-    def __init__(self, graph: Any, known: dict[str, Any]) -> None:
+    def __init__(self, graph: Any, known: dict[str, Any], batch: int | None = None) -> None:
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self.known = known
+        self.known, self.batch = known, batch
 
     def get(self, name: str) -> Any:
         """The array, Value or Partial of a name; None where an optional input is left out."""
@@ -114,7 +119,7 @@ class Reader:
         """A constant of one number a column (width,)."""
         array = self.constant(thing, node)
         flat = array[0] if array.ndim == 2 and len(array) == 1 else array
-        if flat.size == 1:
+        if flat.size == 1 and array.ndim <= 2:
             return np.full(width, flat.reshape(-1)[0])
         if flat.shape != (width,):
             refuse(node, f"has a constant of shape {array.shape} for {width} columns")

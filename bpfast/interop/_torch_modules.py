@@ -129,6 +129,7 @@ def _read_residual(stack: Stack, m: Any) -> None:
     inner = Stack(stack.width)
     leaves = list(leaves_of(m.body, "body"))
     _require_known(leaves)
+    _require_plain("skip", m.skip)
     _read_modules(inner, leaves)
     projection = None
     if inner.width != stack.width:
@@ -182,12 +183,21 @@ READERS: dict[type, Callable[[Stack, Any], None]] = {
 }
 
 
-def leaves_of(module: Any, where: str = "module") -> Iterator[tuple[str, Any]]:
-    """The modules of nested Sequentials in order, each with its place."""
+def _require_plain(where: str, module: Any) -> None:
+    """Refuse a module that computes something else than its class."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"{where} must be a torch.nn.Module; got {type(module).__name__}")
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"{where} ({type(module).__name__}) has hooks, which bpfast would not run")
+    if "forward" in vars(module):
+        raise ValueError(
+            f"{where} ({type(module).__name__}) has a forward of its own, which bpfast would not run"
+        )
+
+
+def leaves_of(module: Any, where: str = "module") -> Iterator[tuple[str, Any]]:
+    """The modules of nested Sequentials in order, each with its place."""
+    _require_plain(where, module)
     if type(module) is nn.Sequential:
         # Not by named_children, which leaves out what comes again, such as one ReLU in several places.
         for index, child in enumerate(module):

@@ -6,7 +6,7 @@ the layers that have a row here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -89,7 +89,7 @@ def _require_last_axis(m: Any) -> None:
 
 
 def _read_dense(stack: Stack, m: Any) -> None:
-    _require(m, quantization_mode=None)
+    _require(m, quantization_mode=None, lora_enabled=False)
     stack.append(layers.Dense(m.units, bias=m.use_bias), _dense_slots(m), m.units)
 
 
@@ -147,6 +147,10 @@ READERS: dict[type, Callable[[Stack, Any], None]] = {
 
 def _leaves(model: Any, where: str) -> Iterator[tuple[str, Any]]:
     """The layers of a model in order, each with its place; a functional model's must be a chain."""
+    if "call" in vars(model):
+        raise ValueError(
+            f"{where} ({type(model).__name__}) has a call of its own, which bpfast would not run"
+        )
     if type(model) is keras.Sequential:
         for index, layer in enumerate(model.layers):
             yield from _leaves(layer, f"{where}.layers[{index}]")
@@ -212,10 +216,13 @@ def _read(model: Any, loss: Any) -> tuple[Stack, int, Loss, str]:
     spec, linked = read_loss(given) if loss is None or _is_keras(loss) else (resolve_loss(loss), None)
     steps = _without_link(list(_steps(leaves)), spec, linked)
     shape = tuple(model.input_shape[1:])
-    if not shape or None in shape or (len(shape) > 1 and _first(leaves) is not keras.layers.Flatten):
+    where, first = _first(leaves)
+    if not shape or None in shape or (len(shape) > 1 and type(first) is not keras.layers.Flatten):
         raise ValueError(
             f"model takes inputs of shape {shape}; rows of numbers, or a Flatten first, are wanted"
         )
+    if len(shape) > 1:
+        at_place(where, partial(_require, first, data_format="channels_last"))
     stack = Stack(prod(shape))
     for where, m in steps:
         at_place(where, partial(_read_step, stack, m))
@@ -226,8 +233,9 @@ def _is_keras(loss: Any) -> bool:
     return isinstance(loss, keras.losses.Loss) or getattr(loss, "__module__", "").startswith("keras.")
 
 
-def _first(leaves: list[tuple[str, Any]]) -> type | None:
-    return next((type(m) for _, m in leaves if type(m) is not keras.layers.InputLayer), None)
+def _first(leaves: list[tuple[str, Any]]) -> tuple[str, Any]:
+    """What comes first behind the input, with its place."""
+    return next((leaf for leaf in leaves if type(leaf[1]) is not keras.layers.InputLayer), ("model", None))
 
 
 def _require_known(leaves: list[tuple[str, Any]]) -> None:
@@ -297,7 +305,8 @@ def from_keras(
     Network
         A softmax, sigmoid or exponential at the end that is the loss's link is left out, since the loss
         applies it: then ``net.predict(X)`` gives the model's outputs, otherwise ``net.forward(X)`` does.
-        What is not trainable is frozen. A momentum of 0.99 is 0.01 here; in training a running variance
+        What is not trainable is frozen. A layer in several places becomes several, which `copy_to_keras`
+        refuses. A momentum of 0.99 is 0.01 here; in training a running variance
         takes the unbiased one of the batch, where Keras takes the biased. A BatchNormalization with
         neither center nor scale keeps its statistics. Regularisers are not carried: see ``penalty`` of
         `Network.fit`.
@@ -324,7 +333,8 @@ def copy_to_keras(net: Network, model: Any) -> None:
     Raises
     ------
     ValueError
-        If the model's layers are others; then it stays as it was.
+        If the model's layers are others, or if one stands in several places, which a network trains apart;
+        then it stays as it was.
 
     Examples
     --------
@@ -342,6 +352,7 @@ def copy_to_keras(net: Network, model: Any) -> None:
         raise ValueError("copy_to_keras: the model's layers are not those of the network")
     slots = stack.named()
     arrays = {**net.parameters, **net.statistics}
+    _require_apart(slots)
     for name, slot in slots.items():
         if slot.shared and slot.trained:
             raise ValueError(
@@ -349,6 +360,17 @@ def copy_to_keras(net: Network, model: Any) -> None:
             )
     for name, slot in slots.items():
         slot.store(arrays[name])
+
+
+def _require_apart(slots: Mapping[str, Slot]) -> None:
+    """Refuse a variable in several places: each would be written with what another place has learned."""
+    seen: dict[int, str] = {}
+    for name, slot in slots.items():
+        if slot.source is not None and seen.setdefault(id(slot.source), name) != name:
+            raise ValueError(
+                f"copy_to_keras: the model has one variable ({slot.source.path}) in several places, "
+                f"{seen[id(slot.source)]} and {name} of the network, which trains each apart"
+            )
 
 
 def _kind(layer: layers.Layer) -> tuple[Any, ...]:

@@ -250,6 +250,7 @@ def _require_trainable(module: Any, slots: Mapping[str, Slot]) -> None:
                 f"module has one parameter twice ({seen[id(p)]}, {name}); bpfast trains each apart"
             )
         seen[id(p)] = name
+    _require_apart(module)
     for slot in slots.values():
         if slot.trained and slot.shared:
             raise ValueError("module has a PReLU of one slope for several columns; nn.PReLU(width) is wanted")
@@ -267,6 +268,36 @@ def _require_trainable(module: Any, slots: Mapping[str, Slot]) -> None:
             raise ValueError(
                 f"{what} in eval mode, itself in train mode; bpfast trains with all in train mode"
             )
+
+
+def _require_apart(module: Any) -> None:
+    """Refuse numbers that lie where others do: what is written to the one would change the other."""
+    named = [*module.named_parameters(), *module.named_buffers(remove_duplicate=False)]
+    # What does not require grad is not written, and may lie in itself; not in what is written.
+    written = {name for name, t in named if t.requires_grad or not isinstance(t, nn.Parameter)}
+    end, before = 0, ""
+    for name, tensor in sorted(named, key=lambda pair: pair[1].data_ptr()):
+        if not tensor.numel():
+            continue
+        reach, overlaps = _reach(tensor)
+        if overlaps and name in written:
+            raise ValueError(f"module has {name} expanded, one number in several places; .clone() is wanted")
+        if tensor.data_ptr() < end:
+            raise ValueError(
+                f"module has {before} and {name} in the same memory; bpfast trains each apart: "
+                f".clone() is wanted"
+            )
+        end, before = tensor.data_ptr() + reach * tensor.element_size(), name
+
+
+def _reach(tensor: Any) -> tuple[int, bool]:
+    """How many numbers a tensor spans in memory, and whether it may have one of them in two places."""
+    reach, overlaps = 1, False
+    for stride, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if extent > 1:
+            overlaps |= stride < reach
+            reach += (extent - 1) * stride
+    return reach, overlaps
 
 
 def _write_back(module: Any, slots: Mapping[str, Slot], net: Network) -> None:
