@@ -47,7 +47,7 @@ DTYPES = {"F32": np.dtype("f4"), "F64": np.dtype("f8"), "I64": np.dtype("i8"), "
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 #: Bytes of a header, at most; of its JSON outside of texts, which becomes objects many times its size;
 #: tensors.
-MAX_HEADER, MAX_STRUCTURE, MAX_TENSORS = 2**26, 2**21, 2**17
+MAX_HEADER, MAX_STRUCTURE, MAX_TENSORS = 2**24, 2**21, 2**17
 _TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 #: Characters of what is said of a file, beside its name.
 _LONGEST = 400

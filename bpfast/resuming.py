@@ -135,7 +135,10 @@ def read(path: str | os.PathLike[str], run: Run, n_batches: int) -> Saved | None
                 raise ValueError(f"its epoch has batches of shape {batches}, this run {n_batches}")
             like = Progress.begin(n_batches)
             losses = _read_as(file, "epoch/losses", like.losses)
-            saved.progress = Progress(losses, _read_as(file, "epoch/counts", like.counts), done)
+            counts = _read_as(file, "epoch/counts", like.counts)
+            if not (np.isfinite(losses[:done]).all() and np.isfinite(counts).all() and counts.min() >= 0):
+                raise ValueError("its epoch has batches whose loss or weight is not finite, or below 0")
+            saved.progress = Progress(losses, counts, done)
             saved.good = twin._flat.copy()
             views = twin.program.views(saved.good) | twin.program.views(saved.good, trained=False)
             for key, view in views.items():

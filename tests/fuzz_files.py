@@ -52,7 +52,7 @@ MUTATORS = mutations.MUTATORS
 
 #: Bytes that a load may take beyond twice the file: fixed, and for each byte of its header, whose layers
 #: become Python objects (a ``{"name": "dropout"}`` of 19 bytes takes 1,600).
-ALLOWANCE, PER_BYTE = 65_536, 70
+ALLOWANCE, PER_BYTE = 2**18, 96
 #: Bytes of a message, beside the file's name; seconds of a load; address space that is left to a worker.
 LONGEST, SECONDS, SPACE = 1000, 1.0, 4 * 2**30
 KEPT = Path(__file__).parent / "data"

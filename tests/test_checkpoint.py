@@ -444,6 +444,24 @@ def test_a_refused_run_keeps_the_tape(make, data, tmp_path):
     net.backward(Z)
 
 
+@pytest.mark.parametrize(("key", "value"), [("losses", np.nan), ("counts", np.inf), ("counts", -1.0)])
+def test_an_epoch_that_can_not_be_is_refused(make, data, tmp_path, key, value):
+    X, y = data
+    path = tmp_path / "run"
+    callbacks = [bp.Checkpoint(path, batches=2), Stop(10)]
+    with pytest.raises(KeyboardInterrupt):
+        make().fit(X, y, batch_size=16, callbacks=callbacks)
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["bpfast"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors[f"epoch/{key}"][0] = value
+    del header["sha256"]
+    files.write(path, header, tensors)
+    assert "its epoch has batches whose loss or weight is not finite" in resumed(
+        make, data, path, epochs=10, batch_size=16
+    )
+
+
 def test_what_is_no_checkpoint_is_refused(make, data, tmp_path):
     X, y = data
     path = tmp_path / "run"
