@@ -144,21 +144,31 @@ def _digest(dtype: str, array: Array) -> tuple[str, bytes]:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write beside the target, flush to disk, then take its name.
+    """Write beside the target, flush to disk, then take its name; see `open_atomically`."""
+    with open_atomically(path) as file:
+        file.write(data)
 
-    A link is followed; what is no regular file (a pipe, a device) is written to as it is.
+
+@contextlib.contextmanager
+def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write part by part: it takes its name at the end, or leaves nothing behind.
+
+    A link is followed; what is no regular file (a pipe, a device) is written to at the end.
     """
     require_place(path)
     if _is_special(path):
-        with open(path, "wb") as special:
-            special.write(data)
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            with open(path, "wb") as special:
+                shutil.copyfileobj(file, special)
         return
     target = os.path.realpath(os.fspath(path))
     temporary = f"{target}.{os.urandom(4).hex()}.tmp"
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -442,33 +452,3 @@ def _rebuild_loss(config: Any) -> Loss:
     if isinstance(config, dict) and config.get("name") == CustomLoss.name:
         raise ValueError("its loss is a Python function; pass loss= to load")
     return losses.from_config(config)
-
-
-@contextlib.contextmanager
-def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write part by part: it takes its name at the end, or leaves nothing behind.
-
-    A link is followed; what is no regular file (a pipe, a device) is written to at the end.
-    """
-    require_place(path)
-    if _is_special(path):
-        with tempfile.TemporaryFile() as file:
-            yield file
-            file.seek(0)
-            with open(path, "wb") as special:
-                shutil.copyfileobj(file, special)
-        return
-    target = os.path.realpath(os.fspath(path))
-    temporary = f"{target}.{os.urandom(4).hex()}.tmp"
-    try:
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _flush_folder(os.path.dirname(target))
