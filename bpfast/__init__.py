@@ -1,15 +1,15 @@
 """bpfast: dense neural networks trained by backpropagation on the CPU, fast and to the same bits."""
 
 from . import _built as _built
-from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
-from .callbacks import Callback, EarlyStopping, ProgressBar
-from .checkpoint import Checkpoint
-from .diagnostics import check_gradients, find_learning_rate
-from .files import load
-from .flow import GradientFlow, gradient_flow
+from .diagnostics.gradient_check import check_gradients
+from .diagnostics.gradient_flow import GradientFlow, gradient_flow
+from .diagnostics.learning_rate import find_learning_rate
 from .frozen import FrozenNetwork
 from .info import __version__, info
-from .initializers import (
+from .network import Network
+from .pretraining.pretrain import RBM, Autoencoder, pretrain
+from .specs.activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
+from .specs.initializers import (
     Constant,
     HeNormal,
     HeUniform,
@@ -20,7 +20,7 @@ from .initializers import (
     XavierUniform,
     Zeros,
 )
-from .layers import (
+from .specs.layers import (
     Activation,
     Auxiliary,
     BatchNorm,
@@ -33,7 +33,7 @@ from .layers import (
     Residual,
     RReLU,
 )
-from .losses import (
+from .specs.losses import (
     AbsoluteError,
     CrossEntropy,
     CustomLoss,
@@ -45,19 +45,13 @@ from .losses import (
     Quantile,
     SquaredError,
 )
-from .network import Network
-from .optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, Rprop
-from .penalties import L0, L1, L2, ElasticNet, Frobenius
-from .pretraining import RBM, Autoencoder, pretrain
-from .schedules import (
-    Cosine,
-    ExponentialDecay,
-    InverseTime,
-    ReduceOnPlateau,
-    StepDecay,
-    WarmUp,
-)
-from .training import History
+from .specs.optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, Rprop
+from .specs.penalties import L0, L1, L2, ElasticNet, Frobenius
+from .specs.schedules import Cosine, ExponentialDecay, InverseTime, ReduceOnPlateau, StepDecay, WarmUp
+from .storage.model_file import load
+from .training.callbacks import Callback, EarlyStopping, ProgressBar
+from .training.checkpoint import Checkpoint
+from .training.history import History
 
 __all__ = [
     "ELU",

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import commands, predicting
 from .backends import BACKENDS
-from .exporting import add_export
+from .cli import commands
+from .cli import predict as predicting
+from .cli.export import add_export
+from .data.preparation import TASKS
+from .data.tables import UserError
 from .info import __version__
-from .preparation import TASKS
-from .tables import UserError
 
 MISTAKE = 2
 

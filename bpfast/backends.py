@@ -6,15 +6,16 @@ import os
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import checks, kernels, reference
-from .engines import Engine, ReferenceEngine
-from .losses import CustomLoss, Loss, link_of
-from .native import NativeEngine
-from .program import Program
+from . import kernels
+from .arrays import Array, checks
+from .engine.interface import Engine
+from .engine.program import Program
+from .native.engine import NativeEngine
+from .reference import formulas as reference
+from .reference.engine import ReferenceEngine
+from .specs.losses import CustomLoss, Loss, link_of
 
-Array = NDArray[Any]
 BACKENDS = ("native", "reference")
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from . import reference
-
-Array = NDArray[Any]
+from .arrays import Array
 
 
 def labels_of(predicted: ArrayLike, classes: Sequence[Any] | None = None) -> Array:

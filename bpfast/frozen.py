@@ -10,17 +10,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import backends, checks
-from .engines import Engine, outputs
-from .losses import Loss, link_of
-from .memory import aligned_copy
+from . import backends
+from .arrays import Array, checks
+from .arrays.aligned import aligned_copy
+from .engine.interface import Engine, outputs
+from .specs.losses import Loss, link_of
 
 if TYPE_CHECKING:
     from .network import Network
 
-Array = NDArray[Any]
 
 #: What `_start` makes anew.
 _DERIVED = frozenset(["parameters", "statistics", "_flat", "_idle", "_link_name"])

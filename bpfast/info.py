@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from . import backends, checks
+from . import backends
+from .arrays import checks
 
 # The build reads the version here: asking importlib.metadata at import costs as much as the rest.
 __version__ = "0.1.0"
@@ -26,16 +27,16 @@ def info() -> dict[str, Any]:
     """
     import platform
 
-    from . import _border
+    from .native import _runtime
 
     return {
         "version": __version__,
         "backend": backends.resolve_backend(None),
-        "isa": _border.isa(),
-        "isas": _border.isas(),
-        "openmp": _border.openmp(),
-        "threads": checks.default_threads() if _border.openmp() else 1,
-        "compiler": _border.compiler(),
+        "isa": _runtime.isa(),
+        "isas": _runtime.isas(),
+        "openmp": _runtime.openmp(),
+        "threads": checks.default_threads() if _runtime.openmp() else 1,
+        "compiler": _runtime.compiler(),
         "python": ".".join(map(str, sys.version_info[:3])),
         "numpy": np.__version__,
         "machine": platform.machine(),

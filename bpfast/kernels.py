@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import _kernels, checks, reference
-from .activations import Activation, activations
-from .losses import LINKS, CustomLoss, Loss, resolve_loss
-
-Array = NDArray[Any]
+from .arrays import Array, checks
+from .native import _kernels
+from .reference import formulas as reference
+from .specs.activations import Activation, activations
+from .specs.losses import LINKS, CustomLoss, Loss, resolve_loss
 
 
 def _threads(value: int | None) -> int:

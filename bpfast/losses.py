@@ -1,245 +1,37 @@
-"""Losses. Each owns its link: it takes the raw outputs Z of the network.
+"""The losses: public path of `bpfast.specs.losses`."""
 
-A pointwise loss is the mean over rows and outputs; cross_entropy is the mean over rows. With
-``sample_weight`` w the mean over rows is Σ w·loss / Σ w.
-"""
-
-from __future__ import annotations
-
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from .specs import Family, Spec, number
-
-
-@dataclass(frozen=True)
-class Loss(Spec):
-    """A loss L(Y, Z) and the link that turns Z into a prediction.
-
-    Attributes
-    ----------
-    link : str
-        What `predict` applies to Z: ``identity``, ``sigmoid``, ``softmax`` or ``exp``.
-    targets : str
-        What Y may hold: ``values`` (any number), ``classes`` (integers, or rows of
-        probabilities), ``probabilities`` (0 to 1), ``signs`` (-1 or +1), ``counts`` (0 or more).
-    metric : str
-        What `fit` reports on the validation data: ``accuracy`` or ``r2``; empty for none.
-    """
-
-    link: ClassVar[str] = "identity"
-    targets: ClassVar[str] = "values"
-    metric: ClassVar[str] = "r2"
-    #: False where the gradient jumps.
-    smooth: ClassVar[bool] = True
-
-    @property
-    def parameter(self) -> float:
-        """The one number that the loss takes; 0 where it takes none."""
-        return 0.0
-
-
-losses: Family[Loss] = Family("loss", Loss)
-
-
-@dataclass(frozen=True)
-class _Capped(Loss):
-    """A loss whose value has a cap, and whose gradient has none."""
-
-    cap: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.cap is not None:
-            self._set("cap", number(type(self).__name__, "cap", self.cap, above=0))
-
-    @property
-    def parameter(self) -> float:
-        return math.inf if self.cap is None else self.cap
-
-
-@losses.register("squared_error", "mse")
-@dataclass(frozen=True)
-class SquaredError(Loss):
-    """L = (z - y)², ∂L/∂z = 2 (z - y)."""
-
-
-@losses.register("absolute_error", "mae")
-@dataclass(frozen=True)
-class AbsoluteError(Loss):
-    """L = |z - y|, ∂L/∂z = sign(z - y), 0 at z = y."""
-
-    smooth: ClassVar[bool] = False
-
-
-@losses.register("log_loss", "binary_cross_entropy", "binary_crossentropy")
-@dataclass(frozen=True)
-class LogLoss(_Capped):
-    """L = softplus(z) - y z = -y log p - (1 - y) log(1 - p) with p = sigmoid(z); ∂L/∂z = p - y.
-
-    Targets are 0 or 1, or probabilities, one column an output (several: multi-label).
-
-    Parameters
-    ----------
-    cap : float, optional
-        The most that an output of a row counts; the gradient has no cap. Where probabilities are
-        clipped to ε, as in scikit-learn, it is -log ε.
-    """
-
-    link: ClassVar[str] = "sigmoid"
-    targets: ClassVar[str] = "probabilities"
-    metric: ClassVar[str] = "accuracy"
-
-
-@losses.register(
-    "cross_entropy",
-    "softmax_cross_entropy",
-    "categorical_crossentropy",
-    "sparse_categorical_crossentropy",
+from .specs.losses import (
+    LINKS,
+    AbsoluteError,
+    CrossEntropy,
+    CustomLoss,
+    Exponential,
+    Hinge,
+    Huber,
+    LogLoss,
+    Loss,
+    Poisson,
+    Quantile,
+    SquaredError,
+    link_of,
+    losses,
+    resolve_loss,
 )
-@dataclass(frozen=True)
-class CrossEntropy(_Capped):
-    """L = -Σ y log softmax(z) over the outputs; ∂L/∂z = softmax(z) - y.
 
-    Targets are integer classes (B,), or rows (B, O) of probabilities that sum to 1.
-
-    Parameters
-    ----------
-    cap : float, optional
-        The most that a row counts; the gradient has no cap. See `LogLoss`.
-    """
-
-    link: ClassVar[str] = "softmax"
-    targets: ClassVar[str] = "classes"
-    metric: ClassVar[str] = "accuracy"
-
-
-@losses.register("exponential")
-@dataclass(frozen=True)
-class Exponential(Loss):
-    """L = exp(-y z) for y = ±1, ∂L/∂z = -y exp(-y z) (AdaBoost's; Friedman et al. 2000).
-
-    The exponent is capped (at 80 in float32, 700 in float64); a row that reaches the cap makes
-    the loss infinite, which is an error that says so.
-    """
-
-    targets: ClassVar[str] = "signs"
-    metric: ClassVar[str] = "accuracy"
-
-
-@losses.register("hinge")
-@dataclass(frozen=True)
-class Hinge(Loss):
-    """L = max(0, 1 - y z) for y = ±1, ∂L/∂z = -y where y z < 1, else 0 (a linear SVM's)."""
-
-    targets: ClassVar[str] = "signs"
-    metric: ClassVar[str] = "accuracy"
-    smooth: ClassVar[bool] = False
-
-
-@losses.register("huber")
-@dataclass(frozen=True)
-class Huber(Loss):
-    """L = ½ r² where |r| ≤ threshold, else threshold (|r| - ½ threshold), r = z - y (Huber 1964).
-
-    Parameters
-    ----------
-    threshold : float, default 1.0
-        The error beyond which the loss grows linearly; positive, in the units of y.
-    """
-
-    threshold: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._set("threshold", number("Huber", "threshold", self.threshold, above=0))
-
-    @property
-    def parameter(self) -> float:
-        return self.threshold
-
-
-@losses.register("quantile", "pinball")
-@dataclass(frozen=True)
-class Quantile(Loss):
-    """L = max(q r, (q - 1) r), r = y - z: at its minimum a share q of the y lies below z (Koenker 1978).
-
-    ∂L/∂z = -q where y > z, 1 - q where y < z, 0 at z = y.
-
-    Parameters
-    ----------
-    quantile : float, default 0.5
-        q, above 0 and below 1; 0.5 is half the absolute error.
-    """
-
-    quantile: float = 0.5
-    smooth: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self._set("quantile", number("Quantile", "quantile", self.quantile, above=0, below=1))
-
-    @property
-    def parameter(self) -> float:
-        return self.quantile
-
-
-@losses.register("poisson")
-@dataclass(frozen=True)
-class Poisson(Loss):
-    """L = exp(z) - y z for counts y ≥ 0, link exp, ∂L/∂z = exp(z) - y.
-
-    The Poisson deviance halved, less what depends on y alone. The exponent is capped as in
-    `Exponential`.
-    """
-
-    link: ClassVar[str] = "exp"
-    targets: ClassVar[str] = "counts"
-
-
-@dataclass(frozen=True)
-class CustomLoss(Loss):
-    """A loss of one's own, in Python; the rest of the step stays native.
-
-    Parameters
-    ----------
-    function : callable
-        ``function(Y, Z) -> (loss, D)``: the loss of each row (B,), and D = ∂loss/∂Z (B, O) of
-        each row. Not divided by B: the mean over the batch is taken for you.
-    output_link : str, default "identity"
-        What `predict` applies to Z: ``identity``, ``sigmoid``, ``softmax`` or ``exp``.
-
-    Notes
-    -----
-    A model with such a loss is saved without its function: pass ``loss=`` to `bpfast.load`.
-    """
-
-    function: Callable[[Any, Any], tuple[Any, Any]]
-    output_link: str = "identity"
-    name: ClassVar[str] = "custom"
-    metric: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise TypeError(f"CustomLoss: function must be callable; got {self.function!r}")
-        if self.output_link not in LINKS:
-            raise ValueError(
-                f"CustomLoss: output_link must be one of {', '.join(LINKS)}; got {self.output_link!r}"
-            )
-
-    def config(self) -> dict[str, Any]:
-        return {"name": self.name, "output_link": self.output_link}
-
-
-LINKS = ("identity", "sigmoid", "softmax", "exp")
-
-
-def link_of(loss: Loss) -> str:
-    """The link that `predict` applies for a loss."""
-    return loss.output_link if isinstance(loss, CustomLoss) else loss.link
-
-
-def resolve_loss(value: Any) -> Loss:
-    """Turn a name, a specification or a plain function into a loss."""
-    if callable(value) and not isinstance(value, (Loss, type)):
-        return CustomLoss(value)
-    return losses.resolve(value, "loss")
+__all__ = [
+    "LINKS",
+    "AbsoluteError",
+    "CrossEntropy",
+    "CustomLoss",
+    "Exponential",
+    "Hinge",
+    "Huber",
+    "LogLoss",
+    "Loss",
+    "Poisson",
+    "Quantile",
+    "SquaredError",
+    "link_of",
+    "losses",
+    "resolve_loss",
+]

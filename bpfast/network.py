@@ -15,23 +15,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import backends, checks, engines, reference
+from . import backends
+from .arrays import Array, checks
+from .arrays.aligned import aligned, aligned_copy
+from .arrays.sparse import Features
+from .engine import interface as engines
+from .engine.program import compile_program
 from .frozen import FrozenNetwork
-from .layers import Layer
-from .losses import Loss, link_of, resolve_loss
-from .memory import aligned, aligned_copy
-from .optimizers import LBFGS, Optimizer, optimizers, resolve_optimizer
-from .penalties import Penalty, penalties
-from .program import compile_program
-from .sparse import Features
-from .specs import flag, integer, number
+from .reference import formulas as reference
+from .reference.engine import head_losses
+from .specs.layers import Layer
+from .specs.losses import Loss, link_of, resolve_loss
+from .specs.optimizers import LBFGS, Optimizer, optimizers, resolve_optimizer
+from .specs.penalties import Penalty, penalties
+from .specs.spec import flag, integer, number
 
 if TYPE_CHECKING:
-    from .callbacks import Callback
-    from .profiling import Profile
-    from .training import History
+    from .training.callbacks import Callback
+    from .training.history import History
+    from .training.profile import Profile
 
-Array = NDArray[Any]
 
 #: What `_start` makes anew.
 _DERIVED = frozenset(
@@ -158,7 +161,7 @@ class Network:
         self._epochs = 0
         # Of training, over all calls: what the next step's random ops draw from.
         self._steps = 0
-        self._rates: dict[str, float] = {}
+        self._lr_scales: dict[str, float] = {}
 
     @classmethod
     def blank(
@@ -375,7 +378,7 @@ class Network:
 
     def _next_step(self) -> engines.Training:
         """The passes of the next step of training, which move no statistics."""
-        return engines.Training((self.seed, self._steps), 0.0, True, rates=self._rates)
+        return engines.Training((self.seed, self._steps), 0.0, True, lr_scales=self._lr_scales)
 
     def _objective(
         self,
@@ -392,7 +395,7 @@ class Network:
             self._taped, self._backed = 0, False
             Z = self._engine.forward(self._flat, X, training)
             value, D = backends.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)
-            beside, deltas = engines.head_losses(self._engine, Y, w, loss_scale)
+            beside, deltas = head_losses(self._engine, Y, w, loss_scale)
             if loss_scale != 1:
                 D = D * D.dtype.type(loss_scale)
             self._engine.backward(self._flat, D, gradient, heads=deltas)
@@ -482,7 +485,7 @@ class Network:
         RuntimeError
             If the network is being trained already, or a signal handler uses it while it is.
         """
-        from .training import fit, search
+        from .training.fit import fit, search
 
         rule = resolve_optimizer(optimizer)
         train: Callable[..., History] = search if isinstance(rule, LBFGS) else fit
@@ -527,7 +530,7 @@ class Network:
         RuntimeError
             If the backend is not native.
         """
-        from .training import timed_epoch
+        from .training.fit import timed_epoch
 
         if self.backend != "native":
             raise RuntimeError(f"profile times the native engine; this network's backend is {self.backend!r}")
@@ -587,7 +590,7 @@ class Network:
         with self._lock:
             self._require_no_fit("forward(training=True)")
             self._taped, self._backed = len(X), False
-            how = engines.Training((self.seed, self._steps), rates=self._rates)
+            how = engines.Training((self.seed, self._steps), lr_scales=self._lr_scales)
             self._steps += 1
             return self._engine.forward(self._flat, X, how)
 
@@ -624,12 +627,12 @@ class Network:
         with self._lock:
             state = self._optimizer_state(spec)
             rate = spec.schedule.rate(float(state.clock.epoch))
-            self._engine.update(self._flat, self._gradient, state, rate, punish, self._rates)
+            self._engine.update(self._flat, self._gradient, state, rate, punish, self._lr_scales)
 
     @property
     def learning_rate_scales(self) -> dict[str, float]:
         """What the learning rate is multiplied by, by the names of `parameters`."""
-        return {name: self._rates.get(name, 1.0) for name in self.parameters}
+        return {name: self._lr_scales.get(name, 1.0) for name in self.parameters}
 
     def scale_learning_rates(self, scales: Mapping[Any, float]) -> None:
         """Train layers, or single parameters, at a multiple of the learning rate from now on.
@@ -651,12 +654,12 @@ class Network:
         """
         if not isinstance(scales, Mapping):
             raise TypeError(f"scales must be a dict of layers or parameters; got {scales!r}")
-        rates = dict(self._rates)
+        rates = dict(self._lr_scales)
         for key, scale in scales.items():
             value = number("scale_learning_rates", f"scales[{key!r}]", scale, at_least=0)
             rates.update(dict.fromkeys(self._names_of(key), value))
         self._require_no_fit("scale_learning_rates")
-        self._rates = {name: rate for name, rate in rates.items() if rate != 1}
+        self._lr_scales = {name: rate for name, rate in rates.items() if rate != 1}
 
     def _names_of(self, key: Any) -> list[str]:
         """The parameters of a layer, or the one of this name."""
@@ -678,7 +681,7 @@ class Network:
         """Which elements of the flat vector training may change."""
         moves = np.zeros(self._flat.shape, bool)
         for p in self.program.parameters:
-            moves[p.block] = p.trained and self._rates.get(p.name, 1.0) > 0
+            moves[p.block] = p.trained and self._lr_scales.get(p.name, 1.0) > 0
         return moves
 
     def freeze_layers(self, *layers: int | str) -> None:
@@ -758,7 +761,7 @@ class Network:
         words = [layer.text] if layer.text else []
         if any(op.layer == f"{name}.skip" for op in made):
             words.append("projection")
-        scales = {self._rates.get(p.name, 1.0) for p in own}
+        scales = {self._lr_scales.get(p.name, 1.0) for p in own}
         if scales and scales != {1.0}:
             words.append("frozen" if scales == {0.0} else f"rate × {min(scales):g}")
         label = "  " * depth + f"{name} {layer.name}"
@@ -769,6 +772,6 @@ class Network:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a safetensors file; see `bpfast.load`."""
-        from .files import save
+        from .storage.model_file import save
 
         save(self, path)

@@ -1,94 +1,13 @@
-"""Penalties Ω on the weights: J = mean loss + α Ω(W). Biases are never penalised.
+"""The penalties: public path of `bpfast.specs.penalties`."""
 
-A smooth part joins the gradient, g = dW + α Ω'(W), before the optimizer's rule. A part without a
-derivative is applied after the rule as a proximal step (Parikh & Boyd 2014), which is what makes
-weights exactly 0. Its η is the learning rate; with momentum μ it is η / (1 - μ), which is how far a
-steady gradient moves a weight, so that the minimum of J stays where it is. Rules that scale each
-weight's gradient (Adam, RMSprop, ...) take the same step with the plain η: weights become exactly
-0 there too, but α then counts against the scaled gradient, not against that of J.
-"""
+from .specs.penalties import (
+    L0,
+    L1,
+    L2,
+    ElasticNet,
+    Frobenius,
+    Penalty,
+    penalties,
+)
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import ClassVar
-
-from .specs import Family, Spec, number
-
-
-@dataclass(frozen=True)
-class Penalty(Spec):
-    """A penalty and its strength.
-
-    Parameters
-    ----------
-    alpha : float
-        The strength α ≥ 0.
-    """
-
-    alpha: float
-    smooth: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        self._set("alpha", number(type(self).__name__, "alpha", self.alpha, at_least=0))
-
-    @property
-    def mix(self) -> float:
-        """The share of L1 in an elastic net; unused elsewhere."""
-        return 0.0
-
-
-penalties: Family[Penalty] = Family("penalty", Penalty)
-
-
-@penalties.register("l2", "ridge")
-@dataclass(frozen=True)
-class L2(Penalty):
-    """Ω = ½ ‖W‖₂², gradient α W (ridge)."""
-
-
-@penalties.register("l1", "lasso")
-@dataclass(frozen=True)
-class L1(Penalty):
-    """Ω = ‖W‖₁, proximal step W ← sign(W) max(0, |W| - η α) (lasso; Tibshirani 1996)."""
-
-    smooth: ClassVar[bool] = False
-
-
-@penalties.register("elastic_net", "elasticnet")
-@dataclass(frozen=True)
-class ElasticNet(Penalty):
-    """Ω = ρ ‖W‖₁ + ½ (1 - ρ) ‖W‖₂² with ρ = l1_ratio (Zou & Hastie 2005).
-
-    Parameters
-    ----------
-    alpha : float
-        The strength α ≥ 0.
-    l1_ratio : float, default 0.5
-        The share ρ of L1, from 0 to 1.
-    """
-
-    l1_ratio: float = 0.5
-    smooth: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set("l1_ratio", number("ElasticNet", "l1_ratio", self.l1_ratio, at_least=0, at_most=1))
-
-    @property
-    def mix(self) -> float:
-        return self.l1_ratio
-
-
-@penalties.register("l0")
-@dataclass(frozen=True)
-class L0(Penalty):
-    """Ω = #(W ≠ 0), proximal step W ← 0 where |W| ≤ √(2 η α) (hard threshold; Blumensath & Davies 2008)."""
-
-    smooth: ClassVar[bool] = False
-
-
-@penalties.register("frobenius")
-@dataclass(frozen=True)
-class Frobenius(Penalty):
-    """Ω = Σ over matrices ‖W‖_F, unsquared; gradient α W / ‖W‖_F, 0 at W = 0."""
+__all__ = ["L0", "L1", "L2", "ElasticNet", "Frobenius", "Penalty", "penalties"]

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from bpfast._step cimport Run, Worker, tile_csr
+from bpfast.native._step cimport Run, Worker, tile_csr
 
 cdef void permutation(int64_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoch) noexcept nogil
 cdef void locate(Run* r, Worker* w, Py_ssize_t first) noexcept nogil

@@ -4,7 +4,7 @@
 
 from libc.string cimport memcpy
 
-from bpfast._step cimport Run, Worker, at, const_at, share, tile_csr
+from bpfast.native._step cimport Run, Worker, at, const_at, share, tile_csr
 
 cdef enum:
     # Of a batch of X that is brought near while the one before it is at work, and of its rows:

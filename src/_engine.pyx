@@ -14,10 +14,10 @@ from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from bpfast._batch cimport permutation
-from bpfast._border cimport View, by_the_clock, find, team_for
-from bpfast._memory cimport Memory, weight_rows
-from bpfast._step cimport (
+from bpfast.native._batch cimport permutation
+from bpfast.native._runtime cimport View, by_the_clock, find, team_for
+from bpfast.native._memory cimport Memory, weight_rows
+from bpfast.native._step cimport (
     ROW_BLOCK,
     TIMES,
     Op,
@@ -30,7 +30,7 @@ from bpfast._step cimport (
     tile_csr,
     tile_link,
 )
-from bpfast._update cimport run_update
+from bpfast.native._update cimport run_update
 
 # Multiply-adds of an epoch from which on the team may be worth waking: some 200 µs of one thread.
 cdef double WORTH_WAKING = 1e7

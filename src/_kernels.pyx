@@ -8,8 +8,8 @@ OpenMP runs over the batch's rows, and over tiles of dW where every tile sums ov
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t
 
-from bpfast._border cimport Arena, View, find, table, team_for
-from bpfast._step cimport (
+from bpfast.native._runtime cimport Arena, View, find, table, team_for
+from bpfast.native._step cimport (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
     at,
@@ -21,10 +21,10 @@ from bpfast._step cimport (
     tile_loss,
     tile_table,
 )
-from bpfast._update cimport scratch_bytes
-from bpfast._update cimport weight_gradient as gradient_tile
+from bpfast.native._update cimport scratch_bytes
+from bpfast.native._update cimport weight_gradient as gradient_tile
 
-from bpfast.memory import LINE, aligned_copy
+from bpfast.arrays.aligned import LINE, aligned_copy
 
 
 # ---- the loops: a team of threads over the batch

@@ -1,7 +1,7 @@
 # What the native engine of a program works on.
 
-from bpfast._border cimport Arena
-from bpfast._step cimport Op, Run, Task, Worker, tile_csr, tile_norm
+from bpfast.native._runtime cimport Arena
+from bpfast.native._step cimport Op, Run, Task, Worker, tile_csr, tile_norm
 
 
 cdef class Memory:

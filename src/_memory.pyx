@@ -5,9 +5,9 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from bpfast._border cimport Arena, find, table
-from bpfast._ops cimport op_kind, op_row
-from bpfast._step cimport (
+from bpfast.native._runtime cimport Arena, find, table
+from bpfast.native._ops cimport op_kind, op_row
+from bpfast.native._step cimport (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
     CHUNK,
@@ -19,7 +19,7 @@ from bpfast._step cimport (
     Worker,
     tile_norm,
 )
-from bpfast._update cimport scratch_bytes
+from bpfast.native._update cimport scratch_bytes
 
 # Weights of so many bytes stay in a second-level cache, beside their state.
 cdef Py_ssize_t NEAR_BYTES = 131072

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
-from bpfast._step cimport Op, Run, Worker
+from bpfast.native._step cimport Op, Run, Worker
 
 ctypedef struct OpRow:
     const char* name

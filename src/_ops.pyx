@@ -14,8 +14,8 @@ from libc.math cimport fabs, isnan, sqrt
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, strcmp
 
-from bpfast._batch cimport mix64, sparse_from
-from bpfast._step cimport BLOCK_COLUMNS, at, tile_csr, tile_norm, tile_table
+from bpfast.native._batch cimport mix64, sparse_from
+from bpfast.native._step cimport BLOCK_COLUMNS, at, tile_csr, tile_norm, tile_table
 
 cdef enum:
     # Rows whose Z is still in cache when the activation follows.

@@ -15,7 +15,7 @@ from libc.math cimport isfinite
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from bpfast._batch cimport (
+from bpfast.native._batch cimport (
     batch_total,
     gather,
     locate,
@@ -24,8 +24,8 @@ from bpfast._batch cimport (
     sparse_from,
     transpose_batch,
 )
-from bpfast._ops cimport begin_step, op_row, take_running
-from bpfast._update cimport (
+from bpfast.native._ops cimport begin_step, op_row, take_running
+from bpfast.native._update cimport (
     gradient_tasks,
     penalty_rows,
     penalty_value,

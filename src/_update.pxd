@@ -1,6 +1,6 @@
 # The gradient and the update, for `_step`; and what the kernels as functions share with it.
 
-from bpfast._step cimport Run, Worker, tile_table
+from bpfast.native._step cimport Run, Worker, tile_table
 
 cdef Py_ssize_t scratch_bytes(const tile_table* tiles) noexcept nogil
 cdef void weight_gradient(

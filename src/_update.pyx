@@ -10,9 +10,9 @@ from libc.math cimport isinf, sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from bpfast._batch cimport next_turn, sparse_from
-from bpfast._ops cimport op_row
-from bpfast._step cimport (
+from bpfast.native._batch cimport next_turn, sparse_from
+from bpfast.native._ops cimport op_row
+from bpfast.native._step cimport (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
     CHUNK,

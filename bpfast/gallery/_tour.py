@@ -22,7 +22,8 @@ import numpy as np
 
 from bpfast import kernels
 
-from ._common import COLOURS, Array, dress
+from ..arrays import Array
+from ._common import COLOURS, dress
 
 CITIES, STARTS = 10, 20
 #: A, what two cities at one place cost, on distances within a square of side 1.

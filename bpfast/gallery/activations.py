@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from bpfast import kernels
-from bpfast.activations import activations
+from bpfast.specs.activations import activations
 
-from ._common import COLOURS, Array, dress, figure, write
+from ..arrays import Array
+from ._common import COLOURS, dress, figure, write
 
 LIMIT = 5.0
 

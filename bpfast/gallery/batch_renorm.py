@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 import bpfast as bp
-from bpfast.layers import Layer
+from bpfast.specs.layers import Layer
 
-from ._common import COLOURS, Array, digits, dress, figure, write
+from ..arrays import Array
+from ._common import COLOURS, digits, dress, figure, write
 
 HIDDEN, UNITS, BATCH, EPOCHS = 4, 64, 4, 40
 SEEDS = (0, 1, 2)

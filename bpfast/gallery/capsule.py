@@ -26,8 +26,9 @@ import numpy as np
 
 import bpfast as bp
 
+from ..arrays import Array
 from ..kernels import link
-from ._common import COLOURS, Array, digits, dress, figure, write
+from ._common import COLOURS, digits, dress, figure, write
 
 PRIMARY, DIM, CLASSES, ITERATIONS = 16, 8, 10, 3
 EPOCHS, BATCH = 20, 64

@@ -20,7 +20,8 @@ import numpy as np
 
 import bpfast as bp
 
-from ._common import COLOURS, Array, breast_cancer, diabetes, dress, figure, write
+from ..arrays import Array
+from ._common import COLOURS, breast_cancer, diabetes, dress, figure, write
 
 #: How many coefficients of each are printed.
 SHOWN = 4

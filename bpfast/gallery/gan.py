@@ -26,8 +26,9 @@ import numpy as np
 
 import bpfast as bp
 
+from ..arrays import Array
 from ..kernels import loss_and_delta
-from ._common import COLOURS, Array, dress, figure, write
+from ._common import COLOURS, dress, figure, write
 
 MODES, RADIUS, DEVIATION = 8, 2.0, 0.02
 SEEDS = (0, 1, 2)

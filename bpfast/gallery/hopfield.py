@@ -22,8 +22,9 @@ import numpy as np
 import bpfast as bp
 from bpfast import kernels
 
+from ..arrays import Array
 from . import _tour
-from ._common import COLOURS, Array, digits, dress, figure, write
+from ._common import COLOURS, digits, dress, figure, write
 
 UNITS, FLIPPED, TRIALS = 200, 0.1, 20
 LOADS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)

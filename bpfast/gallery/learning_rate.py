@@ -15,7 +15,8 @@ import numpy as np
 
 import bpfast as bp
 
-from ._common import COLOURS, Array, diabetes, dress, figure, write
+from ..arrays import Array
+from ._common import COLOURS, diabetes, dress, figure, write
 
 EPOCHS = 100
 

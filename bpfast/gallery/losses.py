@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from bpfast import kernels
-from bpfast.losses import Loss, losses
+from bpfast.specs.losses import Loss, losses
 
-from ._common import COLOURS, Array, dress, figure, write
+from ..arrays import Array
+from ._common import COLOURS, dress, figure, write
 
 CLASSES = 10
 STYLES = ("-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5)))

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 import bpfast as bp
-from bpfast.penalties import penalties
+from bpfast.specs.penalties import penalties
 
-from ._common import COLOURS, Array, digits, dress, figure, write
+from ..arrays import Array
+from ._common import COLOURS, digits, dress, figure, write
 
 EPOCHS = 60
 

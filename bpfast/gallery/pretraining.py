@@ -16,7 +16,8 @@ import numpy as np
 
 import bpfast as bp
 
-from ._common import COLOURS, Array, digits, dress, figure, write
+from ..arrays import Array
+from ._common import COLOURS, digits, dress, figure, write
 
 HIDDEN, UNITS, EPOCHS = 6, 64, 30
 RANDOM, ENCODED, BOLTZMANN = "random weights", "autoencoders", "Boltzmann machines"

@@ -16,7 +16,8 @@ import numpy as np
 
 import bpfast as bp
 
-from ._common import COLOURS, Array, dress, figure, write
+from ..arrays import Array
+from ._common import COLOURS, dress, figure, write
 
 RATE, STEPS, LEFT = 0.01, 1000, 1.0
 BESIDE, SEEDS = 1e-3, 20

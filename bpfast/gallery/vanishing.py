@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 
 import bpfast as bp
-from bpfast.initializers import Initializer
-from bpfast.layers import Layer
-from bpfast.optimizers import Optimizer
+from bpfast.specs.initializers import Initializer
+from bpfast.specs.layers import Layer
+from bpfast.specs.optimizers import Optimizer
 
-from ._common import COLOURS, Array, digits, dress, figure, write
+from ..arrays import Array
+from ._common import COLOURS, digits, dress, figure, write
 
 HIDDEN, UNITS, EPOCHS = 12, 64, 100
 

@@ -68,8 +68,8 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     from onnx import helper
     from skl2onnx.common.data_types import guess_proto_type
 
-    from ..losses import link_of
-    from ._onnx_graph import LINKS, Graph, write_network
+    from ..specs.losses import link_of
+    from .onnx.graph import LINKS, Graph, write_network
 
     est = operator.raw_operator
     network = est.to_network()
@@ -99,7 +99,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
 
 def _write_label(g: Any, est: Any, A: str, output: str) -> str:
     """Write the label; return the probabilities of all classes, or the margins."""
-    from ._onnx_preparation import write_label
+    from .onnx.preparation import write_label
 
     margins = hasattr(est, "decision_function")
     one, both = est.n_outputs_ == 1, A

@@ -11,9 +11,9 @@ from .style import HELD_OUT, INK, LEGEND, TRAINED, dress, new_figure, require_dr
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
 
-    from ..diagnostics import RangeTest
-    from ..flow import Flow, GradientFlow
-    from ..training import History
+    from ..diagnostics.gradient_flow import Flow, GradientFlow
+    from ..diagnostics.learning_rate import RangeTest
+    from ..training.history import History
 
 _METRICS = {"accuracy": "accuracy", "r2": "R²"}
 

@@ -1,0 +1,1 @@
+"""Tables and arrays from files, and how a model wants them."""

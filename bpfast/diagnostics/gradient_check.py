@@ -1,0 +1,90 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..network import Network
+from ..specs.penalties import penalties
+
+
+def check_gradients(
+    network: Network,
+    X: Any,
+    y: Any,
+    *,
+    sample_weight: Any = None,
+    penalty: Any = None,
+    step: float = 1e-5,
+    max_parameters: int = 2000,
+    training: bool = False,
+) -> float:
+    """The largest relative error of the network's gradients against central differences.
+
+    (J(w + h) - J(w - h)) / 2h is taken in float64 whatever the network's dtype, one weight at a
+    time; the network itself is not changed. The error is max |a - r| / max |r| over all weights
+    looked at.
+
+    Parameters
+    ----------
+    network : Network
+    X : array (B, I)
+    y : array
+    sample_weight : array (B,), optional
+    penalty : Penalty, optional
+        A smooth one; what has no derivative is left out of both sides.
+    step : float, default 1e-5
+        h, relative to max(1, |w|).
+    max_parameters : int, default 2000
+        Of a larger network this many weights are looked at, evenly spread.
+    training : bool, default False
+        Of the objective of the next step of `fit`, as `Network.gradients` has it. A `BatchRenorm`
+        holds r and d constant where differences do not, unless both are clipped.
+
+    Returns
+    -------
+    float
+    """
+    spec = None if penalty is None else penalties.resolve(penalty, "penalty")
+    if spec is not None and not spec.smooth:
+        raise ValueError(f"check_gradients: the penalty {spec.name} has no derivative everywhere")
+    given = network.gradients(X, y, sample_weight=sample_weight, penalty=spec, training=training)
+    twin = Network(
+        network.layers,
+        n_inputs=network.n_inputs,
+        loss=network.loss_spec,
+        dtype="float64",
+        seed=network.seed,
+        threads=network.threads,
+        backend=network.backend,
+    )
+    twin._steps = network._steps
+    twin.scale_learning_rates(network.learning_rate_scales)
+    for ours, theirs in ((network.parameters, twin.parameters), (network.statistics, twin.statistics)):
+        for name, array in ours.items():
+            theirs[name][...] = array
+    data, unused = twin._data(X, y, sample_weight), np.zeros_like(twin._flat)
+
+    def objective() -> float:
+        if not training:
+            return twin.loss(X, y, sample_weight=sample_weight, penalty=spec)
+        return twin._objective(*data, spec, unused, training=twin._next_step())
+
+    places = [(name, i) for name, array in given.items() for i in range(array.size)]
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(len(places), max_parameters)).astype(int))
+    worst, scale = 0.0, 0.0
+    for name, i in (places[k] for k in chosen):
+        flat = twin.parameters[name].reshape(-1)
+        kept = flat[i]
+        h = step * max(1.0, abs(kept))
+        sides = []
+        for side in (kept + h, kept - h):
+            flat[i] = side
+            sides.append(objective())
+        flat[i] = kept
+        slope = (sides[0] - sides[1]) / ((kept + h) - (kept - h))
+        worst = max(worst, abs(float(given[name].reshape(-1)[i]) - slope))
+        scale = max(scale, abs(slope))
+    return worst / scale if scale > 0 else worst

@@ -1,0 +1,402 @@
+"""How activations and gradients flow through the layers of a network: as a table, and over the epochs."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import kernels
+from ..arrays import Array, checks
+from ..arrays.aligned import aligned_copy
+from ..arrays.sparse import Features, dense, take
+from ..engine.interface import OptimizerState
+from ..network import Network
+from ..reference import formulas as reference
+from ..specs.activations import Activation
+from ..specs.optimizers import Optimizer, optimizers
+from ..specs.spec import flag, integer
+from ..training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from ..engine.program import Op
+    from ..training.history import History
+
+
+#: What the headings of a table mean.
+LEGEND = (
+    "A: what the op makes; D: ∂L/∂Z of dense, else ∂L/∂A; flat: elements where f is flat; dead: units flat "
+    "in all rows;\nnorm: of D; W: also γ, slopes; ΔW: the optimizer's step"
+)
+#: f is flat where |f'| is below this share of its maximum.
+FLAT = 0.05
+
+
+@dataclass(frozen=True)
+class OpFlow:
+    """The figures of one op of a network, on some rows; NaN for what it has not.
+
+    Attributes
+    ----------
+    name : str
+        Its layer's place, kind, widths and activation.
+    mean, deviation : float
+        Of its activations A.
+    saturated : float
+        The share of the elements of Z where f is flat: |f'(z)| < 0.05 max |f'|. With a sigmoid that is
+        |z| > 4.4, with tanh |z| > 2.2, with relu z ≤ 0.
+    dead : float
+        The share of the units of which all rows are there.
+    delta_mean, delta_deviation, delta_norm : float
+        Of D = ∂L/∂Z of a `Dense`, ∂L/∂A of other ops; the norm is the root of the sum of squares.
+    weight_norm, gradient_norm : float
+        Of W, or γ or slopes, and of ∂L/∂W.
+    update_ratio : float
+        ‖ΔW‖ / ‖W‖, ΔW what the optimizer makes of it; about 10⁻³ is a rule of thumb.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    saturated: float
+    dead: float
+    delta_mean: float
+    delta_deviation: float
+    delta_norm: float
+    weight_norm: float
+    gradient_norm: float
+    update_ratio: float
+
+
+_FIGURES = tuple(f.name for f in fields(OpFlow)[1:])
+
+
+class Flow:
+    """A table of `OpFlow`, from input to output.
+
+    Attributes
+    ----------
+    ops : tuple of OpFlow
+    loss : float
+        Of the rows looked at, with that of auxiliary heads.
+    rows : int
+        How many rows those were.
+    """
+
+    def __init__(self, ops: tuple[OpFlow, ...], loss: float, rows: int) -> None:
+        self.ops, self.loss, self.rows = ops, loss, rows
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    def __getitem__(self, index: int) -> OpFlow:
+        return self.ops[index]
+
+    def __iter__(self) -> Iterator[OpFlow]:
+        return iter(self.ops)
+
+    def column(self, name: str) -> Array:
+        """One figure of all ops: an attribute of `OpFlow` that is a number."""
+        if name not in _FIGURES:
+            raise ValueError(f"unknown figure {name!r} (known: {', '.join(_FIGURES)})")
+        return np.array([getattr(op, name) for op in self.ops])
+
+    @property
+    def gradient_ratio(self) -> float:
+        """‖∂L/∂W‖ of the first op with weights over that of the last: far below 1, it vanishes."""
+        norms = self.column("gradient_norm")
+        norms = norms[~np.isnan(norms)]
+        return float(norms[0] / norms[-1]) if len(norms) and norms[-1] > 0 else math.nan
+
+    def __str__(self) -> str:
+        head = (
+            "layer",
+            "A mean",
+            "dev",
+            "flat",
+            "dead",
+            "D mean",
+            "dev",
+            "norm",
+            "W norm",
+            "dW norm",
+            "ΔW/W",
+        )
+        shares = ("saturated", "dead")
+        lines: list[tuple[str, ...]] = [head]
+        for op in self.ops:
+            figures = [(f.name, getattr(op, f.name)) for f in fields(op)[1:]]
+            texts = (f"{v:.0%}" if name in shares else f"{v:.2g}" for name, v in figures)
+            cells = ("" if math.isnan(v) else t for (_, v), t in zip(figures, texts, strict=True))
+            lines.append((op.name, *cells))
+        widths = [max(len(line[c]) for line in lines) for c in range(len(head))]
+        table = [
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
+        ]
+        return "\n".join([*table, LEGEND, f"loss {self.loss:.4g} of {self.rows} rows"])
+
+    def __repr__(self) -> str:
+        return f"<bpfast.Flow of {len(self)} ops, {self.rows} rows, loss {self.loss:.4g}>"
+
+    def plot(self, path: Any = None) -> Any:
+        """Draw activations, deltas and gradients, op by op; write to `path` if given. Returns the figure."""
+        from ..plotting import plot_flow
+
+        return plot_flow(self, path)
+
+
+def gradient_flow(
+    network: Network,
+    X: Any,
+    y: Any,
+    *,
+    sample_weight: Any = None,
+    optimizer: str | Optimizer | None = None,
+    training: bool = True,
+) -> Flow:
+    """Statistics of the activations and gradients of every op of a network on some rows.
+
+    Where the deviation of A or the norm of D shrinks from layer to layer, or saturated units abound,
+    the lower layers learn little (Glorot & Bengio 2010). One forward and one backward pass of all the
+    rows at once: a few hundred are enough. The network is not changed.
+
+    Parameters
+    ----------
+    network : Network
+    X : array or sparse matrix (B, I)
+    y : array
+    sample_weight : array (B,), optional
+    optimizer : str or Optimizer, optional
+        Whose step the update ratio is of. By default the network's own, in the state that the last `fit`
+        left; before any training there is no ratio then.
+    training : bool, default True
+        Look at a step of training: with the statistics of these rows in normalisation layers, dropout
+        and auxiliary heads; running statistics stay. Otherwise as in prediction.
+
+    Returns
+    -------
+    Flow
+        ``print(flow)`` gives a table, whose columns are the attributes of `bpfast.flow.OpFlow`,
+        ``flow.plot(path)`` a picture; ``flow.gradient_ratio`` is ‖∂L/∂W‖ of the first op with weights
+        over that of the last.
+
+    Examples
+    --------
+    >>> import bpfast as bp, numpy as np
+    >>> X, y = np.random.default_rng(0).normal(size=(50, 4)), np.arange(50) % 3
+    >>> deep = [bp.Dense(16, "sigmoid") for _ in range(6)]
+    >>> net = bp.Network([*deep, bp.Dense(3)], n_inputs=4, loss="cross_entropy")
+    >>> bp.gradient_flow(net, X, y).gradient_ratio < 0.01
+    True
+    """
+    flag("gradient_flow", "training", training)
+    state = _state(network, optimizer)
+    pass_ = _pass(network, *network._data(X, y, sample_weight), training)
+    after = None
+    if state is not None:
+        after = aligned_copy(network._flat)
+        rate = state.clock.rates(state.optimizer.schedule, 1)[0]
+        with network._lock:
+            network._engine.update(after, pass_.gradient, state, rate, None, network._lr_scales)
+    return _flow(network, pass_, network._flat, after)
+
+
+def _state(network: Network, optimizer: str | Optimizer | None) -> OptimizerState | None:
+    """The state to make a step with, which may change."""
+    if optimizer is not None:
+        spec = optimizers.resolve(optimizer, "gradient_flow: optimizer")
+        return OptimizerState.initial(spec, network.program.size, network.dtype)
+    own = network._state
+    if own is None:
+        return None
+    return OptimizerState(own.optimizer, aligned_copy(own.arrays), own.steps, copy.copy(own.clock))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """A forward and a backward pass: the ops with their A and D, the flat gradient and the loss."""
+
+    X: Array
+    ops: list[tuple[Op, Array, Array]]
+    gradient: Array
+    loss: float
+
+
+def _pass(network: Network, X: Features, Y: Array, weights: Array | None, training: bool) -> _Pass:
+    gradient = np.zeros_like(network._flat)
+    with network._lock:
+        how = network._next_step() if training else None
+        loss = network._objective(X, Y, weights, None, gradient, training=how)
+        values = network._engine.values()
+    ops = (op for op in network.program.ops if training or not op.head)
+    made = [(op, A, D) for op, (A, D) in zip(ops, values, strict=True)]
+    return _Pass(dense(X), made, gradient, loss)
+
+
+def _flow(network: Network, pass_: _Pass, before: Array, after: Array | None) -> Flow:
+    """The table of a pass; the update ratio is that of the way from one vector of parameters to another."""
+    W, dW = network.program.views(network._flat), network.program.views(pass_.gradient)
+    old = network.program.views(before)
+    new = None if after is None else network.program.views(after)
+    values, rows = {0: pass_.X}, []
+    for op, A, D in pass_.ops:
+        values[op.target] = A
+        saturated, dead = _flat_shares(network, op, values[op.source], W)
+        weight = gradient = ratio = math.nan
+        if op.W is not None:
+            name = op.W.name
+            weight, gradient = _norm(W[name]), _norm(dW[name])
+            length = _norm(old[name])
+            if new is not None and length > 0:
+                ratio = _norm(new[name] - old[name]) / length
+        figures = (*_moments(A), saturated, dead, *_moments(D), _norm(D), weight, gradient, ratio)
+        rows.append(OpFlow(_title(op), *figures))
+    return Flow(tuple(rows), pass_.loss, len(pass_.X))
+
+
+def _title(op: Op) -> str:
+    f = "" if op.activation.name == "identity" else f" {op.activation.name}"
+    return f"{op.layer} {op.kind} {op.n_in}-{op.n_out}{f}"
+
+
+def _moments(A: Array) -> tuple[float, float]:
+    return float(A.mean(dtype=np.float64)), float(A.std(dtype=np.float64))
+
+
+def _norm(A: Array) -> float:
+    return float(np.linalg.norm(A.astype(np.float64)))
+
+
+def _flat_shares(network: Network, op: Op, S: Array, W: dict[str, Array]) -> tuple[float, float]:
+    """The share of the elements where an op's f is flat, and of the units where it is in all rows."""
+    if op.activation.name == "identity":
+        return math.nan, math.nan
+    native = network.backend == "native"
+    if op.W is not None:
+        b = None if op.b is None else W[op.b.name]
+        threads = {"threads": network.threads} if native else {}
+        S = (kernels if native else reference).dense_forward(S, W[op.W.name], b, **threads)
+    slopes = reference.derivative(S, op.activation)
+    if native:
+        slopes = kernels.activation_derivative(S, op.activation, threads=network.threads)
+    flat = np.abs(slopes) < FLAT * _steepest(op.activation)
+    return float(flat.mean()), float(flat.all(axis=0).mean())
+
+
+@functools.cache
+def _steepest(activation: Activation) -> float:
+    """max |f'|."""
+    return float(np.abs(reference.derivative(np.linspace(-8, 8, 1601), activation)).max())
+
+
+class GradientFlow(Callback):
+    """Records `gradient_flow` before the training and after every epoch, always on the same rows.
+
+    The update ratio is that of the whole epoch: ‖W - W before it‖ / ‖W before it‖. With a second `fit`
+    the record goes on.
+
+    Parameters
+    ----------
+    X : array or sparse matrix (B, I)
+    y : array
+    sample_weight : array (B,), optional
+    rows : int, default 256
+        How many of the first rows are looked at. An epoch of training costs so many rows more, and
+        about as much again for the figures: measured, 6 ms for 256 rows of a 784-256-256-10 network,
+        where an epoch of 8,000 rows takes 70.
+    training : bool, default True
+        As in `gradient_flow`.
+
+    Attributes
+    ----------
+    flows : list of Flow
+    epochs : list of int
+        The epochs after which each was recorded, from 0.
+
+    Examples
+    --------
+    >>> import bpfast as bp, numpy as np
+    >>> X, y = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100) % 3
+    >>> net = bp.Network([bp.Dense(8, "sigmoid"), bp.Dense(3)], n_inputs=4, loss="cross_entropy")
+    >>> flow = bp.GradientFlow(X, y)
+    >>> history = net.fit(X, y, epochs=3, callbacks=[flow])
+    >>> flow.column("gradient_norm").shape
+    (4, 2)
+    """
+
+    def __init__(
+        self, X: Any, y: Any, *, sample_weight: Any = None, rows: int = 256, training: bool = True
+    ) -> None:
+        self.rows = integer("GradientFlow", "rows", rows, at_least=1)
+        self.training = flag("GradientFlow", "training", training)
+        self.flows: list[Flow] = []
+        self.epochs: list[int] = []
+        self._given = (X, y, sample_weight)
+        self._data: tuple[Features, Array, Array | None] | None = None
+        self._before: Array | None = None
+        self._offset = 0
+
+    def on_fit_begin(self, network: Network, history: History) -> None:
+        X, Y, weights = network._data(*self._given)
+        first = np.arange(min(self.rows, len(X)))
+        weights = None if weights is None else checks.weights(weights[first], len(first))
+        self._data = (take(X, first), Y[first], weights)
+        self._before = None
+        self._offset = self.epochs[-1] if self.epochs else 0
+        if not self.flows:
+            self._record(network, 0)
+        self._before = aligned_copy(network._flat)
+
+    def on_epoch_end(self, network: Network, history: History) -> None:
+        self._record(network, self._offset + len(history))
+        assert self._before is not None
+        np.copyto(self._before, network._flat)
+
+    def state(self) -> dict[str, Any]:
+        figures = [[[getattr(op, name) for name in _FIGURES] for op in flow] for flow in self.flows]
+        return {
+            "names": [op.name for op in self.flows[0]] if self.flows else [],
+            "figures": np.array(figures, dtype=np.float64),
+            "losses": np.array([flow.loss for flow in self.flows], dtype=np.float64),
+            "rows": [flow.rows for flow in self.flows],
+            "epochs": self.epochs,
+            "offset": self._offset,
+            "before": self._before,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        names, records = state["names"], zip(state["figures"], state["losses"], state["rows"], strict=True)
+        self.flows = [
+            Flow(
+                tuple(OpFlow(name, *row) for name, row in zip(names, figures.tolist(), strict=True)),
+                float(loss),
+                int(rows),
+            )
+            for figures, loss, rows in records
+        ]
+        self.epochs, self._offset, self._before = list(state["epochs"]), state["offset"], state["before"]
+
+    def _record(self, network: Network, epoch: int) -> None:
+        assert self._data is not None
+        pass_ = _pass(network, *self._data, self.training)
+        if self._before is None:
+            flow = _flow(network, pass_, network._flat, None)
+        else:
+            flow = _flow(network, pass_, self._before, network._flat)
+        self.flows.append(flow)
+        self.epochs.append(epoch)
+
+    def column(self, name: str) -> Array:
+        """One figure of `OpFlow` of all ops, (records, ops)."""
+        return np.array([flow.column(name) for flow in self.flows])
+
+    def plot(self, path: Any = None) -> Any:
+        """Draw norms, ratios and saturation over the epochs; write to `path` if given. Returns the figure."""
+        from ..plotting import plot_flow_history
+
+        return plot_flow_history(self, path)

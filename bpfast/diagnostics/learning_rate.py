@@ -1,0 +1,186 @@
+"""Looking at a network: are its gradients right? Which learning rate? And how fast can the machine be?"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array
+from ..engine.interface import Plan
+from ..network import Network
+from ..specs.optimizers import Optimizer, optimizers
+from ..specs.penalties import Penalty, penalties
+from ..specs.spec import integer, number
+from ..training.callbacks import Callback
+from ..training.epoch import run_epoch
+
+
+@dataclass(frozen=True, eq=False)
+class RangeTest:
+    """What `find_learning_rate` saw.
+
+    Attributes
+    ----------
+    rates : array (n,)
+        The learning rates, rising.
+    losses : array (n,)
+        The loss of each batch, before its step.
+    smoothed : array (n,)
+        Their mean over a window of about a tenth of the steps, which weighs its middle most.
+    diverged : bool
+        Whether the loss grew so far that the test ended early.
+    """
+
+    rates: Array
+    losses: Array
+    smoothed: Array
+    diverged: bool
+
+    @property
+    def lowest(self) -> float:
+        """The rate at which the smoothed loss was lowest: too large already, since it rises from there."""
+        return float(self.rates[self.smoothed.argmin()])
+
+    @property
+    def suggestion(self) -> float:
+        """The rate at which the smoothed loss fell most steeply, over log η, on its way to `lowest`.
+
+        That way begins where a tenth of the fall is made for good, so that the noise before does not
+        count. NaN if the loss never fell. A tenth of `lowest` is another rule of thumb.
+        """
+        end = int(self.smoothed.argmin())
+        if end == 0:
+            return math.nan
+        fallen = self.smoothed[0] - self.smoothed[: end + 1]
+        begin = int(np.flatnonzero(fallen <= 0.1 * fallen[end])[-1])
+        slopes = np.gradient(self.smoothed, np.log(self.rates))
+        return float(self.rates[begin + slopes[begin : end + 1].argmin()])
+
+    def __str__(self) -> str:
+        end = "where the loss diverged" if self.diverged else "the largest tried"
+        return (
+            f"learning rate {self.suggestion:.2g}: there the loss fell fastest; it was lowest at "
+            f"{self.lowest:.2g}; {len(self.rates)} steps from {self.rates[0]:.2g} to {self.rates[-1]:.2g}, "
+            f"{end}"
+        )
+
+    def plot(self, path: Any = None) -> Any:
+        """Draw the loss over the rate with matplotlib; write it to `path` if given. Returns the figure."""
+        from ..plotting import plot_range_test
+
+        return plot_range_test(self, path)
+
+
+class _Watch(Callback):
+    """Ends a range test when the loss, smoothed as far as it is known, has diverged."""
+
+    MEMORY, GROWTH = 0.8, 3.0
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.diverged = False
+        self._mean = self._weight = 0.0
+        self._first = self._best = math.nan
+
+    def on_batch_end(self, network: Network, batch: int, loss: float) -> bool:
+        self.losses.append(loss)
+        self._mean = self.MEMORY * self._mean + (1 - self.MEMORY) * loss
+        self._weight = self.MEMORY * self._weight + (1 - self.MEMORY)
+        mean = self._mean / self._weight
+        if len(self.losses) == 1:
+            self._first = self._best = mean
+        self._best = min(self._best, mean)
+        # Losses can be near 0, or below it: what has been gained so far is a measure too.
+        scale = max(abs(self._best), self._first - self._best)
+        self.diverged = mean > self._best + self.GROWTH * scale
+        return self.diverged
+
+
+def find_learning_rate(
+    network: Network,
+    X: Any,
+    y: Any,
+    *,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 100,
+    batch_size: int = 32,
+    optimizer: str | Optimizer = "adam",
+    penalty: str | Penalty | None = None,
+    sample_weight: Any = None,
+) -> RangeTest:
+    """A learning-rate range test (Smith 2017): train while the rate rises, and look at the loss.
+
+    A copy of the network makes step k = 0, 1, … with the rate η = low (high / low)^(k / (steps - 1)),
+    as long as the loss does not grow to several times its lowest value. Where it falls fastest is a
+    good rate to train with. The network itself is not changed.
+
+    Parameters
+    ----------
+    network : Network
+    X : array or sparse matrix (B, I)
+    y : array
+    low, high : float, default 1e-6 and 10
+        The first rate, and the last; 0 < low < high.
+    steps : int, default 100
+        Batches; at least 3. The rows are passed over as often as it takes.
+    batch_size : int, default 32
+        Take the one to train with.
+    optimizer : str or Optimizer, default "adam"
+        A new one; its own learning rate does not count.
+    penalty : str or Penalty, optional
+    sample_weight : array (B,), optional
+
+    Returns
+    -------
+    RangeTest
+        With ``suggestion`` and ``plot``.
+
+    Examples
+    --------
+    >>> import bpfast as bp, numpy as np
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> net = bp.Network([bp.Dense(8, "tanh"), bp.Dense(1)], n_inputs=3, loss="squared_error")
+    >>> found = bp.find_learning_rate(net, X, X.sum(axis=1), optimizer="sgd")
+    >>> 0.01 < found.suggestion < 1
+    True
+    """
+    owner = "find_learning_rate"
+    low = number(owner, "low", low, above=0)
+    high = number(owner, "high", high, above=low)
+    steps = integer(owner, "steps", steps, at_least=3)
+    spec = optimizers.resolve(optimizer, f"{owner}: optimizer")
+    if spec.full_batch:
+        raise ValueError(f"{owner}: {type(spec).__name__} takes whole passes, not batches with a rate each")
+    punish = None if penalty is None else penalties.resolve(penalty, f"{owner}: penalty")
+    X, Y, weights = network._data(X, y, sample_weight)
+    rows = min(len(X), integer(owner, "batch_size", batch_size, at_least=1))
+    twin = copy.copy(network)
+    twin.reset_optimizer()
+    state = twin._optimizer_state(spec)
+    rates = np.geomspace(low, high, steps)
+    watch, done, n_batches = _Watch(), 0, -(-len(X) // rows)
+    finite = True
+    while done < steps and finite and not watch.diverged:
+        part = rates[done : done + n_batches]
+        order = (twin.seed, twin.epochs + done // n_batches)
+        noise = (twin.seed, twin._steps + done)
+        plan = Plan(twin.loss_spec, rows, part, punish, order, noise, lr_scales=twin._lr_scales)
+        losses = run_epoch(twin, state, X, Y, weights, plan, [watch])[0]
+        finite = bool(np.isfinite(losses).all())
+        done += len(part)
+    if not watch.losses:
+        raise FloatingPointError(f"{owner}: the loss is not finite before the first step")
+    made = np.array(watch.losses)
+    return RangeTest(rates[: len(made)], made, _smooth(made, steps // 20), watch.diverged or not finite)
+
+
+def _smooth(values: Array, reach: int) -> Array:
+    """The mean over so many neighbours on both sides, less and less; fewer at the ends."""
+    kernel = np.concatenate([np.arange(1, reach + 2), np.arange(reach, 0, -1)]).astype(float)
+    sums, weights = (np.convolve(v, kernel)[reach : reach + len(v)] for v in (values, np.ones_like(values)))
+    return np.asarray(sums / weights)

@@ -1,0 +1,1 @@
+"""What runs a network: programs, and the interface that every engine has."""

@@ -1,0 +1,1 @@
+"""The native engine: compiled kernels and the Python that hands arrays to them."""

@@ -1,0 +1,193 @@
+"""Autoencoders: a layer learns a code from which its inputs can be made again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array
+from ..network import Network
+from ..specs.layers import Dense
+from ..specs.losses import Loss, resolve_loss
+from ..specs.optimizers import Optimizer, optimizers
+from ..specs.penalties import Penalty, penalties
+from ..specs.spec import flag, number
+from ..training.callbacks import Callback
+from ..training.history import History
+from .layerwise import Pretrainer, Task, in_unit_range, pretrainers
+
+
+@pretrainers.register("autoencoder")
+@dataclass(frozen=True)
+class Autoencoder(Pretrainer):
+    """Encode and decode again: H = f(X̃ W + b), R = g(H V + c), L(X, R) falls (Bengio et al. 2007).
+
+    X̃ is X, or X corrupted anew each epoch: the layer then learns to undo the damage (Vincent et al.
+    2008, the denoising autoencoder). V and c are thrown away in the end. With V = Wᵀ a weight has
+    two parts in the gradient: ∂L/∂W = X̃ᵀ D_H + D_Rᵀ H.
+
+    Parameters
+    ----------
+    epochs : int, default 10
+        Passes over the data, a layer.
+    batch_size : int or None, default 32
+        Rows a step; None for all of them.
+    optimizer : str or Optimizer, default "adam"
+        A new one for each layer.
+    tied : bool, default True
+        Whether V = Wᵀ. If not, V is another matrix, and starts where a `Dense` layer's does.
+    corruption : float, default 0.0
+        The share of the inputs that is set to 0; at least 0, less than 1.
+    noise : float, default 0.0
+        The standard deviation of the Gaussian noise that is added to the inputs.
+    loss : str or Loss, optional
+        L. By default log_loss, with g the sigmoid, for a layer whose inputs all lie from 0 to 1, and
+        squared_error, with g the identity, for others.
+    penalty : str or Penalty, optional
+        On the weights.
+    """
+
+    optimizer: str | Optimizer = "adam"
+    tied: bool = True
+    corruption: float = 0.0
+    noise: float = 0.0
+    loss: str | Loss | None = None
+    penalty: str | Penalty | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("optimizer", optimizers.resolve(self.optimizer, "Autoencoder: optimizer"))
+        assert isinstance(self.optimizer, Optimizer)
+        if self.optimizer.full_batch and self.batch_size is not None:
+            raise ValueError(
+                f"Autoencoder: {type(self.optimizer).__name__} needs the full batch; pass batch_size=None "
+                f"(got {self.batch_size})"
+            )
+        flag("Autoencoder", "tied", self.tied)
+        self._set("corruption", number("Autoencoder", "corruption", self.corruption, at_least=0, below=1))
+        self._set("noise", number("Autoencoder", "noise", self.noise, at_least=0))
+        if self.loss is not None:
+            self._set("loss", resolve_loss(self.loss))
+            assert isinstance(self.loss, Loss)
+            if self.loss.targets not in ("values", "probabilities"):
+                raise ValueError(
+                    f"Autoencoder: loss must take any values, or those from 0 to 1; {self.loss.name} "
+                    f"takes {self.loss.targets}"
+                )
+        if self.penalty is not None:
+            self._set("penalty", penalties.resolve(self.penalty, "Autoencoder: penalty"))
+
+    def train(self, task: Task) -> History:
+        n_inputs, network = task.W.shape[0], task.network
+        encoder = network.layers[task.index]
+        assert isinstance(encoder, Dense)
+        loss = self.loss
+        if loss is None:
+            loss = "log_loss" if in_unit_range(task.X) else "squared_error"
+        auto = Network(
+            [Dense(encoder.units, encoder.activation, bias=encoder.bias), Dense(n_inputs)],
+            n_inputs=n_inputs,
+            loss=loss,
+            dtype=network.dtype,
+            seed=int(task.rng.integers(2**63)),
+            threads=network.threads,
+            backend=network.backend,
+        )
+        learned = {"0.W": task.W} | ({"0.b": task.b} if task.biased else {})
+        for name, array in learned.items():
+            auto.parameters[name][...] = array
+        history = (_fit_tied if self.tied else _fit_free)(self, task, auto)
+        for name, array in learned.items():
+            array[...] = auto.parameters[name]
+        return history
+
+
+def corrupted(X: Array, corruption: float, noise: float, rng: np.random.Generator) -> Array:
+    """X with a share of its elements set to 0, and Gaussian noise of this deviation added."""
+    dtype: Any = X.dtype.type
+    if corruption > 0:
+        X = np.where(rng.random(X.shape, dtype) < corruption, dtype(0), X)
+    if noise > 0:
+        X = X + dtype(noise) * rng.standard_normal(X.shape, dtype)
+    return X
+
+
+class _Teller(Callback):
+    """Passes on the loss of every epoch."""
+
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self._tell = tell
+
+    def on_epoch_end(self, network: Network, history: History) -> None:
+        self._tell(history["loss"][-1])
+
+
+def _fit_free(spec: Autoencoder, task: Task, auto: Network) -> History:
+    assert isinstance(spec.optimizer, Optimizer)
+    # What is not corrupted anew each epoch is fitted in one go.
+    clean = spec.corruption == 0 and spec.noise == 0
+    whole = History(planned=spec.epochs)
+    for _ in range(1 if clean else spec.epochs):
+        try:
+            history = auto.fit(
+                corrupted(task.X, spec.corruption, spec.noise, task.rng),
+                task.X,
+                epochs=spec.epochs if clean else 1,
+                batch_size=spec.batch_size,
+                optimizer=spec.optimizer,
+                penalty=spec.penalty,
+                callbacks=[_Teller(task.tell)],
+            )
+        except FloatingPointError as error:
+            raise task.diverged(auto.epochs) from error
+        for name, column in history.columns.items():
+            whole.columns.setdefault(name, []).extend(column)
+    return whole
+
+
+def tied_gradient(auto: Network, corrupt: Array, X: Array) -> float:
+    """The loss of an autoencoder network with V = Wᵀ; its `gradient` then holds that of W, b and c.
+
+    Parameters
+    ----------
+    auto : Network
+        Two `Dense` layers.
+    corrupt : array (B, I)
+        X̃, what is encoded.
+    X : array (B, I)
+        What is to be made of the code.
+    """
+    np.copyto(auto.parameters["1.W"], auto.parameters["0.W"].T)
+    value = auto._objective(corrupt, X, None, None, auto._gradient)
+    encoder, decoder = auto.gradient["0.W"], auto.gradient["1.W"]
+    encoder += decoder.T
+    # What follows V's gradient, a norm or a step, is none of it.
+    decoder[...] = 0
+    return value
+
+
+def _fit_tied(spec: Autoencoder, task: Task, auto: Network) -> History:
+    assert isinstance(spec.optimizer, Optimizer)
+    assert spec.penalty is None or isinstance(spec.penalty, Penalty)
+    history = History(planned=spec.epochs)
+    schedule, state = spec.optimizer.schedule, auto._optimizer_state(spec.optimizer)
+    rows = len(task.X) if spec.batch_size is None else spec.batch_size
+    n_batches = -(-len(task.X) // rows)
+    for epoch in range(spec.epochs):
+        start, total = time.perf_counter(), 0.0
+        rates = state.clock.rates(schedule, n_batches)
+        damaged = corrupted(task.X, spec.corruption, spec.noise, task.rng)
+        for batch, rate in zip(task.batches(rows), rates, strict=True):
+            value = tied_gradient(auto, damaged[batch], task.X[batch])
+            auto._engine.update(auto._flat, auto._gradient, state, rate, spec.penalty)
+            total += value * len(batch)
+        mean = total / len(task.X)
+        task.require_finite(epoch, mean, auto._flat)
+        state.clock.tick(schedule, mean)
+        history.add(loss=mean, learning_rate=rates[-1], seconds=time.perf_counter() - start)
+        task.tell(mean)
+    return history

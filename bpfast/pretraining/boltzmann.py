@@ -1,0 +1,211 @@
+"""Restricted Boltzmann machines: a layer learns what is probable among its inputs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..arrays import Array
+from ..network import Network
+from ..reference import formulas as reference
+from ..specs.activations import Activation
+from ..specs.layers import Dense
+from ..specs.schedules import Clock, Schedule, resolve_rate
+from ..specs.spec import integer, number
+from ..training.history import History
+from .layerwise import Pretrainer, Task, in_unit_range, pretrainers
+
+VISIBLE = ("binary", "gaussian")
+
+
+@pretrainers.register("rbm")
+@dataclass(frozen=True)
+class RBM(Pretrainer):
+    """A restricted Boltzmann machine, by contrastive divergence CD-k (Hinton 2002; Hinton et al. 2006).
+
+    p(v, h) ∝ exp(vW·h + c·v + b·h), so that p(h = 1 | v) = sigmoid(vW + b), which is the layer, and
+    p(v = 1 | h) = sigmoid(hWᵀ + c). The gradient of log p(v) is ⟨vᵀh⟩ of the data less that of the
+    model; the latter is taken after k steps of Gibbs sampling from the data::
+
+        W ← W + Δ,  Δ ← μ Δ + η (v₀ᵀ p(h | v₀) / B - v_kᵀ p(h | v_k) / B - λ W)
+
+    Hidden states are drawn, the last ones are probabilities, and so is v_k (Hinton 2012, section 3).
+    c starts at the log odds of the inputs' means, or at the means of Gaussian units. The layer's
+    activation must be the sigmoid.
+
+    Parameters
+    ----------
+    epochs : int, default 10
+        Passes over the data, a layer.
+    batch_size : int or None, default 32
+        Rows a step; None for all of them.
+    learning_rate : float or Schedule, default 0.1
+        η. Gaussian units want a hundredth of it.
+    steps : int, default 1
+        k.
+    momentum : float, default 0.9
+        μ, from 0 to below 1.
+    initial_momentum : float, default 0.5
+        μ in the first epochs.
+    initial_epochs : int, default 5
+        How many those are.
+    weight_decay : float, default 1e-4
+        λ ≥ 0; the biases do not decay.
+    visible : {"binary", "gaussian"}, default "binary"
+        The units that stand for the inputs of the lowest layer: binary ones want inputs from 0 to 1,
+        Gaussian ones, p(v | h) = N(hWᵀ + c, 1), columns of about unit variance. Those above are binary.
+    """
+
+    learning_rate: float | Schedule = 0.1
+    steps: int = 1
+    momentum: float = 0.9
+    initial_momentum: float = 0.5
+    initial_epochs: int = 5
+    weight_decay: float = 1e-4
+    visible: str = "binary"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("learning_rate", resolve_rate("RBM", self.learning_rate))
+        self._set("steps", integer("RBM", "steps", self.steps, at_least=1))
+        for field in ("momentum", "initial_momentum"):
+            self._set(field, number("RBM", field, getattr(self, field), at_least=0, below=1))
+        self._set("initial_epochs", integer("RBM", "initial_epochs", self.initial_epochs, at_least=0))
+        self._set("weight_decay", number("RBM", "weight_decay", self.weight_decay, at_least=0))
+        if self.visible not in VISIBLE:
+            raise ValueError(f"RBM: visible must be one of {', '.join(VISIBLE)}; got {self.visible!r}")
+
+    def check(self, network: Network, index: int) -> None:
+        layer = network.layers[index]
+        assert isinstance(layer, Dense)
+        assert isinstance(layer.activation, Activation)
+        if layer.activation.name != "sigmoid":
+            raise ValueError(
+                f"pretrain: layers[{index}] has the activation {layer.activation.name}; an RBM pretrains "
+                f"sigmoid layers (bp.Autoencoder takes any)"
+            )
+
+    def train(self, task: Task) -> History:
+        network, X = task.network, task.X
+        assert isinstance(self.learning_rate, Schedule)
+        visible, c = self._visible(task)
+        history, clock = History(planned=self.epochs), Clock()
+        weights = [task.W, task.b, c] if task.biased else [task.W, c]
+        velocity = [np.zeros_like(array) for array in weights]
+        rows = len(X) if self.batch_size is None else self.batch_size
+        n_batches = -(-len(X) // rows)
+        for epoch in range(self.epochs):
+            start, total = time.perf_counter(), 0.0
+            momentum = self.initial_momentum if epoch < self.initial_epochs else self.momentum
+            rates = clock.rates(self.learning_rate, n_batches)
+            for batch, rate in zip(task.batches(rows), rates, strict=True):
+                dW, db, dc, error = contrastive_divergence(
+                    X[batch],
+                    task.W,
+                    task.b,
+                    c,
+                    task.rng,
+                    steps=self.steps,
+                    visible=visible,
+                    threads=network.threads,
+                    backend=network.backend,
+                )
+                dW -= self.weight_decay * task.W
+                slopes = [dW, db, dc] if task.biased else [dW, dc]
+                for array, delta, slope in zip(weights, velocity, slopes, strict=True):
+                    delta *= momentum
+                    delta += rate * slope
+                    array += delta
+                total += error * len(batch)
+            mean = total / len(X)
+            task.require_finite(epoch, mean, *weights)
+            clock.tick(self.learning_rate, mean)
+            history.add(loss=mean, learning_rate=rates[-1], seconds=time.perf_counter() - start)
+            task.tell(mean)
+        return history
+
+    def _visible(self, task: Task) -> tuple[str, Array]:
+        """The kind of the visible units, and the biases that they start from."""
+        X, layers = task.X, task.network.layers
+        lowest = not any(isinstance(layer, Dense) for layer in layers[: task.index])
+        means = X.mean(axis=0)
+        if lowest and self.visible == "gaussian":
+            return "gaussian", means
+        if not in_unit_range(X):
+            hint = "; scale them, or pass visible='gaussian'" if lowest else ""
+            raise ValueError(
+                f"pretrain: the inputs of layers[{task.index}] go from {X.min():g} to {X.max():g}; the "
+                f"binary units of an RBM take 0 to 1{hint}"
+            )
+        # As if one more row had been on, and one off: no odds are infinite.
+        shares = (means * len(X) + 1) / (len(X) + 2)
+        return "binary", np.log(shares / (1 - shares))
+
+
+def contrastive_divergence(
+    X: Array,
+    W: Array,
+    b: Array,
+    c: Array,
+    rng: np.random.Generator,
+    *,
+    steps: int = 1,
+    visible: str = "binary",
+    threads: int | None = None,
+    backend: str = "native",
+) -> tuple[Array, Array, Array, float]:
+    """CD-k's estimate of the gradient of the mean log p(v) of the rows of X; see `RBM`.
+
+    Parameters
+    ----------
+    X : array (B, I)
+        v₀.
+    W : array (I, O)
+    b : array (O,)
+        The biases of the hidden units.
+    c : array (I,)
+        The biases of the visible units.
+    rng : numpy.random.Generator
+        Draws the states: of h (B, O) by `random`, then, but in the last step, of v (B, I) by
+        `random` or `standard_normal`.
+    steps : int, default 1
+        k.
+    visible : {"binary", "gaussian"}, default "binary"
+    threads : int, optional
+    backend : {"native", "reference"}, default "native"
+
+    Returns
+    -------
+    dW : array (I, O)
+    db : array (O,)
+    dc : array (I,)
+    error : float
+        The mean squared error of the first reconstruction, as probabilities or means.
+    """
+    if backend == "reference":
+        forward, gradient = reference.dense_forward, reference.weight_gradient
+    else:
+        forward = partial(kernels.dense_forward, threads=threads)
+        gradient = partial(kernels.weight_gradient, threads=threads)
+    dtype: Any = W.dtype.type
+    Wt, link = np.ascontiguousarray(W.T), "sigmoid" if visible == "binary" else "identity"
+    H = H0 = forward(X, W, b, "sigmoid")
+    V, error = X, 0.0
+    for step in range(steps):
+        states = (rng.random(H.shape, dtype) < H).astype(dtype)
+        V = forward(states, Wt, c, link)
+        if step == 0:
+            error = float(np.square(X - V).mean(dtype=np.float64))
+        if step < steps - 1 and visible == "binary":
+            V = (rng.random(V.shape, dtype) < V).astype(dtype)
+        elif step < steps - 1:
+            V += rng.standard_normal(V.shape, dtype)
+        H = forward(V, W, b, "sigmoid")
+    (dW, db), (model_W, model_b) = gradient(X, H0), gradient(V, H)
+    share = dtype(1 / len(X))
+    return (dW - model_W) * share, (db - model_b) * share, (X - V).sum(axis=0) * share, error

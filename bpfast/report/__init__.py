@@ -1,0 +1,9 @@
+"""A self-contained HTML page about a trained network."""
+
+from .page import HeldOut, Subject, write_report
+
+__all__ = [
+    "HeldOut",
+    "Subject",
+    "write_report",
+]

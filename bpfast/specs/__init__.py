@@ -1,0 +1,1 @@
+"""Specifications: frozen dataclasses of hyperparameters, one table a family, without arrays."""

@@ -1,0 +1,460 @@
+"""Layers: what a network is made of. Each appends its ops and parameters to a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from . import activations as _activations
+from .initializers import Constant, Initializer, initializers
+from .losses import Loss, losses
+from .spec import Family, Spec, flag, integer, number
+
+if TYPE_CHECKING:
+    from ..engine.program import Builder, Parameter
+
+
+@dataclass(frozen=True)
+class Layer(Spec):
+    """One layer."""
+
+    @property
+    def text(self) -> str:
+        """Its numbers, for `Network.summary`."""
+        return ""
+
+    def build(self, builder: Builder, source: int) -> int:
+        """Append this layer behind the value `source`; return the value it makes."""
+        raise NotImplementedError
+
+
+layers: Family[Layer] = Family("layer", Layer)
+
+
+def _resolve_activation(owner: str, value: Any) -> _activations.Activation:
+    if isinstance(value, dict):
+        return _activations.activations.from_config(value)
+    return _activations.activations.resolve(value, f"{owner}: activation")
+
+
+def _resolve_initializer(value: Any) -> Initializer:
+    if isinstance(value, dict):
+        return initializers.from_config(value)
+    return initializers.resolve(value)
+
+
+@layers.register("dense")
+@dataclass(frozen=True)
+class Dense(Layer):
+    """A = f(Z), Z = X W + b: every input feeds every unit.
+
+    Parameters
+    ----------
+    units : int
+        O, the number of outputs.
+    activation : str or Activation, default "identity"
+        f.
+    initializer : str or Initializer, optional
+        Where W starts. By default what suits the activation: Xavier uniform for sigmoid, tanh
+        and identity, He normal for the relu family, LeCun normal for selu.
+    bias_initializer : str or Initializer, default "zeros"
+        Where b starts.
+    bias : bool, default True
+        Whether there is a b.
+    """
+
+    units: int
+    activation: str | _activations.Activation = "identity"
+    initializer: str | Initializer | None = None
+    bias_initializer: str | Initializer = "zeros"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        self._set("units", integer("Dense", "units", self.units, at_least=1))
+        self._set("activation", _resolve_activation(type(self).__name__, self.activation))
+        assert isinstance(self.activation, _activations.Activation)
+        initializer = self.activation.initializer if self.initializer is None else self.initializer
+        self._set("initializer", _resolve_initializer(initializer))
+        self._set("bias_initializer", _resolve_initializer(self.bias_initializer))
+        flag("Dense", "bias", self.bias)
+
+    @property
+    def text(self) -> str:
+        assert isinstance(self.activation, _activations.Activation)
+        return self.activation.name
+
+    def build(self, builder: Builder, source: int, head: bool = False) -> int:
+        assert isinstance(self.activation, _activations.Activation)
+        assert isinstance(self.initializer, Initializer)
+        assert isinstance(self.bias_initializer, Initializer)
+        n_in = builder.width(source)
+        W = builder.parameter("W", (n_in, self.units), self.initializer, penalised=True)
+        b = builder.parameter("b", (self.units,), self.bias_initializer) if self.bias else None
+        return builder.op("dense", source, self.units, activation=self.activation, W=W, b=b, head=head)
+
+
+@layers.register("activation")
+@dataclass(frozen=True)
+class Activation(Layer):
+    """A = f(X), an activation as a layer of its own.
+
+    Parameters
+    ----------
+    activation : str or Activation
+        f.
+    """
+
+    activation: str | _activations.Activation
+    name: ClassVar[str] = "activation"
+
+    def __post_init__(self) -> None:
+        self._set("activation", _resolve_activation(type(self).__name__, self.activation))
+
+    @property
+    def text(self) -> str:
+        assert isinstance(self.activation, _activations.Activation)
+        return self.activation.name
+
+    def build(self, builder: Builder, source: int) -> int:
+        assert isinstance(self.activation, _activations.Activation)
+        return builder.op("activation", source, builder.width(source), activation=self.activation)
+
+
+@layers.register("dropout")
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """A = X ⊙ M / (1 - rate) in training, M = 0 with probability rate, else 1; A = X in prediction.
+
+    Each step draws M anew from the network's seed, how many steps were made before, and the
+    element's place alone (Srivastava et al. 2014). `fit` and ``forward(training=True)`` drop;
+    `predict`, `loss`, `gradients` and validation do not.
+
+    Parameters
+    ----------
+    rate : float, default 0.5
+        The share of the elements that is dropped; at least 0, less than 1.
+    """
+
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._set("rate", number("Dropout", "rate", self.rate, at_least=0, below=1))
+
+    @property
+    def text(self) -> str:
+        return f"rate {self.rate:g}"
+
+    def build(self, builder: Builder, source: int) -> int:
+        return builder.op("dropout", source, builder.width(source), numbers=(self.rate,))
+
+
+def _columns(builder: Builder, name: str, width: int, value: float, trained: bool = True) -> Parameter:
+    """A parameter of one number a column."""
+    return builder.parameter(name, (width,), Constant(value), trained=trained)
+
+
+def _build_batch_norm(builder: Builder, source: int, numbers: tuple[float, ...]) -> int:
+    width = builder.width(source)
+    return builder.op(
+        "batch_norm",
+        source,
+        width,
+        numbers=numbers,
+        W=_columns(builder, "gamma", width, 1.0),
+        b=_columns(builder, "beta", width, 0.0),
+        statistics=(
+            _columns(builder, "mean", width, 0.0, trained=False),
+            _columns(builder, "variance", width, 1.0, trained=False),
+        ),
+    )
+
+
+@layers.register("batch_norm")
+@dataclass(frozen=True, kw_only=True)
+class BatchNorm(Layer):
+    """A = γ (X - μ) / √(σ² + ε) + β, column by column (Ioffe & Szegedy 2015).
+
+    In training μ and σ² are the mean and (biased) variance of the batch, and the running ones move
+    towards them: m ← (1 - momentum) m + momentum · μ, with the unbiased variance, as in PyTorch; a
+    batch of one row moves nothing. In prediction the running ones are taken. Rows count alike, whatever
+    their weights. γ and β (O,) are
+    trained from 1 and 0, and not penalised; see `Network.statistics` for the running ones.
+
+    Parameters
+    ----------
+    momentum : float, default 0.1
+        The share of the batch in the running statistics; above 0, at most 1. Where Keras has 0.99, it
+        is 0.01 here and in PyTorch.
+    epsilon : float, default 1e-5
+        ε, in the units of X²; above 0.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        self._set("momentum", number("BatchNorm", "momentum", self.momentum, above=0, at_most=1))
+        self._set("epsilon", number("BatchNorm", "epsilon", self.epsilon, above=0))
+
+    def build(self, builder: Builder, source: int) -> int:
+        # A renormalisation of which nothing is let through.
+        return _build_batch_norm(builder, source, (self.momentum, self.epsilon, 1.0, 0.0, 0.0, 0.0))
+
+
+@layers.register("batch_renorm")
+@dataclass(frozen=True, kw_only=True)
+class BatchRenorm(Layer):
+    """A = γ (r (X - μ) / √(σ² + ε) + d) + β, which trains as it predicts (Ioffe 2017).
+
+    μ and σ² are those of the batch, as in `BatchNorm`; r = √(σ² + ε) / √(s² + ε) and
+    d = (μ - m) / √(s² + ε), with the running mean m and variance s² before the step, lead from them to
+    what prediction will take. r is clipped to [1 / r_t, r_t] and d to [-d_t, d_t]; both are constants
+    for the gradient. In step t of the network's training r_t and d_t are 1 and 0 up to `begin` (that
+    is `BatchNorm`, while the running statistics settle), r_max and d_max from `end` on, and on the
+    line between. For batches that are small, or whose rows resemble each other.
+
+    Parameters
+    ----------
+    r_max : float, default 3.0
+        At least 1.
+    d_max : float, default 5.0
+        At least 0.
+    begin, end : int, default 100 and 1000
+        Steps of training.
+    momentum : float, default 0.1
+        The share of the batch in the running statistics; above 0, at most 1. Smaller batches want a
+        smaller one.
+    epsilon : float, default 1e-5
+        ε, in the units of X²; above 0.
+    """
+
+    r_max: float = 3.0
+    d_max: float = 5.0
+    begin: int = 100
+    end: int = 1000
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        self._set("r_max", number("BatchRenorm", "r_max", self.r_max, at_least=1))
+        self._set("d_max", number("BatchRenorm", "d_max", self.d_max, at_least=0))
+        self._set("begin", integer("BatchRenorm", "begin", self.begin, at_least=0))
+        self._set("end", integer("BatchRenorm", "end", self.end, at_least=self.begin))
+        self._set("momentum", number("BatchRenorm", "momentum", self.momentum, above=0, at_most=1))
+        self._set("epsilon", number("BatchRenorm", "epsilon", self.epsilon, above=0))
+
+    def build(self, builder: Builder, source: int) -> int:
+        numbers = (self.momentum, self.epsilon, self.r_max, self.d_max, float(self.begin), float(self.end))
+        return _build_batch_norm(builder, source, numbers)
+
+
+@layers.register("layer_norm")
+@dataclass(frozen=True, kw_only=True)
+class LayerNorm(Layer):
+    """A = γ (X - μ) / √(σ² + ε) + β, row by row (Ba, Kiros & Hinton 2016).
+
+    μ and σ² are the mean and (biased) variance of each row; γ and β (O,) are trained from 1 and 0, and
+    not penalised. Training and prediction are alike, and rows do not depend on each other.
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-5
+        ε, in the units of X²; above 0.
+    """
+
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        self._set("epsilon", number("LayerNorm", "epsilon", self.epsilon, above=0))
+
+    def build(self, builder: Builder, source: int) -> int:
+        width = builder.width(source)
+        gamma, beta = _columns(builder, "gamma", width, 1.0), _columns(builder, "beta", width, 0.0)
+        return builder.op("layer_norm", source, width, numbers=(self.epsilon,), W=gamma, b=beta)
+
+
+@layers.register("maxout")
+@dataclass(frozen=True)
+class Maxout(Layer):
+    """A = max over k of (X Wₖ + bₖ): each unit is the largest of its pieces (Goodfellow et al. 2013).
+
+    Where pieces are equal the first one gets the delta. Column k · units + u of W (I, pieces · units)
+    belongs to piece k of unit u.
+
+    Parameters
+    ----------
+    units : int
+        O, the number of outputs.
+    pieces : int, default 2
+    initializer : str or Initializer, default "he_normal"
+        Where W starts.
+    bias : bool, default True
+        Whether there is a b, which starts at 0.
+    """
+
+    units: int
+    pieces: int = 2
+    initializer: str | Initializer = "he_normal"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        self._set("units", integer("Maxout", "units", self.units, at_least=1))
+        self._set("pieces", integer("Maxout", "pieces", self.pieces, at_least=1))
+        self._set("initializer", _resolve_initializer(self.initializer))
+        flag("Maxout", "bias", self.bias)
+
+    @property
+    def text(self) -> str:
+        return f"{self.pieces} piece{'s' if self.pieces > 1 else ''}"
+
+    def build(self, builder: Builder, source: int) -> int:
+        assert isinstance(self.initializer, Initializer)
+        pieces = Dense(self.units * self.pieces, initializer=self.initializer, bias=self.bias)
+        return builder.op("maxout", pieces.build(builder, source), self.units, numbers=(float(self.pieces),))
+
+
+@layers.register("prelu")
+@dataclass(frozen=True)
+class PReLU(Layer):
+    """A = max(0, X) + a ⊙ min(0, X), the slope a (O,) of each column learned (He et al. 2015).
+
+    a is not penalised: a decay would draw it towards the plain relu.
+
+    Parameters
+    ----------
+    initial : float, default 0.25
+        Where a starts.
+    """
+
+    initial: float = 0.25
+
+    def __post_init__(self) -> None:
+        self._set("initial", number("PReLU", "initial", self.initial))
+
+    def build(self, builder: Builder, source: int) -> int:
+        width = builder.width(source)
+        return builder.op("prelu", source, width, W=_columns(builder, "slope", width, self.initial))
+
+
+@layers.register("rrelu")
+@dataclass(frozen=True)
+class RReLU(Layer):
+    """A = max(0, X) + a ⊙ min(0, X), the slopes a drawn evenly from [lower, upper] (Xu et al. 2015).
+
+    Training draws one for every element in every step, by counter as `Dropout` does; in prediction
+    a = (lower + upper) / 2.
+
+    Parameters
+    ----------
+    lower, upper : float, default 1/8 and 1/3
+        upper is at least lower.
+    """
+
+    lower: float = 1 / 8
+    upper: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        self._set("lower", number("RReLU", "lower", self.lower))
+        self._set("upper", number("RReLU", "upper", self.upper, at_least=self.lower))
+
+    @property
+    def text(self) -> str:
+        return f"{self.lower:.4g} to {self.upper:.4g}"
+
+    def build(self, builder: Builder, source: int) -> int:
+        return builder.op("rrelu", source, builder.width(source), numbers=(self.lower, self.upper))
+
+
+@layers.register("residual")
+@dataclass(frozen=True, init=False)
+class Residual(Layer):
+    """A = X + F(X), F the layers within, one after the other (He et al. 2016).
+
+    Where F(X) has other columns than X, A = X P + F(X) with a projection P (I, O), which is trained
+    and penalised as the W of a `Dense`.
+
+    Parameters
+    ----------
+    *layers : Layer
+        At least one.
+
+    Examples
+    --------
+    >>> import bpfast as bp
+    >>> block = bp.Residual(bp.BatchNorm(), bp.Activation("relu"), bp.Dense(64))
+    """
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, *layers: Layer) -> None:
+        if not layers:
+            raise TypeError("Residual takes at least one layer")
+        for index, layer in enumerate(layers):
+            if isinstance(layer, (list, tuple)):
+                raise TypeError("Residual takes layers one by one, not in a list: Residual(*layers)")
+            if not isinstance(layer, Layer):
+                raise TypeError(
+                    f"Residual: layer {index} must be a layer, such as bp.Dense(10); got {layer!r}"
+                )
+        self._set("layers", layers)
+
+    def __repr__(self) -> str:
+        return f"Residual({', '.join(map(repr, self.layers))})"
+
+    @classmethod
+    def from_fields(cls, values: dict[str, Any]) -> Residual:
+        return cls(*map(layers.from_config, values["layers"]))
+
+    def build(self, builder: Builder, source: int) -> int:
+        value = source
+        for index, layer in enumerate(self.layers):
+            with builder.inside(index):
+                value = layer.build(builder, value)
+        width, skip = builder.width(value), source
+        if builder.width(source) != width:
+            with builder.inside("skip"):
+                skip = Dense(width, bias=False).build(builder, source)
+        return builder.op("add", (value, skip), width)
+
+
+@layers.register("auxiliary")
+@dataclass(frozen=True)
+class Auxiliary(Layer):
+    """A head whose loss joins the objective at its place: J + weight · L(y, X W + b); A = X.
+
+    It brings a gradient to where it stands (Lee et al. 2015; Szegedy et al. 2015), and it is there in
+    `fit` alone: prediction, `loss` and validation do without. It sees the same y as the network.
+
+    Parameters
+    ----------
+    units : int
+        The outputs of the network.
+    loss : str or Loss, optional
+        One that takes the same targets as the network's loss, which is the default.
+    weight : float, default 0.3
+        What its loss counts; above 0.
+    """
+
+    units: int
+    loss: str | Loss | None = None
+    weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        self._set("units", integer("Auxiliary", "units", self.units, at_least=1))
+        loss: Any = self.loss
+        if isinstance(loss, dict):
+            self._set("loss", losses.from_config(loss))
+        elif loss is not None:
+            self._set("loss", losses.resolve(loss, "Auxiliary: loss"))
+        self._set("weight", number("Auxiliary", "weight", self.weight, above=0))
+
+    @property
+    def text(self) -> str:
+        loss = "" if self.loss is None else f"{self.loss.name} "  # type: ignore[union-attr]
+        return f"head {loss}{self.units} × {self.weight:g}"
+
+    def build(self, builder: Builder, source: int) -> int:
+        assert self.loss is None or isinstance(self.loss, Loss)
+        value = Dense(self.units).build(builder, source, head=True)
+        builder.head(value, self.loss, self.weight)
+        return source

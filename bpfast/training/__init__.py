@@ -1,0 +1,1 @@
+"""Training: the loop, its callbacks, history, metrics, checkpoints and L-BFGS."""

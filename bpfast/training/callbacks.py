@@ -1,0 +1,165 @@
+"""Callbacks: what `fit` calls after every epoch, or every batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..specs.spec import flag, integer, number
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from .history import History
+
+
+class Callback:
+    """The base: override what you need. Every method may look at the network and its history."""
+
+    def on_fit_begin(self, network: Network, history: History) -> None:
+        """Before the first epoch."""
+
+    def on_batch_end(self, network: Network, batch: int, loss: float) -> bool | None:
+        """After every batch of an epoch, from 0, with its loss; return True to end the training.
+
+        Where no callback has this method, a whole epoch is one native call; the weights are the
+        same either way.
+        """
+
+    def on_epoch_end(self, network: Network, history: History) -> bool | None:
+        """After every epoch; return True to end the training."""
+
+    def on_fit_end(self, network: Network, history: History) -> None:
+        """After the last epoch, however the training ended."""
+
+    def state(self) -> dict[str, Any]:
+        """What a `Checkpoint` is to keep of this callback: numbers, texts, arrays, lists and dicts of them.
+
+        Empty where there is nothing to keep; whether it is does not change under way.
+        """
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave; called after `on_fit_begin`."""
+
+
+def direction(monitor: str) -> float:
+    """1 for a column that improves by falling, -1 for one that improves by rising."""
+    return -1.0 if monitor.removeprefix("val_") in ("accuracy", "r2", "score") else 1.0
+
+
+class EarlyStopping(Callback):
+    """End the training when the monitored figure has stopped improving (Prechelt 1998).
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        A column of the history; a loss improves by falling, accuracy and r2 by rising.
+    patience : int, default 10
+        Epochs without improvement before the end.
+    min_delta : float, default 0.0
+        The change that counts as improvement.
+    restore_best : bool, default True
+        Leave the network with the weights and running statistics of its best epoch.
+
+    Attributes
+    ----------
+    best : float
+        The best figure.
+    best_epoch : int
+        The epoch of it, from 0 within the last fit.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 10,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+    ) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"EarlyStopping: monitor must be a column's name; got {monitor!r}")
+        self.monitor = monitor
+        self.patience = integer("EarlyStopping", "patience", patience, at_least=1)
+        self.min_delta = number("EarlyStopping", "min_delta", min_delta, at_least=0)
+        self.restore_best = flag("EarlyStopping", "restore_best", restore_best)
+        self._sign = direction(monitor)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.best = math.inf * self._sign
+        self.best_epoch = -1
+        self._weights: Any = None
+        # Dtype and shape of the weights of the network at hand.
+        self._like: Any = None
+
+    def on_fit_begin(self, network: Network, history: History) -> None:
+        if self.monitor not in history:
+            hint = "; pass validation data" if self.monitor.startswith("val_") else ""
+            raise ValueError(
+                f"EarlyStopping monitors {self.monitor!r}, which this fit does not record "
+                f"(recorded: {', '.join(history.columns)}){hint}"
+            )
+        self._reset()
+        self._like = (network._flat.dtype, network._flat.shape)
+
+    def on_epoch_end(self, network: Network, history: History) -> bool:
+        column = history[self.monitor]
+        epoch, value = len(column) - 1, column[-1]
+        if self._sign * value < self._sign * self.best - self.min_delta:
+            self.best, self.best_epoch = value, epoch
+            if self.restore_best:
+                # All of it: running statistics belong to the weights they were gathered with.
+                self._weights = network._flat.copy()
+        return epoch - self.best_epoch >= self.patience
+
+    def on_fit_end(self, network: Network, history: History) -> None:
+        if self._weights is not None:
+            network._flat[...] = self._weights
+            self._weights = None
+            history.restored = self.best_epoch
+
+    def state(self) -> dict[str, Any]:
+        kept = {"best": self.best, "best_epoch": self.best_epoch, **self._settings()}
+        return kept if self._weights is None else {**kept, "weights": self._weights}
+
+    def _settings(self) -> dict[str, Any]:
+        """What has decided the state."""
+        return {"monitor": self.monitor, "min_delta": self.min_delta, "restore_best": self.restore_best}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for name, value in self._settings().items():
+            if state[name] != value:
+                raise ValueError(
+                    f"the run's EarlyStopping had {name} {state[name]!r}; this one has {value!r}"
+                )
+        best_epoch = integer("EarlyStopping", "best_epoch", state["best_epoch"], at_least=-1)
+        weights = state.get("weights")
+        if (
+            weights is not None
+            and (getattr(weights, "dtype", None), getattr(weights, "shape", None)) != self._like
+        ):
+            raise ValueError("EarlyStopping: weights are not those of this network")
+        self.best, self.best_epoch, self._weights = float(state["best"]), best_epoch, weights
+
+
+class ProgressBar(Callback):
+    """A bar on standard error that moves with the epochs and shows their figures (tqdm)."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_fit_begin(self, network: Network, history: History) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=history.planned, initial=len(history), unit="epoch", dynamic_ncols=True)
+
+    def on_epoch_end(self, network: Network, history: History) -> None:
+        self._bar.update()
+        shown = [name for name in history.columns if name not in ("learning_rate", "seconds", "penalty")]
+        self._bar.set_postfix({name: f"{history[name][-1]:.4g}" for name in shown}, refresh=False)
+
+    def on_fit_end(self, network: Network, history: History) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None

@@ -1,0 +1,137 @@
+"""Where a training step's time goes: the timers of the native step, as a table."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import checks
+from ..native import _kernels
+
+if TYPE_CHECKING:
+    from ..engine.program import Op
+    from ..network import Network
+
+
+#: The phases of an op, in the order of the step's timers, and those of the whole.
+PHASES = ("forward", "delta", "gradient and update")
+WHOLE = ("gather", "loss", "waiting")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The seconds of an epoch, by op and phase.
+
+    Attributes
+    ----------
+    ops : list of Op
+    steps, rows : int
+        Steps made, and rows of all of them.
+    seconds : array (n_ops, 3)
+        Of forward, delta, gradient and update of each op: the mean over the threads.
+    whole : dict
+        Seconds of gather, loss and waiting for other threads, the mean over the threads.
+    threads : int
+        How many threads had work.
+    peak : float
+        GFLOP/s of so many threads: see `bpfast.diagnostics.fma_peak`.
+    """
+
+    ops: tuple[Op, ...]
+    steps: int
+    rows: int
+    seconds: NDArray[np.float64]
+    whole: dict[str, float]
+    threads: int
+    peak: float
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds a step."""
+        return float(self.seconds.sum() + sum(self.whole.values())) / self.steps
+
+    def operations(self) -> NDArray[np.float64]:
+        """Floating-point operations of the matrix products, by op and phase, of the epoch."""
+        products = [2.0 * op.n_in * op.n_out if op.kind == "dense" else 0.0 for op in self.ops]
+        table = np.outer(products, np.ones(3)) * self.rows
+        # Nobody asks for a delta below the first weights.
+        table[: next((i for i, op in enumerate(self.ops) if op.kind == "dense"), 0) + 1, 1] = 0
+        return table
+
+    def __str__(self) -> str:
+        head = ("layer", *(f"{phase} µs" for phase in PHASES), "GFLOP/s", "of peak")
+        work, lines = self.operations(), [head]
+        for i, op in enumerate(self.ops):
+            rate = 1e-9 * work[i].sum() / max(self.seconds[i].sum(), 1e-12)
+            micros = (f"{1e6 * s / self.steps:.1f}" for s in self.seconds[i])
+            name = f"{op.layer} {op.kind} {op.n_in}-{op.n_out}"
+            if op.kind in ("dense", "activation"):
+                name += f" {op.activation.name}"
+            lines.append((name, *micros, f"{rate:.1f}", f"{rate / self.peak:.0%}"))
+        widths = [max(len(line[c]) for line in lines) for c in range(len(head))]
+        rows = [
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
+        ]
+        rate = 1e-9 * float(work.sum()) / (self.step_seconds * self.steps)
+        rest = ", ".join(f"{name} {1e6 * s / self.steps:.1f}" for name, s in self.whole.items())
+        total = (
+            f"{1e6 * self.step_seconds:.1f} µs a step ({rest}), {rate:.1f} GFLOP/s, "
+            f"{rate / self.peak:.0%} of the {self.peak:.1f} of {self.threads} "
+            f"thread{'s' if self.threads > 1 else ''}"
+        )
+        return "\n".join([*rows, total])
+
+
+def from_timers(network: Network, timers: NDArray[np.float64], steps: int, rows: int) -> Profile:
+    """The profile of an epoch from the step's timers (threads, 3 n_ops + 3)."""
+    # A thread that slept, because one was faster, has nothing but its waiting.
+    busy = timers[timers[:, :-1].sum(axis=1) > 0.05 * timers[:, :-1].sum(axis=1).max()]
+    mean = busy.mean(axis=0)
+    n_ops = len(network.program.ops)
+    return Profile(
+        ops=network.program.ops,
+        steps=steps,
+        rows=rows,
+        seconds=mean[: 3 * n_ops].reshape(n_ops, 3),
+        whole=dict(zip(WHOLE, mean[3 * n_ops :].tolist(), strict=True)),
+        threads=len(busy),
+        peak=fma_peak(network.dtype, len(busy)),
+    )
+
+
+def fma_peak(dtype: Any = "float32", threads: int = 1) -> float:
+    """The most that the instruction set in use can do here, in GFLOP/s.
+
+    The best of some twenty rounds of a millisecond of independent multiply-adds, two operations
+    each, in registers alone.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float64"}, default "float32"
+    threads : int, default 1
+        How many threads do so at the same time; the figure is their sum.
+
+    Returns
+    -------
+    float
+    """
+    size = checks.dtype_of(dtype).itemsize
+    team = checks.threads(threads) or 1
+    rounds = 1000
+    while _timed(size, rounds, 1)[1] < 1e-3:
+        rounds *= 2
+    best = 0.0
+    for _ in range(20):
+        made, seconds = _timed(size, rounds, team)
+        best = max(best, 2e-9 * made * team / seconds)
+    return best
+
+
+def _timed(size: int, rounds: int, team: int) -> tuple[float, float]:
+    start = time.perf_counter()
+    made = _kernels.multiply_adds(size, rounds, team)
+    return made, time.perf_counter() - start
