@@ -376,9 +376,9 @@ class Network:
         self._objective(X, Y, w, spec, flat, training=how)
         return self.program.views(flat)
 
-    def _next_step(self) -> engines.Training:
+    def _next_step(self) -> engines.TrainingPass:
         """The passes of the next step of training, which move no statistics."""
-        return engines.Training((self.seed, self._steps), 0.0, True, lr_scales=self._lr_scales)
+        return engines.TrainingPass((self.seed, self._steps), 0.0, True, lr_scales=self._lr_scales)
 
     def _objective(
         self,
@@ -388,7 +388,7 @@ class Network:
         penalty: Penalty | None,
         gradient: Array,
         loss_scale: float = 1.0,
-        training: engines.Training | None = None,
+        training: engines.TrainingPass | None = None,
     ) -> float:
         """J = loss_scale · mean loss + α Ω(W), and its flat gradient, in place, on checked data."""
         with self._lock:
@@ -590,7 +590,7 @@ class Network:
         with self._lock:
             self._require_no_fit("forward(training=True)")
             self._taped, self._backed = len(X), False
-            how = engines.Training((self.seed, self._steps), lr_scales=self._lr_scales)
+            how = engines.TrainingPass((self.seed, self._steps), lr_scales=self._lr_scales)
             self._steps += 1
             return self._engine.forward(self._flat, X, how)
 

@@ -24,7 +24,7 @@ Noise = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingPass:
     """How a forward pass of training differs from one of prediction.
 
     Attributes
@@ -82,6 +82,27 @@ class OptimizerState:
         return cls(optimizer, arrays)
 
 
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Checked rows to train on.
+
+    Attributes
+    ----------
+    X : array (B, I) or CSR
+    Y : array
+        Targets: int64 classes (B,), or an array (B, O) of the network's dtype.
+    weights : float64 array (B,) or None
+        Weights of the rows.
+    """
+
+    X: Features
+    Y: Array
+    weights: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How an epoch is to be run.
@@ -124,10 +145,10 @@ class Plan:
     weight_noise: float = 0.0
     lr_scales: Mapping[str, float] = field(default_factory=dict)
 
-    def training(self, batch: int) -> Training:
+    def training_pass(self, batch: int) -> TrainingPass:
         """How a batch's forward pass is made."""
         seed, step = self.noise
-        return Training((seed, step + batch), None, True, self.weight_noise, self.lr_scales)
+        return TrainingPass((seed, step + batch), None, True, self.weight_noise, self.lr_scales)
 
     def penalty_of(self, batch: int) -> Penalty | None:
         """The penalty of a batch."""
@@ -154,7 +175,7 @@ class Engine(Protocol):
     def outputs(self, parameters: Array, X: Features) -> Array:
         """Z, the raw outputs (B, O) of X (B, I), in blocks of rows: nothing is kept."""
 
-    def forward(self, parameters: Array, X: Features, training: Training | None = None) -> Array:
+    def forward(self, parameters: Array, X: Features, training: TrainingPass | None = None) -> Array:
         """Z, and every value between, kept for `backward`; perhaps as in training.
 
         In training the running statistics among the parameters move.
@@ -197,9 +218,7 @@ class Engine(Protocol):
         self,
         parameters: Array,
         state: OptimizerState,
-        X: Features,
-        Y: Array,
-        weights: Array | None,
+        data: Data,
         plan: Plan,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """One epoch, in place: the loss and the weight of each batch.

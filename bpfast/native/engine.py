@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Array
 from ..arrays.sparse import CSR, Features
-from ..engine.interface import OptimizerState, Plan, Training
+from ..engine.interface import Data, OptimizerState, Plan, TrainingPass
 from ..engine.program import Op, Program
 from ..reference.engine import train_in_python
 from ..specs.losses import CustomLoss, Loss
@@ -25,7 +25,7 @@ def _row(op: Op) -> tuple[Any, ...]:
     return (op.kind, op.activation.name, op.numbers, op.sources, op.target, offsets, op.head, op.adds)
 
 
-def _training(training: Training | None, program: Program) -> tuple[Any, ...] | None:
+def _training(training: TrainingPass | None, program: Program) -> tuple[Any, ...] | None:
     if training is None:
         return None
     fixed = tuple(op.statistics is not None and training.fixed(op) for op in program.ops)
@@ -86,7 +86,7 @@ class NativeEngine:
         self.core.outputs(parameters, _memory(X), Z, len(X))
         return Z
 
-    def forward(self, parameters: Array, X: Features, training: Training | None = None) -> Array:
+    def forward(self, parameters: Array, X: Features, training: TrainingPass | None = None) -> Array:
         if isinstance(X, CSR):
             # `backward` reads it again, when the caller may have changed what is his.
             X = CSR(X.indptr, X.indices, X.data.copy(), X.shape) if self.reads_sparse else X.toarray()
@@ -160,13 +160,12 @@ class NativeEngine:
         self,
         parameters: Array,
         state: OptimizerState,
-        X: Features,
-        Y: Array,
-        weights: Array | None,
+        data: Data,
         plan: Plan,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if isinstance(plan.loss, CustomLoss):
-            return train_in_python(self, parameters, state, X, Y, weights, plan)
+            return train_in_python(self, parameters, state, data, plan)
+        X, Y, weights = data.X, data.Y, data.weights
         order = plan.order
         if plan.shuffle is not None:
             if len(self._order) != len(X):
@@ -200,7 +199,7 @@ class NativeEngine:
             losses,
             counts,
             self.timers,
-            _training(plan.training(0), self.program),
+            _training(plan.training_pass(0), self.program),
             self._lr_scales(plan.lr_scales),
         )
         state.steps += steps

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Array
 from ..arrays.sparse import CSR, Features, dense, take
-from ..engine.interface import Engine, OptimizerState, Plan, Training
+from ..engine.interface import Data, Engine, OptimizerState, Plan, TrainingPass
 from ..engine.program import Op, Parameter, Program
 from ..specs.penalties import Penalty
 from . import formulas as reference
@@ -37,7 +37,7 @@ class ReferenceEngine:
         self._saved: dict[int, Any] = {}
         self._deltas: dict[int, Array] = {}
         self._seen: dict[str, Array] = {}
-        self._training: Training | None = None
+        self._training: TrainingPass | None = None
 
     def outputs(self, parameters: Array, X: Features) -> Array:
         size = self.row_block
@@ -45,7 +45,7 @@ class ReferenceEngine:
         p, output = self._views(parameters), self.program.output
         return np.concatenate([self._forward(p, dense(block), None)[0][output] for block in blocks])
 
-    def forward(self, parameters: Array, X: Features, training: Training | None = None) -> Array:
+    def forward(self, parameters: Array, X: Features, training: TrainingPass | None = None) -> Array:
         self._training, self._seen = training, self._views(parameters)
         if training is not None and training.weight_noise > 0:
             for p in self.program.parameters:
@@ -65,7 +65,7 @@ class ReferenceEngine:
         return {**self.program.views(parameters), **self.program.views(parameters, trained=False)}
 
     def _forward(
-        self, p: dict[str, Array], X: Array, training: Training | None
+        self, p: dict[str, Array], X: Array, training: TrainingPass | None
     ) -> tuple[dict[int, Array], dict[int, Any]]:
         values, saved = {0: X}, {}
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -74,7 +74,7 @@ class ReferenceEngine:
                 saved[op.target], values[op.target] = OPS[op.kind][0](op, p, training, *sources)
         return values, saved
 
-    def _ops(self, training: Training | None) -> list[Op]:
+    def _ops(self, training: TrainingPass | None) -> list[Op]:
         """The ops that are there: those of heads only with their losses."""
         heads = training is not None and training.heads
         return [op for op in self.program.ops if heads or not op.head]
@@ -154,12 +154,10 @@ class ReferenceEngine:
         self,
         parameters: Array,
         state: OptimizerState,
-        X: Features,
-        Y: Array,
-        weights: Array | None,
+        data: Data,
         plan: Plan,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return train_in_python(self, parameters, state, X, Y, weights, plan)
+        return train_in_python(self, parameters, state, data, plan)
 
 
 def head_losses(
@@ -181,13 +179,11 @@ def train_in_python(
     engine: Engine,
     parameters: Array,
     state: OptimizerState,
-    X: Features,
-    Y: Array,
-    weights: Array | None,
+    data: Data,
     plan: Plan,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`Engine.train`, step by step from Python: the reference's, and any engine's under a custom loss."""
-    n = len(X)
+    n, X, Y, weights = len(data), data.X, data.Y, data.weights
     order = np.arange(n) if plan.order is None else plan.order
     if plan.shuffle is not None:
         order = permutation(n, *plan.shuffle)
@@ -197,7 +193,7 @@ def train_in_python(
     for batch, learning_rate in enumerate(plan.learning_rates.tolist()):
         rows = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
         w = None if weights is None else weights[rows]
-        Z = engine.forward(parameters, take(X, rows), plan.training(batch))
+        Z = engine.forward(parameters, take(X, rows), plan.training_pass(batch))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             loss, D = reference.mean_loss(*reference.row_losses(plan.loss, Y[rows], Z), w, plan.loss_scale)
         beside, head_deltas = head_losses(engine, Y[rows], w, plan.loss_scale)

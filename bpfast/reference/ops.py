@@ -17,7 +17,7 @@ from . import formulas as reference
 from . import random
 
 if TYPE_CHECKING:
-    from ..engine.interface import Training
+    from ..engine.interface import TrainingPass
     from ..engine.program import Op
 
 Views = dict[str, Array]
@@ -26,7 +26,7 @@ Forward = Callable[..., tuple[Saved, Array]]
 Backward = Callable[..., tuple[Array, ...]]
 
 
-def _dense_forward(op: Op, p: Views, training: Training | None, X: Array) -> tuple[Saved, Array]:
+def _dense_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
     assert op.W is not None
     Z = X @ p[op.W.name]
     if op.b is not None:
@@ -43,7 +43,7 @@ def _dense_backward(op: Op, p: Views, g: Views, Z: Saved, dA: Array, X: Array) -
     return (D @ p[op.W.name].T,)
 
 
-def _activation_forward(op: Op, p: Views, training: Training | None, X: Array) -> tuple[Saved, Array]:
+def _activation_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
     return None, reference.activate(X, op.activation)
 
 
@@ -51,7 +51,7 @@ def _activation_backward(op: Op, p: Views, g: Views, _: Saved, dA: Array, X: Arr
     return (dA * reference.derivative(X, op.activation),)
 
 
-def _dropout_forward(op: Op, p: Views, training: Training | None, X: Array) -> tuple[Saved, Array]:
+def _dropout_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
     if training is None:
         M = np.ones_like(X)
     else:
@@ -71,7 +71,7 @@ def renorm_limits(step: int, r_max: float, d_max: float, begin: float, end: floa
     return 1 + share * (r_max - 1), share * d_max
 
 
-def _batch_norm_forward(op: Op, p: Views, training: Training | None, X: Array) -> tuple[Saved, Array]:
+def _batch_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
     assert op.W is not None
     assert op.b is not None
     assert op.statistics is not None
@@ -113,7 +113,7 @@ def _batch_norm_backward(op: Op, p: Views, g: Views, saved: Saved, dA: Array, X:
     return (D * (p[op.W.name] * scale).astype(X.dtype),)
 
 
-def _layer_norm_forward(op: Op, p: Views, training: Training | None, X: Array) -> tuple[Saved, Array]:
+def _layer_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
     assert op.W is not None
     assert op.b is not None
     mean, variance = X.mean(axis=1, dtype=np.float64), X.var(axis=1, dtype=np.float64)
@@ -132,7 +132,7 @@ def _layer_norm_backward(op: Op, p: Views, g: Views, saved: Saved, dA: Array, X:
     return (inverse * (D - D.mean(axis=1, keepdims=True) - hat * (D * hat).mean(axis=1, keepdims=True)),)
 
 
-def _maxout_forward(op: Op, p: Views, training: Training | None, X: Array) -> tuple[Saved, Array]:
+def _maxout_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
     pieces = X.reshape(len(X), int(op.numbers[0]), op.n_out)
     return None, pieces.max(axis=1)
 
@@ -144,7 +144,7 @@ def _maxout_backward(op: Op, p: Views, g: Views, _: Saved, dA: Array, X: Array) 
     return (D.reshape(X.shape),)
 
 
-def _prelu_forward(op: Op, p: Views, training: Training | None, X: Array) -> tuple[Saved, Array]:
+def _prelu_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
     assert op.W is not None
     return None, np.where(X > 0, X, p[op.W.name] * X)
 
@@ -155,7 +155,7 @@ def _prelu_backward(op: Op, p: Views, g: Views, _: Saved, dA: Array, X: Array) -
     return (np.where(X > 0, dA, p[op.W.name] * dA),)
 
 
-def _rrelu_forward(op: Op, p: Views, training: Training | None, X: Array) -> tuple[Saved, Array]:
+def _rrelu_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
     lower, upper = op.numbers
     if training is None:
         slopes = np.full_like(X, (lower + upper) / 2)
@@ -169,7 +169,7 @@ def _rrelu_backward(op: Op, p: Views, g: Views, slopes: Saved, dA: Array, X: Arr
     return (np.where(X > 0, dA, slopes * dA),)
 
 
-def _add_forward(op: Op, p: Views, training: Training | None, X: Array, Y: Array) -> tuple[Saved, Array]:
+def _add_forward(op: Op, p: Views, training: TrainingPass | None, X: Array, Y: Array) -> tuple[Saved, Array]:
     return None, X + Y
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..arrays import Array
 from ..arrays.mapped import mapped_rows
 from ..arrays.sparse import Features
-from ..engine.interface import OptimizerState, Plan
+from ..engine.interface import Data, OptimizerState, Plan
 from ..native._engine import shuffled
 from ..reference.random import mix64
 from .callbacks import Callback
@@ -108,7 +108,7 @@ def run_epoch(
     mapped = mapped_rows(X)
     if not (watching or pauses or progress.done or mapped):
         with network._lock:
-            return *network._engine.train(network._flat, state, X, Y, weights, plan), False
+            return *network._engine.train(network._flat, state, Data(X, Y, weights), plan), False
     order = np.arange(len(X)) if plan.order is None else plan.order
     if plan.shuffle is not None:
         shuffled(order, *plan.shuffle)
@@ -124,7 +124,7 @@ def run_epoch(
         if mapped is not None:
             mapped.will_need(part.order)  # type: ignore[arg-type]
         with network._lock:
-            made = network._engine.train(network._flat, state, X, Y, weights, part)
+            made = network._engine.train(network._flat, state, Data(X, Y, weights), part)
         progress.losses[first:last], progress.counts[first:last] = made
         if mapped is not None:
             fitting = mapped.release((last - first) * plan.batch_size)

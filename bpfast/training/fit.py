@@ -14,7 +14,7 @@ import numpy as np
 
 from ..arrays import Array, checks
 from ..arrays.sparse import Features, thin
-from ..engine.interface import Plan
+from ..engine.interface import Data, Plan
 from ..native import _runtime
 from ..native.engine import NativeEngine
 from ..specs.losses import CustomLoss
@@ -305,9 +305,9 @@ def timed_epoch(
     engine = network._engine
     if not isinstance(engine, NativeEngine) or isinstance(network.loss_spec, CustomLoss):
         raise RuntimeError("profile times the native step; a custom loss does without")
-    engine.train(network._flat, state, X, Y, weights, plan)
+    engine.train(network._flat, state, Data(X, Y, weights), plan)
     engine.timers = np.zeros((engine.threads, 3 * len(network.program.ops) + 3))
-    engine.train(network._flat, state, X, Y, weights, plan)
+    engine.train(network._flat, state, Data(X, Y, weights), plan)
     return from_timers(network, engine.timers, n_batches, len(X))
 
 

@@ -13,7 +13,7 @@ from ..arrays.sparse import Features
 from ..specs.penalties import Penalty
 
 if TYPE_CHECKING:
-    from ..engine.interface import Training
+    from ..engine.interface import TrainingPass
     from ..network import Network
 
 
@@ -54,7 +54,7 @@ def minimize(
     tolerance: float = 1e-4,
     memory: int = 10,
     least_fall: float = 2.2e-9,
-    training: Training | None = None,
+    training: TrainingPass | None = None,
     moves: Array | None = None,
     after: Callable[[float], bool] = lambda value: False,
 ) -> Minimum:
@@ -77,7 +77,7 @@ def minimize(
         Steps that the inverse Hessian is made of.
     least_fall : float
         The search ends where the objective falls by less, relative to itself.
-    training : Training, optional
+    training : TrainingPass, optional
         How the passes are made, if not as in prediction.
     moves : array of bool, optional
         The elements of the flat parameters that may move; the others stay.

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bpfast as bp
-from bpfast.engine.interface import Training
+from bpfast.engine.interface import TrainingPass
 from bpfast.layers import layers as table
 from bpfast.native import _runtime
 from bpfast.reference import ops as reference_ops
@@ -440,7 +440,7 @@ def test_gradients_in_training_leave_the_network_as_it_is(data, backend):
 def test_momentum_1_takes_the_statistics_of_the_batch(data, backend):
     X, _ = data
     net = network([bp.BatchNorm(momentum=0.1)], backend)
-    net._engine.forward(net._flat, X, Training((0, 0), momentum=1.0))
+    net._engine.forward(net._flat, X, TrainingPass((0, 0), momentum=1.0))
     np.testing.assert_allclose(net.statistics["0.mean"], X.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(net.statistics["0.variance"], X.var(axis=0, ddof=1), rtol=1e-12)
 
