@@ -187,7 +187,7 @@ def _fit_tied(spec: Autoencoder, task: Task, auto: Network) -> History:
             total += value * len(batch)
         mean = total / len(task.X)
         task.require_finite(epoch, mean, auto._flat)
-        state.clock.tick(schedule, mean)
+        state.clock.advance(schedule, mean)
         history.add(loss=mean, learning_rate=rates[-1], seconds=time.perf_counter() - start)
         task.tell(mean)
     return history

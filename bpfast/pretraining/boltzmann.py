@@ -124,7 +124,7 @@ class RBM(Pretrainer):
                 total += error * len(batch)
             mean = total / len(X)
             task.require_finite(epoch, mean, *weights)
-            clock.tick(self.learning_rate, mean)
+            clock.advance(self.learning_rate, mean)
             history.add(loss=mean, learning_rate=rates[-1], seconds=time.perf_counter() - start)
             task.tell(mean)
         return history

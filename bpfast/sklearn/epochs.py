@@ -24,7 +24,7 @@ from ..specs.losses import Quantile
 from ..specs.schedules import Clock
 from ..training.callbacks import Callback
 from ..training.epoch import asked, run_epoch
-from ..training.fit import end_callbacks, thinned
+from ..training.fit import end_callbacks, sparsified
 from ..training.history import History
 from .base import Data, Recipe, rate_of
 
@@ -142,7 +142,7 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
     batch = _batch_size(est.batch_size, n, recipe)
     starts = np.arange(0, n, batch)
     counts = np.minimum(batch, n - starts).astype(np.float64)
-    X = thinned(network, data.X, batch, options.epochs)
+    X = sparsified(network, data.X, batch, options.epochs)
     order = _Order(options.rows, n, bool(est.shuffle), random)
     optimizer = _optimizer(est, recipe, network, options)
     columns = ("val_loss", "val_score") if options.score else ("val_loss",) if options.held_out else ()
@@ -193,7 +193,8 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
             _count_no_improvement(est, network, figures.get("val_score"))
             if recipe.rate == "invscaling":
                 optimizer.learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
-            optimizer.state.clock.tick(optimizer.state.optimizer.schedule, figures.get("val_loss", est.loss_))
+            monitored = figures.get("val_loss", est.loss_)
+            optimizer.state.clock.advance(optimizer.state.optimizer.schedule, monitored)
             if asked(each.on_epoch_end(network, history) for each in recipe.callbacks) or ended:
                 break
             if est._no_improvement_count > est.n_iter_no_change and _stops(est, optimizer, recipe, options):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays import Array, checks
-from ..arrays.sparse import Features, thin
+from ..arrays.sparse import Features, sparsify
 from ..engine.interface import Data, Plan
 from ..native import _runtime
 from ..native.engine import NativeEngine
@@ -77,7 +77,7 @@ def fit(
         saved = read_checkpoint(resume, run, n_batches)
     _begin(run, savers, saved)
     network._taped, network._backed = 0, False
-    X = thinned(network, X, rows, epochs)
+    X = sparsified(network, X, rows, epochs)
     state = network._optimizer_state(optimizer)
     epoch_progress = None if saved is None else saved.progress
     # Before the epoch under way; kept while there is none, for the checkpoints.
@@ -127,7 +127,7 @@ def fit(
             epoch_progress = None
             figures = _figures(network, losses, counts, penalty, held_out)
             history.add(learning_rate=rates[-1], seconds=seconds, **figures)
-            state.clock.tick(optimizer.schedule, figures.get("val_loss", figures["loss"]))
+            state.clock.advance(optimizer.schedule, figures.get("val_loss", figures["loss"]))
             run.ended = asked(callback.on_epoch_end(network, history) for callback in callbacks) or ended
             for saver in savers:
                 saver.look()
@@ -268,12 +268,12 @@ def _settle(network: Network, X: Features) -> None:
             network._engine.forward(network._flat, X, how)
 
 
-def thinned(network: Network, X: Features, batch_size: int, epochs: int) -> Features:
-    """X as the engine trains on it fastest: mostly zeros as sparse rows, to the same bits."""
+def sparsified(network: Network, X: Features, batch_size: int, epochs: int) -> Features:
+    """Return X as sparse rows if the engine trains faster on them; results are bitwise identical."""
     engine = network._engine
     if not isinstance(engine, NativeEngine) or not engine.reads_sparse:
         return X
-    return thin(X, batch_size, network.program.ops[0].n_out, epochs)
+    return sparsify(X, batch_size, network.program.ops[0].n_out, epochs)
 
 
 def end_callbacks(callbacks: Sequence[Callback], network: Network, history: History) -> None:
