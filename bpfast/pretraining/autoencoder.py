@@ -193,7 +193,7 @@ class _TiedTrainer(Trainer):
         return {"loss": epoch.loss}
 
     def advance(self, figures: dict[str, float]) -> None:
-        self.optimizer_state.clock.tick(self.schedule, figures["loss"])
+        self.optimizer_state.clock.advance(self.schedule, figures["loss"])
 
 
 def _fit_tied(spec: Autoencoder, task: Task, auto: Network) -> History:

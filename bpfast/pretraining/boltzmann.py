@@ -166,7 +166,7 @@ class _DivergenceTrainer(Trainer):
         return {"loss": epoch.loss}
 
     def advance(self, figures: dict[str, float]) -> None:
-        self.clock.tick(self.schedule, figures["loss"])
+        self.clock.advance(self.schedule, figures["loss"])
 
 
 def contrastive_divergence(

@@ -21,6 +21,7 @@ from ..engine.interface import Data, OptimizerState, Plan
 from ..native import _runtime
 from ..network import Network
 from ..specs.losses import Quantile
+from ..specs.monitor import direction, improves
 from ..specs.schedules import Clock
 from ..training.callbacks import CallbackList
 from ..training.epoch import run_epoch
@@ -223,7 +224,7 @@ class _EstimatorTrainer(Trainer):
         if self.recipe.rate == "invscaling":
             course.learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
         monitored = figures.get("val_loss", est.loss_)
-        course.state.clock.tick(course.state.optimizer.schedule, monitored)
+        course.state.clock.advance(course.state.optimizer.schedule, monitored)
 
     def ends(self, asked: bool) -> bool:
         est, options = self.est, self.options
@@ -326,14 +327,15 @@ def _mean_offset(est: Any, data: FitData) -> float:
 def _count_no_improvement(est: Any, state: NetworkState, score: float | None) -> None:
     """One more epoch without improvement of score or loss, or none; the best weights are kept."""
     if score is None:
-        improves = est.loss_ <= est.best_loss_ - est.tol
+        better = improves(est.loss_, est.best_loss_, margin=est.tol, strict=False)
         est.best_loss_ = min(est.best_loss_, est.loss_)
     else:
-        improves = score >= est.best_validation_score_ + est.tol
-        if score > est.best_validation_score_:
+        rising = direction("val_score")
+        better = improves(score, est.best_validation_score_, rising, margin=est.tol, strict=False)
+        if improves(score, est.best_validation_score_, rising):
             est.best_validation_score_ = score
             est._best = state.flat.copy()
-    est._no_improvement_count = 0 if improves else est._no_improvement_count + 1
+    est._no_improvement_count = 0 if better else est._no_improvement_count + 1
 
 
 def _stops(est: Any, course: OptimizerCourse, recipe: Recipe, options: Options) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._state import state_of
+from ..specs.monitor import direction, improves
 from ..specs.spec import flag, integer, number
 from .history import History
 
@@ -47,11 +48,6 @@ class Callback:
         """Go on from what `state` gave; called after `on_fit_begin`."""
 
 
-def direction(monitor: str) -> float:
-    """1 for a column that improves by falling, -1 for one that improves by rising."""
-    return -1.0 if monitor.removeprefix("val_") in ("accuracy", "r2", "score") else 1.0
-
-
 class EarlyStopping(Callback):
     """End the training when the monitored figure has stopped improving (Prechelt 1998).
 
@@ -87,11 +83,11 @@ class EarlyStopping(Callback):
         self.patience = integer("EarlyStopping", "patience", patience, at_least=1)
         self.min_delta = number("EarlyStopping", "min_delta", min_delta, at_least=0)
         self.restore_best = flag("EarlyStopping", "restore_best", restore_best)
-        self._sign = direction(monitor)
+        self._direction = direction(monitor)
         self._reset()
 
     def _reset(self) -> None:
-        self.best = math.inf * self._sign
+        self.best = math.inf * self._direction
         self.best_epoch = -1
         self._weights: Any = None
         # Dtype and shape of the weights of the network at hand.
@@ -111,7 +107,7 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, network: Any, history: History) -> bool:
         column = history[self.monitor]
         epoch, value = len(column) - 1, column[-1]
-        if self._sign * value < self._sign * self.best - self.min_delta:
+        if improves(value, self.best, self._direction, margin=self.min_delta):
             self.best, self.best_epoch = value, epoch
             if self.restore_best:
                 # All of it: running statistics belong to the weights they were gathered with.

@@ -15,12 +15,13 @@ import numpy as np
 
 from .._state import BaseNetwork, NetworkState
 from ..arrays import Array
+from ..specs.monitor import direction, improves
 from ..specs.optimizers import Optimizer
 from ..specs.spec import flag, integer
 from ..storage import model_file
 from ..storage.atomic import require_place
 from ..storage.checkpoint_file import pack
-from .callbacks import Callback, direction
+from .callbacks import Callback
 from .epoch import Progress
 from .history import History
 
@@ -159,7 +160,7 @@ class Checkpoint(Callback):
         if self.best:
             monitor = self.monitor or ("val_loss" if "val_loss" in history else "loss")
             value = history[monitor][-1]
-            if math.isnan(self.best_value) or direction(monitor) * (self.best_value - value) > 0:
+            if improves(value, self.best_value, direction(monitor)):
                 self.best_value, self.best_epoch = value, len(history) - 1
                 self._best = (model_file.describe(state), state.flat.copy())
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._state import NetworkState
-from ..arrays.mapped import mapped_rows
+from ..arrays.rows import rows_of
 from ..engine.interface import Data, OptimizerState, Plan
 from ..native._engine import shuffled
 from ..reference.random import mix64
@@ -108,28 +108,25 @@ def run_epoch(
     last_rate = float(plan.learning_rates[-1])
     progress = Progress.begin(n_batches) if progress is None else progress
     watched = callbacks is not None and callbacks.watch_batches
-    mapped = mapped_rows(data.X)
-    if not (watched or pauses or progress.done or mapped):
+    rows = rows_of(data.X)
+    fitting = rows.rows_at_a_time(plan.shuffle is not None)
+    if not (watched or pauses or progress.done) and fitting >= len(rows):
         with state.lock:
             losses, counts = state.engine.train(state.flat, optimizer_state, data, plan)
         return Epoch(losses, counts, last_rate)
     order = _order(plan, len(data))
     steps = [every for every, _ in pauses] + [1] * watched
-    fitting = 0 if mapped is None else mapped.rows_at_a_time(plan.shuffle is not None)
     ended = False
     while progress.done < n_batches and not ended:
         first = progress.done
-        stop = min([n_batches, *((first // step + 1) * step for step in steps)])
-        if mapped is not None:
-            stop = min(stop, first + max(1, fitting // plan.batch_size))
+        fit_at_once = max(1, fitting // plan.batch_size)
+        stop = min([n_batches, first + fit_at_once, *((first // step + 1) * step for step in steps)])
         part = _part(plan, order, first, stop)
-        if mapped is not None:
-            mapped.will_need(part.order)  # type: ignore[arg-type]
+        rows.will_need(order[first * plan.batch_size : stop * plan.batch_size])
         with state.lock:
             losses, counts = state.engine.train(state.flat, optimizer_state, data, part)
         progress.losses[first:stop], progress.counts[first:stop] = losses, counts
-        if mapped is not None:
-            fitting = mapped.release((stop - first) * plan.batch_size)
+        fitting = rows.release((stop - first) * plan.batch_size)
         if not np.isfinite(losses).all():
             break
         progress.done = stop

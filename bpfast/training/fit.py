@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from .._state import BaseNetwork, NetworkState, state_of
-from ..arrays.sparse import thin
+from ..arrays.sparse import sparsify
 from ..engine.interface import Data, Plan
 from ..native import _runtime
 from ..native.engine import NativeEngine
@@ -160,7 +160,7 @@ class _FitTrainer(Trainer):
 
     def advance(self, figures: dict[str, float]) -> None:
         monitored = figures.get("val_loss", figures["loss"])
-        self.optimizer_state.clock.tick(self.run.optimizer.schedule, monitored)
+        self.optimizer_state.clock.advance(self.run.optimizer.schedule, monitored)
 
     def ends(self, asked: bool) -> bool:
         self.run.ended = asked
@@ -208,7 +208,7 @@ def sparsified(state: NetworkState, data: Data, batch_size: int, epochs: int) ->
     engine = state.engine
     if not isinstance(engine, NativeEngine) or not engine.reads_sparse:
         return data
-    return replace(data, X=thin(data.X, batch_size, state.program.ops[0].n_out, epochs))
+    return replace(data, X=sparsify(data.X, batch_size, state.program.ops[0].n_out, epochs))
 
 
 def extra_columns(state: NetworkState, penalty: Penalty | None, held_out: Data | None) -> list[str]:

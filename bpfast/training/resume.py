@@ -12,8 +12,7 @@ import numpy as np
 
 from .._state import NetworkState
 from ..arrays import Array
-from ..arrays.mapped import mapped_rows
-from ..arrays.sparse import dense, take
+from ..arrays.rows import rows_of
 from ..engine.interface import Data, OptimizerState
 from ..specs.spec import flag, integer
 from ..storage.checkpoint_file import read_optimizer_state, require_like, unpack
@@ -229,9 +228,8 @@ def fingerprint(data: Data) -> str:
     count = max(1, min(len(X), _SAMPLE_ROWS, _SAMPLE // columns))
     rows = np.unique(np.linspace(0, len(X) - 1, count).astype(np.int64))
     # A zero has no sign: sparse rows have lost it.
-    mapped = mapped_rows(X)
+    source = rows_of(X)
     for some in np.array_split(rows, -(-len(rows) // 64)):
-        total.update(np.ascontiguousarray(dense(take(X, some)) + 0).data)
-        if mapped is not None:
-            mapped.release(len(some))
+        total.update(np.ascontiguousarray(source.take(some) + 0).data)
+        source.release(len(some))
     return total.hexdigest()
