@@ -424,7 +424,7 @@ def test_the_optimizers_state_is_forgotten(rng):
     again.fit(X, y, epochs=2)
     for net in (once, again):
         bp.pretrain(net, X, bp.RBM(epochs=1), layers=[0])
-    assert again._state is None
+    assert again._state.optimizer_state is None
     net = network()
     net.forward(X, training=True)
     net.backward(np.ones((200, 3)))
