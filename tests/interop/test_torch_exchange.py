@@ -767,10 +767,10 @@ def test_an_optimizer_that_does_not_fit(make, message):
         ),
         (torch.zeros(6, 4, device="meta"), torch.zeros(6, 2), ValueError, "X is a strided tensor on meta"),
         (torch.zeros(6, 4).to_sparse(), torch.zeros(6, 2), ValueError, "X is a sparse_coo tensor on cpu"),
-        (torch.zeros(6, 2, 2), torch.zeros(6, 2), ValueError, "X must be a matrix"),
-        (torch.zeros(6, 5), torch.zeros(6, 2), ValueError, "X has 5 columns; this network takes 4"),
-        (torch.zeros(6, 4), torch.zeros(5, 2), ValueError, "y has 5 rows; X has 6"),
-        (torch.full((6, 4), torch.nan), torch.zeros(6, 2), ValueError, "X holds nan at row 0"),
+        (torch.zeros(6, 2, 2), torch.zeros(6, 2), ValueError, "X must be a 2-dimensional array"),
+        (torch.zeros(6, 5), torch.zeros(6, 2), ValueError, "X has 5 columns; this network expects 4"),
+        (torch.zeros(6, 4), torch.zeros(5, 2), ValueError, "y has 5 rows, but X has 6"),
+        (torch.full((6, 4), torch.nan), torch.zeros(6, 2), ValueError, "X contains NaN in row 0"),
     ],
 )
 def test_data_that_does_not_fit(X, y, error, message):
