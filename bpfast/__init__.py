@@ -6,7 +6,7 @@ from .diagnostics.gradient_flow import GradientFlow, gradient_flow
 from .diagnostics.learning_rate import find_learning_rate
 from .frozen import FrozenNetwork
 from .info import __version__, info
-from .network import Network
+from .network import Network, load
 from .pretraining.pretrain import RBM, Autoencoder, pretrain
 from .specs.activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from .specs.initializers import (
@@ -48,7 +48,6 @@ from .specs.losses import (
 from .specs.optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, Rprop
 from .specs.penalties import L0, L1, L2, ElasticNet, Frobenius
 from .specs.schedules import Cosine, ExponentialDecay, InverseTime, ReduceOnPlateau, StepDecay, WarmUp
-from .storage.model_file import load
 from .training.callbacks import Callback, EarlyStopping, ProgressBar
 from .training.checkpoint import Checkpoint
 from .training.history import History

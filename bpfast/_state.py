@@ -1,0 +1,453 @@
+"""What a network is: program, flat parameters, engine, optimizer state and counters.
+
+Public within the package. `bpfast.Network` checks arguments and hands them down to its state; training,
+storage, diagnostics and the estimators work on the state itself, which `state_of` returns.
+"""
+
+from __future__ import annotations
+
+import numbers
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import backends, reference
+from .arrays import Array, checks
+from .arrays.aligned import aligned, aligned_copy
+from .arrays.sparse import Features
+from .engine import interface
+from .engine.interface import Data, Engine, OptimizerState, TrainingPass
+from .engine.program import Program, compile_program
+from .reference.engine import head_losses
+from .specs.layers import Layer
+from .specs.losses import Loss, link_of
+from .specs.optimizers import Optimizer
+from .specs.penalties import Penalty
+from .specs.spec import integer
+
+#: What a pickle leaves out, because `_derive` builds it again.
+_DERIVED = frozenset(
+    [
+        *("parameters", "statistics", "link_name", "lock", "fitting", "taped_rows", "has_gradient"),
+        *("_gradient", "_engine", "_predict"),
+    ]
+)
+
+_living: weakref.WeakSet[NetworkState] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Start afresh in a forked child, where no thread is left to release a lock that was held."""
+    for state in list(_living):
+        state._derive()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A copy of what training changes in a network, to go back to after an error."""
+
+    flat: Array
+    seed: int
+    epochs: int
+    steps: int
+    lr_scales: dict[str, float]
+    metadata: dict[str, str]
+    optimizer_state: OptimizerState | None
+
+
+class NetworkState:
+    """A network's program, parameters, engine, optimizer state and counters.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    n_inputs : int
+        Columns of X.
+    loss : Loss
+    dtype : {"float32", "float64"} or numpy.dtype
+    seed : int
+    threads : int or None
+    backend : str or None
+    initialize : bool, default True
+        Draw the initial parameters; otherwise they are 0, to be written.
+
+    Attributes
+    ----------
+    program : Program
+    flat : array (program.size,)
+        Parameters and running statistics in one vector that starts on a cache line.
+    parameters, statistics : mapping of str to array
+        Views of `flat` by name.
+    optimizer_state : OptimizerState or None
+        State that the next call with the same kind of optimizer continues from.
+    epochs, steps : int
+        Epochs and steps trained so far; random ops of the next step draw from (seed, steps).
+    lr_scales : dict
+        Multipliers of the learning rate by parameter name, without those that are 1.
+    metadata : dict of str to str
+        Text kept in the model file.
+    lock : threading.RLock
+        Held while the engine runs.
+    taped_rows : int
+        Rows of the last ``forward(training=True)``; 0 if there is nothing to backpropagate.
+    has_gradient : bool
+        Whether `backward` has filled `gradient` since.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        *,
+        n_inputs: int,
+        loss: Loss,
+        dtype: Any,
+        seed: int,
+        threads: int | None,
+        backend: str | None,
+        initialize: bool = True,
+    ) -> None:
+        self.layers = tuple(layers)
+        self.loss = loss
+        self.dtype = checks.dtype_of(dtype)
+        self.seed = integer("Network", "seed", seed, at_least=0)
+        self.threads = checks.threads(threads)
+        self.backend = backends.resolve_backend(backend)
+        program = compile_program(self.layers, integer("Network", "n_inputs", n_inputs, at_least=1))
+        self.program = program.with_losses(loss)
+        if loss.name == "cross_entropy" and program.n_outputs < 2:
+            raise ValueError("cross_entropy needs at least 2 outputs; for one output use log_loss")
+        self.metadata: dict[str, str] = {}
+        self.optimizer_state: OptimizerState | None = None
+        self.epochs = 0
+        self.steps = 0
+        self.lr_scales: dict[str, float] = {}
+        if initialize:
+            self.flat = self.program.initial(self.seed, self.dtype)
+        else:
+            self.flat = aligned(self.program.size, self.dtype)
+            self.flat[...] = 0
+        self._derive()
+
+    def _derive(self) -> None:
+        """Build what follows from the rest and does not travel in a pickle."""
+        self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self.flat))
+        self.statistics: Mapping[str, Array] = MappingProxyType(self.program.views(self.flat, False))
+        self.link_name = link_of(self.loss)
+        self.lock = threading.RLock()
+        self.fitting = False
+        self.taped_rows = 0
+        self.has_gradient = False
+        self._gradient: Array | None = None
+        self.reset_engine()
+        _living.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.flat = aligned_copy(self.flat)
+        self._derive()
+
+    @property
+    def gradient(self) -> Array:
+        """The flat gradient of `backward`, allocated on first use: most networks never need it."""
+        if self._gradient is None:
+            self._gradient = np.zeros(self.flat.shape, self.dtype)
+        return self._gradient
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, built on first use: a network may be loaded or copied only to be inspected."""
+        with self.lock:
+            if self._engine is None:
+                self._engine = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
+            return self._engine
+
+    _engine: Engine | None
+    _predict: Callable[[Array, Any, str], Array | None] | None
+
+    def reset_engine(self) -> None:
+        """Drop the engine, and with it the rows of its last call."""
+        with self.lock:
+            self._engine = None
+            # The engine's `predict`, kept here for calls of a few microseconds.
+            self._predict = None
+
+    def predict_ready(self, X: Any) -> Array | None:
+        """Predict where X needs no preparation, else return None.
+
+        X needs none if it is a finite C-contiguous array of at least one row, of the network's dtype and
+        width.
+        """
+        with self.lock:
+            predict = self._predict
+            if predict is None:
+                predict = self._predict = self.engine.predict
+            return predict(self.flat, X, self.link_name)
+
+    def outputs(self, X: Features) -> Array:
+        """Raw outputs Z (B, O) in prediction mode."""
+        with self.lock:
+            return interface.outputs(self.engine, self.flat, X)
+
+    def link(self, Z: Array) -> Array:
+        """Apply the loss's link function to raw outputs."""
+        return backends.predict(self.loss, Z, self.threads, self.backend)
+
+    def check(self, X: Any, y: Any, sample_weight: Any = None, prefix: str = "") -> Data:
+        """Check rows to train on or to evaluate; `prefix` comes before the names in messages."""
+        X = checks.features(X, self.program.n_inputs, self.dtype, f"{prefix}X")
+        Y = checks.targets(self.loss, y, len(X), self.program.n_outputs, self.dtype, f"{prefix}y")
+        return Data(X, Y, checks.weights(sample_weight, len(X), f"{prefix}sample_weight"))
+
+    def evaluate(self, data: Data) -> tuple[float, Array]:
+        """The mean loss and the raw outputs, in prediction mode."""
+        Z = self.outputs(data.X)
+        loss, _ = backends.evaluate(self.loss, data.Y, Z, data.weights, self.threads, self.backend)
+        return loss, Z
+
+    def penalty(self, penalty: Penalty | None) -> float:
+        """α Ω(W) of the current weights."""
+        if penalty is None:
+            return 0.0
+        return sum(
+            reference.penalty_value(penalty, self.parameters[p.name])
+            for p in self.program.parameters
+            if p.penalised
+        )
+
+    def objective(
+        self,
+        data: Data,
+        penalty: Penalty | None,
+        gradient: Array,
+        loss_scale: float = 1.0,
+        training: TrainingPass | None = None,
+    ) -> float:
+        """J = loss_scale · mean loss + α Ω(W); its flat gradient is written to `gradient`."""
+        Y, weights = data.Y, data.weights
+        with self.lock:
+            self.forget_tape()
+            Z = self.engine.forward(self.flat, data.X, training)
+            value, D = backends.evaluate(self.loss, Y, Z, weights, self.threads, self.backend)
+            of_heads, head_deltas = head_losses(self.engine, Y, weights, loss_scale)
+            if loss_scale != 1:
+                D = D * D.dtype.type(loss_scale)
+            self.engine.backward(self.flat, D, gradient, heads=head_deltas)
+        if penalty is not None:
+            views = self.program.views(gradient)
+            for p in self.program.parameters:
+                if p.penalised:
+                    views[p.name] += reference.penalty_gradient(penalty, self.parameters[p.name])
+        return value * loss_scale + of_heads + self.penalty(penalty)
+
+    def next_pass(self) -> TrainingPass:
+        """The training pass of the next step, without its move of the running statistics."""
+        return TrainingPass((self.seed, self.steps), 0.0, True, lr_scales=self.lr_scales)
+
+    def forward(self, X: Features) -> Array:
+        """Raw outputs (B, O) of a training pass without heads, kept for `backward`; counts as a step."""
+        with self.lock:
+            self.taped_rows, self.has_gradient = len(X), False
+            training = TrainingPass((self.seed, self.steps), lr_scales=self.lr_scales)
+            self.steps += 1
+            return self.engine.forward(self.flat, X, training)
+
+    def backward(self, D: Array) -> Array:
+        """Fill `gradient` from D = ∂L/∂Z (B, O) of the last `forward`; return ∂L/∂X (B, I)."""
+        with self.lock:
+            self.has_gradient = True
+            dX = np.empty((len(D), self.program.n_inputs), self.dtype)
+            self.engine.backward(self.flat, D, self.gradient, dX)
+        return dX
+
+    def update(self, optimizer: Optimizer, penalty: Penalty | None) -> None:
+        """Make one step of an optimizer with `gradient`."""
+        with self.lock:
+            state = self.optimizer_state_for(optimizer)
+            rate = optimizer.schedule.rate(float(state.clock.epoch))
+            self.engine.update(self.flat, self.gradient, state, rate, penalty, self.lr_scales)
+
+    def forget_tape(self) -> None:
+        """Invalidate what `backward` and `update` would continue from."""
+        self.taped_rows, self.has_gradient = 0, False
+
+    def optimizer_state_for(self, optimizer: Optimizer) -> OptimizerState:
+        """The state to continue from.
+
+        Moments survive a change of hyperparameters; the clock does not survive a change of schedule.
+        """
+        state = self.optimizer_state
+        if state is None or state.optimizer.rule != optimizer.rule:
+            state = OptimizerState.initial(optimizer, self.program.size, self.dtype)
+        elif state.optimizer.learning_rate != optimizer.learning_rate:
+            state.clock = type(state.clock)()
+        state.optimizer = optimizer
+        self.optimizer_state = state
+        return state
+
+    def names_of(self, key: Any) -> list[str]:
+        """The names of a layer's parameters, or the one name given."""
+        if isinstance(key, bool) or not isinstance(key, (numbers.Integral, str)):
+            raise TypeError(f"a layer must be an index or a name such as '0.W'; got {key!r}")
+        n = len(self.layers)
+        if not isinstance(key, str):
+            if not -n <= int(key) < n:
+                raise ValueError(f"layer index must be from 0 to {n - 1}; got {key}")
+            key = str(int(key) % n)
+        found = [p for p in self.parameters if p == key or p.startswith(f"{key}.")]
+        if not found and not any(f"{op.layer}.".startswith(f"{key}.") for op in self.program.ops):
+            raise ValueError(
+                f"unknown layer or parameter {key!r}; expected one of {', '.join(self.parameters)}"
+            )
+        return found
+
+    def trainable(self) -> NDArray[np.bool_]:
+        """Which elements of `flat` training may change."""
+        mask = np.zeros(self.flat.shape, bool)
+        for p in self.program.parameters:
+            mask[p.block] = p.trained and self.lr_scales.get(p.name, 1.0) > 0
+        return mask
+
+    def require_no_fit(self, call: str) -> None:
+        """Refuse a call while `fit` is running."""
+        if self.fitting:
+            raise RuntimeError(f"{call} was called while fit is running on this network; wait for its end")
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Mark this network as being trained; refuse a second training at the same time."""
+        with self.lock:
+            if self.fitting:
+                raise RuntimeError("this network is already being trained; concurrent fits are not supported")
+            self.fitting = True
+        try:
+            yield
+        finally:
+            self.fitting = False
+
+    def snapshot(self) -> Snapshot:
+        """Copy what training changes; the optimizer's state is kept by reference."""
+        return Snapshot(
+            self.flat.copy(),
+            self.seed,
+            self.epochs,
+            self.steps,
+            self.lr_scales,
+            self.metadata,
+            self.optimizer_state,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot."""
+        np.copyto(self.flat, snapshot.flat)
+        self.seed, self.epochs, self.steps = snapshot.seed, snapshot.epochs, snapshot.steps
+        self.lr_scales, self.metadata = snapshot.lr_scales, snapshot.metadata
+        self.optimizer_state = snapshot.optimizer_state
+
+
+class BaseNetwork:
+    """What holds a `NetworkState` and shows what it says; `bpfast.Network` derives from it."""
+
+    _state: NetworkState
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, from input to output."""
+        return self._state.layers
+
+    @property
+    def loss_spec(self) -> Loss:
+        """The loss, whose link `predict` applies."""
+        return self._state.loss
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of parameters and arithmetic."""
+        return self._state.dtype
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything random in training."""
+        return self._state.seed
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        self._state.seed = integer("Network", "seed", value, at_least=0)
+
+    @property
+    def threads(self) -> int | None:
+        """Maximum number of threads; None for the default."""
+        return self._state.threads
+
+    @property
+    def backend(self) -> str:
+        """ "native" or "reference"."""
+        return self._state.backend
+
+    @property
+    def program(self) -> Program:
+        """The layers as a flat list of ops and one layout of parameters."""
+        return self._state.program
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Trained parameters by name: views of one vector."""
+        return self._state.parameters
+
+    @property
+    def statistics(self) -> Mapping[str, Array]:
+        """Running means and variances of normalised columns by name; training moves them."""
+        return self._state.statistics
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Free text kept with the model in its file, such as how its inputs were prepared."""
+        return self._state.metadata
+
+    @metadata.setter
+    def metadata(self, value: dict[str, str]) -> None:
+        self._state.metadata = value
+
+    @property
+    def gradient(self) -> Mapping[str, Array]:
+        """∂L/∂parameter by name, as the last `backward` filled it."""
+        return MappingProxyType(self._state.program.views(self._state.gradient))
+
+    @property
+    def n_inputs(self) -> int:
+        """Columns of X."""
+        return self.program.n_inputs
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of Z."""
+        return self.program.n_outputs
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights, biases and whatever else is trained, in all."""
+        return self.program.n_trained
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far, over all calls of `fit`."""
+        return self._state.epochs
+
+
+def state_of(network: BaseNetwork) -> NetworkState:
+    """The state of a network."""
+    return network._state

@@ -7,19 +7,17 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import backends
+from ._state import BaseNetwork, state_of
+from ._summary import layer_widths
 from .arrays import Array, checks
 from .arrays.aligned import aligned_copy
 from .engine.interface import Engine, outputs
 from .specs.losses import Loss, link_of
-
-if TYPE_CHECKING:
-    from .network import Network
-
 
 #: What `_start` makes anew.
 _DERIVED = frozenset(["parameters", "statistics", "_flat", "_idle", "_link_name"])
@@ -81,16 +79,17 @@ class FrozenNetwork:
     (1, 3)
     """
 
-    def __init__(self, network: Network, threads: int | None = 1) -> None:
+    def __init__(self, network: BaseNetwork, threads: int | None = 1) -> None:
+        state = state_of(network)
         self.threads = checks.threads(threads)
-        self.loss_spec: Loss = network.loss_spec
-        self.dtype = network.dtype
-        self.backend = network.backend
-        self.metadata = dict(network.metadata)
-        self._program = network.program
-        self._widths = network._widths()
-        with network._lock:
-            self._start(network._flat)
+        self.loss_spec: Loss = state.loss
+        self.dtype = state.dtype
+        self.backend = state.backend
+        self.metadata = dict(state.metadata)
+        self._program = state.program
+        self._widths = layer_widths(state.program, len(state.layers))
+        with state.lock:
+            self._start(state.flat)
 
     def _start(self, flat: Array) -> None:
         """What is derived from the rest and does not travel in a pickle."""
@@ -129,7 +128,7 @@ class FrozenNetwork:
     @property
     def n_parameters(self) -> int:
         """Weights, biases and whatever else is trained, in all."""
-        return sum(parameter.size for parameter in self._program.parameters if parameter.trained)
+        return self._program.n_trained
 
     def predict(self, X: Any) -> Array:
         """What the loss's link makes of the raw outputs: the bits of `Network.predict`.

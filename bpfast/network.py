@@ -1,79 +1,43 @@
-"""Network: a program, its flat parameters and an engine."""
+"""Network: the public face of a network; it checks arguments and hands them down to its state."""
 
 from __future__ import annotations
 
 import copy
-import numbers
 import os
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import backends
+from ._state import BaseNetwork, NetworkState, state_of
+from ._summary import layer_widths, summary
 from .arrays import Array, checks
-from .arrays.aligned import aligned, aligned_copy
-from .arrays.sparse import Features
-from .engine import interface as engines
-from .engine.program import compile_program
 from .frozen import FrozenNetwork
-from .reference import formulas as reference
-from .reference.engine import head_losses
 from .specs.layers import Layer
-from .specs.losses import Loss, link_of, resolve_loss
+from .specs.losses import resolve_loss
 from .specs.optimizers import LBFGS, Optimizer, optimizers, resolve_optimizer
 from .specs.penalties import Penalty, penalties
-from .specs.spec import flag, integer, number
-
-if TYPE_CHECKING:
-    from .training.callbacks import Callback
-    from .training.history import History
-    from .training.profile import Profile
-
-
-#: What `_start` makes anew.
-_DERIVED = frozenset(
-    [
-        "parameters",
-        "statistics",
-        "_gradient_memory",
-        "_made",
-        "_ready",
-        "_link_name",
-        "_lock",
-        "_fitting",
-        "_taped",
-        "_backed",
-    ]
-)
-
-_living: weakref.WeakSet[Network] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """In a forked child nobody is left to release a lock that was held: engines start afresh."""
-    for network in list(_living):
-        network._start()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+from .specs.spec import flag, number
+from .storage.load import load_state
+from .storage.model_file import save
+from .training.callbacks import Callback
+from .training.fit import fit
+from .training.history import History
+from .training.lbfgs import fit_lbfgs
+from .training.options import FitOptions
+from .training.profile import Profile, timed_epoch
 
 
 def _one_by_one(call: str, layers: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Layers that were named one by one, as they are wanted."""
+    """Layers that were named one by one, as they must be."""
     for layer in layers:
         if isinstance(layer, (list, tuple, set, range)):
             raise TypeError(f"{call} takes layers one by one, such as {call}(0, 1); got {layer!r}")
     return layers
 
 
-class Network:
+class Network(BaseNetwork):
     """A feed-forward network trained by backpropagation.
 
     Parameters
@@ -129,148 +93,31 @@ class Network:
         for index, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{index}] must be a layer, such as bp.Dense(10); got {layer!r}")
-        self._describe(layers, n_inputs, resolve_loss(loss), dtype, seed, threads, backend)
-        self._flat = self.program.initial(self.seed, self.dtype)
-        self._start()
-        _ = self._engine  # What it does not take is refused here.
-
-    def _describe(
-        self,
-        layers: Sequence[Layer],
-        n_inputs: int,
-        loss: Loss,
-        dtype: Any,
-        seed: int,
-        threads: int | None,
-        backend: str | None,
-    ) -> None:
-        """All but the weights."""
-        self.layers = tuple(layers)
-        self.loss_spec = loss
-        self.dtype = checks.dtype_of(dtype)
-        self.seed = integer("Network", "seed", seed, at_least=0)
-        self.threads = checks.threads(threads)
-        self.backend = backends.resolve_backend(backend)
-        program = compile_program(self.layers, integer("Network", "n_inputs", n_inputs, at_least=1))
-        self.program = program.with_losses(self.loss_spec)
-        if self.loss_spec.name == "cross_entropy" and self.n_outputs < 2:
-            raise ValueError("cross_entropy needs at least 2 outputs; for one output use log_loss")
-        #: Free text kept with the model in its file, such as how its inputs were prepared.
-        self.metadata: dict[str, str] = {}
-        self._state: engines.OptimizerState | None = None
-        self._epochs = 0
-        # Of training, over all calls: what the next step's random ops draw from.
-        self._steps = 0
-        self._lr_scales: dict[str, float] = {}
+        self._state = NetworkState(
+            layers,
+            n_inputs=n_inputs,
+            loss=resolve_loss(loss),
+            dtype=dtype,
+            seed=seed,
+            threads=threads,
+            backend=backend,
+        )
+        _ = self._state.engine  # What the engine does not support is refused here.
 
     @classmethod
-    def blank(
-        cls,
-        layers: Sequence[Layer],
-        *,
-        n_inputs: int,
-        loss: Loss,
-        dtype: Any,
-        seed: int,
-        threads: int | None,
-        backend: str | None,
-    ) -> Network:
-        """A network whose parameters are 0 and still to be written, of checked layers and loss."""
+    def _of(cls, state: NetworkState) -> Network:
+        """The face of a state."""
         network = cls.__new__(cls)
-        network._describe(layers, n_inputs, loss, dtype, seed, threads, backend)
-        network._flat = aligned(network.program.size, network.dtype)
-        network._flat[...] = 0
-        network._start()
+        network._state = state
         return network
-
-    def _start(self) -> None:
-        """What is derived from the rest and does not travel in a pickle."""
-        self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat))
-        #: Running means and variances of normalised columns, by name: what training moves, not trains.
-        self.statistics: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat, False))
-        self._gradient_memory: Array | None = None
-        self._link_name = link_of(self.loss_spec)
-        self._lock = threading.RLock()
-        self._new_engine()
-        self._fitting = False
-        self._taped = 0
-        self._backed = False
-        _living.add(self)
-
-    @property
-    def _gradient(self) -> Array:
-        """The flat gradient of `backward`, made when it is first asked for: many networks never do."""
-        if self._gradient_memory is None:
-            self._gradient_memory = np.zeros(self._flat.shape, self.dtype)
-        return self._gradient_memory
-
-    @property
-    def gradient(self) -> Mapping[str, Array]:
-        """What `backward` has filled: ∂L/∂parameter by the names of `parameters`."""
-        return MappingProxyType(self.program.views(self._gradient))
-
-    _made: engines.Engine | None
-    _ready: Callable[[Array, Any, str], Array | None] | None
-
-    @property
-    def _engine(self) -> engines.Engine:
-        """Made when it is first asked for: a network may be loaded, or copied, to be looked at."""
-        with self._lock:
-            if self._made is None:
-                self._made = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
-            return self._made
-
-    def _new_engine(self) -> None:
-        """An engine that holds no rows of a call before."""
-        with self._lock:
-            self._made = None
-            # Its `predict`, near for calls of a microsecond.
-            self._ready = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._flat = aligned_copy(self._flat)
-        self._start()
 
     def __copy__(self) -> Network:
         """A deep copy: two networks never share weights."""
         return copy.deepcopy(self)
 
     def __repr__(self) -> str:
-        widths = "-".join(map(str, self._widths()))
+        widths = "-".join(map(str, layer_widths(self.program, len(self.layers))))
         return f"<bpfast.Network {widths} {self.loss_spec.name} {self.dtype} {self.n_parameters} parameters>"
-
-    def _widths(self) -> list[int]:
-        """Of X, and behind each layer with weights."""
-        widths = [self.n_inputs]
-        for index in range(len(self.layers)):
-            ops = [op for op in self.program.ops if op.layer.split(".")[0] == str(index) and not op.head]
-            if any(op.kind == "dense" for op in ops):
-                widths.append(ops[-1].n_out)
-        return widths
-
-    @property
-    def n_inputs(self) -> int:
-        """Columns of X."""
-        return self.program.n_inputs
-
-    @property
-    def n_outputs(self) -> int:
-        """Columns of Z."""
-        return self.program.n_outputs
-
-    @property
-    def n_parameters(self) -> int:
-        """Weights, biases and whatever else is trained, in all."""
-        return sum(parameter.size for parameter in self.program.parameters if parameter.trained)
-
-    @property
-    def epochs(self) -> int:
-        """Epochs trained so far, over all calls of `fit`."""
-        return self._epochs
 
     def predict(self, X: Any) -> Array:
         """What the loss's link makes of the raw outputs.
@@ -285,26 +132,11 @@ class Network:
             Probabilities for cross_entropy (softmax) and log_loss (sigmoid), expected counts for
             poisson (exp), values otherwise.
         """
-        ready = self.predict_ready(X)
+        state = self._state
+        ready = state.predict_ready(X)
         if ready is not None:
             return ready
-        return self._link(self._outputs(checks.features(X, self.n_inputs, self.dtype)))
-
-    def _outputs(self, X: Features) -> Array:
-        """The raw outputs in prediction; of a large array in a file in blocks that are let go."""
-        with self._lock:
-            return engines.outputs(self._engine, self._flat, X)
-
-    def predict_ready(self, X: Any) -> Array | None:
-        """`predict` where X needs no preparation, else None.
-
-        That is a finite C-contiguous array of at least one row, of this network's dtype and width.
-        """
-        with self._lock:
-            ready = self._ready
-            if ready is None:
-                ready = self._ready = self._engine.predict
-            return ready(self._flat, X, self._link_name)
+        return state.link(state.outputs(checks.features(X, state.program.n_inputs, state.dtype)))
 
     def freeze(self, threads: int | None = 1) -> FrozenNetwork:
         """A predictor with a copy of the weights as they are, which many threads may call at once.
@@ -333,32 +165,18 @@ class Network:
         """
         return FrozenNetwork(self, threads)
 
-    def _link(self, Z: Array) -> Array:
-        return backends.predict(self.loss_spec, Z, self.threads, self.backend)
-
     def loss(self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None) -> float:
         """The objective J = mean loss + α Ω(W) of these rows, dense or sparse, as in prediction.
 
         Without a penalty it is the mean loss. Auxiliary heads have no part in it.
         """
-        X, Y, w = self._data(X, y, sample_weight)
         spec = None if penalty is None else penalties.resolve(penalty, "penalty")
-        return self._evaluate(X, Y, w)[0] + self.penalty(spec)
-
-    def _evaluate(self, X: Features, Y: Array, w: Array | None) -> tuple[float, Array]:
-        """The mean loss and the raw outputs."""
-        Z = self._outputs(X)
-        return backends.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)[0], Z
+        loss, _ = self._state.evaluate(self._state.check(X, y, sample_weight))
+        return loss + self._state.penalty(spec)
 
     def penalty(self, penalty: Penalty | None) -> float:
-        """α Ω(W) of the weights as they are."""
-        if penalty is None:
-            return 0.0
-        return sum(
-            reference.penalty_value(penalty, self.parameters[p.name])
-            for p in self.program.parameters
-            if p.penalised
-        )
+        """α Ω(W) of the current weights; 0 for None."""
+        return self._state.penalty(penalty)
 
     def gradients(
         self, X: Any, y: Any, *, sample_weight: Any = None, penalty: Any = None, training: bool = False
@@ -369,47 +187,13 @@ class Network:
         of prediction; with `training` those of the next step of `fit`, with all rows as its batch: its
         random draws, the batch's statistics, the auxiliary heads. The network stays as it is.
         """
-        X, Y, w = self._data(X, y, sample_weight)
+        state = self._state
+        data = state.check(X, y, sample_weight)
         spec = None if penalty is None else penalties.resolve(penalty, "penalty")
-        flat = np.zeros_like(self._flat)
-        how = self._next_step() if flag("gradients", "training", training) else None
-        self._objective(X, Y, w, spec, flat, training=how)
-        return self.program.views(flat)
-
-    def _next_step(self) -> engines.TrainingPass:
-        """The passes of the next step of training, which move no statistics."""
-        return engines.TrainingPass((self.seed, self._steps), 0.0, True, lr_scales=self._lr_scales)
-
-    def _objective(
-        self,
-        X: Features,
-        Y: Array,
-        w: Array | None,
-        penalty: Penalty | None,
-        gradient: Array,
-        loss_scale: float = 1.0,
-        training: engines.TrainingPass | None = None,
-    ) -> float:
-        """J = loss_scale · mean loss + α Ω(W), and its flat gradient, in place, on checked data."""
-        with self._lock:
-            self._taped, self._backed = 0, False
-            Z = self._engine.forward(self._flat, X, training)
-            value, D = backends.evaluate(self.loss_spec, Y, Z, w, self.threads, self.backend)
-            beside, deltas = head_losses(self._engine, Y, w, loss_scale)
-            if loss_scale != 1:
-                D = D * D.dtype.type(loss_scale)
-            self._engine.backward(self._flat, D, gradient, heads=deltas)
-        if penalty is not None:
-            views = self.program.views(gradient)
-            for p in self.program.parameters:
-                if p.penalised:
-                    views[p.name] += reference.penalty_gradient(penalty, self.parameters[p.name])
-        return value * loss_scale + beside + self.penalty(penalty)
-
-    def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Features, Array, Array | None]:
-        X = checks.features(X, self.n_inputs, self.dtype)
-        Y = checks.targets(self.loss_spec, y, len(X), self.n_outputs, self.dtype)
-        return X, Y, checks.weights(sample_weight, len(X))
+        gradient = np.zeros_like(state.flat)
+        how = state.next_pass() if flag("gradients", "training", training) else None
+        state.objective(data, spec, gradient, training=how)
+        return state.program.views(gradient)
 
     def fit(
         self,
@@ -485,25 +269,26 @@ class Network:
         RuntimeError
             If the network is being trained already, or a signal handler uses it while it is.
         """
-        from .training.fit import fit, search
-
         rule = resolve_optimizer(optimizer)
-        train: Callable[..., History] = search if isinstance(rule, LBFGS) else fit
-        with self._training():
-            return train(
-                self,
-                *self._data(X, y, sample_weight),
-                epochs=integer("fit", "epochs", epochs, at_least=1),
+        run = fit_lbfgs if isinstance(rule, LBFGS) else fit
+        state = self._state
+        with state.exclusive():
+            data = state.check(X, y, sample_weight)
+            options = FitOptions.check(
+                state,
+                len(data),
+                epochs=epochs,
                 batch_size=batch_size,
                 optimizer=rule,
-                penalty=None if penalty is None else penalties.resolve(penalty, "penalty"),
+                penalty=penalty,
                 validation=validation,
                 callbacks=callbacks,
                 shuffle=shuffle,
                 progress=progress,
-                weight_noise=number("fit", "weight_noise", weight_noise, at_least=0),
+                weight_noise=weight_noise,
                 resume=resume,
             )
+            return run(self, data, options)
 
     def profile(
         self,
@@ -530,48 +315,20 @@ class Network:
         RuntimeError
             If the backend is not native.
         """
-        from .training.fit import timed_epoch
-
         if self.backend != "native":
             raise RuntimeError(f"profile times the native engine; this network's backend is {self.backend!r}")
         return timed_epoch(
-            copy.copy(self),
-            *self._data(X, y, sample_weight),
+            state_of(copy.copy(self)),
+            self._state.check(X, y, sample_weight),
             batch_size=batch_size,
             optimizer=optimizers.resolve(optimizer, "optimizer"),
             penalty=None if penalty is None else penalties.resolve(penalty, "penalty"),
             shuffle=shuffle,
         )
 
-    def _require_no_fit(self, call: str) -> None:
-        if self._fitting:
-            raise RuntimeError(f"{call} while fit is at work on this network; wait for its end")
-
-    @contextmanager
-    def _training(self) -> Iterator[None]:
-        with self._lock:
-            if self._fitting:
-                raise RuntimeError("this network is being trained already; one fit at a time")
-            self._fitting = True
-        try:
-            yield
-        finally:
-            self._fitting = False
-
-    def _optimizer_state(self, optimizer: Optimizer) -> engines.OptimizerState:
-        """The state to go on with: moments survive a change of numbers, the clock of no schedule."""
-        state = self._state
-        if state is None or state.optimizer.rule != optimizer.rule:
-            state = engines.OptimizerState.initial(optimizer, self.program.size, self.dtype)
-        elif state.optimizer.learning_rate != optimizer.learning_rate:
-            state.clock = type(state.clock)()
-        state.optimizer = optimizer
-        self._state = state
-        return state
-
     def reset_optimizer(self) -> None:
         """Forget the optimizer's state: the next `fit` or `update` starts afresh."""
-        self._state = None
+        self._state.optimizer_state = None
 
     def forward(self, X: Any, training: bool = False) -> Array:
         """The raw outputs Z (B, O), before the loss's link.
@@ -584,15 +341,13 @@ class Network:
             each time, the batch's statistics, which move the running ones. Auxiliary heads are not
             there, since they have no loss.
         """
+        state = self._state
         X = checks.features(X, self.n_inputs, self.dtype)
         if not training:
-            return self._outputs(X)
-        with self._lock:
-            self._require_no_fit("forward(training=True)")
-            self._taped, self._backed = len(X), False
-            how = engines.TrainingPass((self.seed, self._steps), lr_scales=self._lr_scales)
-            self._steps += 1
-            return self._engine.forward(self._flat, X, how)
+            return state.outputs(X)
+        with state.lock:
+            state.require_no_fit("forward(training=True)")
+            return state.forward(X)
 
     def backward(self, dY: Any) -> Array:
         """Backpropagate dY = ∂L/∂Z (B, O) of the last ``forward(X, training=True)``.
@@ -600,18 +355,20 @@ class Network:
         Fills `gradient` with ∂L/∂parameter, summed over the rows (for the gradient of a mean divide dY
         by B; `bpfast.kernels.loss_and_delta` does), and returns ∂L/∂X (B, I). Each call begins anew.
         """
-        self._require_no_fit("backward")
-        if not self._taped:
-            raise RuntimeError("backward needs forward(X, training=True) before it")
+        state = self._state
+        state.require_no_fit("backward")
+        if not state.taped_rows:
+            raise RuntimeError("backward needs a call of forward(X, training=True) first")
         D = checks.matrix(
-            "dY", dY, rows=self._taped, columns=self.n_outputs, dtype=self.dtype, taker="the last forward"
+            "dY",
+            dY,
+            rows=state.taped_rows,
+            columns=self.n_outputs,
+            dtype=self.dtype,
+            taker="the last forward",
         )
         checks.finite("dY", D)
-        with self._lock:
-            self._backed = True
-            dX = np.empty((len(D), self.n_inputs), self.dtype)
-            self._engine.backward(self._flat, D, self._gradient, dX)
-        return dX
+        return state.backward(D)
 
     def update(self, optimizer: str | Optimizer, penalty: str | Penalty | None = None) -> None:
         """One step of an optimizer with the gradient of the last `backward`.
@@ -619,20 +376,17 @@ class Network:
         A schedule gives the rate of the epochs that `fit` has counted: a loop of one's own, which it
         does not count, passes an optimizer with the rate it wants, and the state goes on.
         """
-        self._require_no_fit("update")
-        if not self._backed:
-            raise RuntimeError("update needs forward(X, training=True) and backward before it")
+        state = self._state
+        state.require_no_fit("update")
+        if not state.has_gradient:
+            raise RuntimeError("update needs calls of forward(X, training=True) and backward first")
         spec = optimizers.resolve(optimizer, "optimizer")
-        punish = None if penalty is None else penalties.resolve(penalty, "penalty")
-        with self._lock:
-            state = self._optimizer_state(spec)
-            rate = spec.schedule.rate(float(state.clock.epoch))
-            self._engine.update(self._flat, self._gradient, state, rate, punish, self._lr_scales)
+        state.update(spec, None if penalty is None else penalties.resolve(penalty, "penalty"))
 
     @property
     def learning_rate_scales(self) -> dict[str, float]:
         """What the learning rate is multiplied by, by the names of `parameters`."""
-        return {name: self._lr_scales.get(name, 1.0) for name in self.parameters}
+        return {name: self._state.lr_scales.get(name, 1.0) for name in self.parameters}
 
     def scale_learning_rates(self, scales: Mapping[Any, float]) -> None:
         """Train layers, or single parameters, at a multiple of the learning rate from now on.
@@ -654,35 +408,12 @@ class Network:
         """
         if not isinstance(scales, Mapping):
             raise TypeError(f"scales must be a dict of layers or parameters; got {scales!r}")
-        rates = dict(self._lr_scales)
+        merged = dict(self._state.lr_scales)
         for key, scale in scales.items():
             value = number("scale_learning_rates", f"scales[{key!r}]", scale, at_least=0)
-            rates.update(dict.fromkeys(self._names_of(key), value))
-        self._require_no_fit("scale_learning_rates")
-        self._lr_scales = {name: rate for name, rate in rates.items() if rate != 1}
-
-    def _names_of(self, key: Any) -> list[str]:
-        """The parameters of a layer, or the one of this name."""
-        if isinstance(key, bool) or not isinstance(key, (numbers.Integral, str)):
-            raise TypeError(f"a layer's number or a name such as '0.W' is wanted; got {key!r}")
-        n = len(self.layers)
-        if not isinstance(key, str):
-            if not -n <= int(key) < n:
-                raise ValueError(f"there is no layer {key}; this network has layers 0 to {n - 1}")
-            key = str(int(key) % n)
-        found = [p for p in self.parameters if p == key or p.startswith(f"{key}.")]
-        if not found and not any(f"{op.layer}.".startswith(f"{key}.") for op in self.program.ops):
-            raise ValueError(
-                f"there are no parameters in {key!r}; this network has {', '.join(self.parameters)}"
-            )
-        return found
-
-    def _moves(self) -> NDArray[np.bool_]:
-        """Which elements of the flat vector training may change."""
-        moves = np.zeros(self._flat.shape, bool)
-        for p in self.program.parameters:
-            moves[p.block] = p.trained and self._lr_scales.get(p.name, 1.0) > 0
-        return moves
+            merged.update(dict.fromkeys(self._state.names_of(key), value))
+        self._state.require_no_fit("scale_learning_rates")
+        self._state.lr_scales = {name: scale for name, scale in merged.items() if scale != 1}
 
     def freeze_layers(self, *layers: int | str) -> None:
         """Keep layers as they are in training: `scale_learning_rates` with 0 for each.
@@ -724,7 +455,7 @@ class Network:
         """
         if not isinstance(other, Network):
             raise TypeError(f"copy_parameters: other must be a Network; got {other!r}")
-        self._require_no_fit("copy_parameters")
+        self._state.require_no_fit("copy_parameters")
         ours = {**self.parameters, **self.statistics}
         theirs = {**other.parameters, **other.statistics}
         taken = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
@@ -734,44 +465,40 @@ class Network:
 
     def summary(self) -> str:
         """A table of the layers, as text."""
-        rows = [("layer", "output", "", "parameters")]
-        for index, layer in enumerate(self.layers):
-            rows += self._summary_rows(layer, str(index), 0)
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]:>{widths[3]}}"
-            for row in rows
-        ]
-        bytes_ = self._flat.nbytes
-        total = (
-            f"{self.n_inputs} inputs, {self.n_parameters:,} parameters "
-            f"({bytes_ / 1024:,.1f} KiB {self.dtype}), loss {self.loss_spec.name}"
-        )
-        return "\n".join([*lines, total])
-
-    def _summary_rows(self, layer: Layer, name: str, depth: int) -> list[tuple[str, str, str, str]]:
-        """A layer's line, and those of the layers within."""
-        within = getattr(layer, "layers", ())
-        children = tuple(f"{name}.{index}." for index in range(len(within)))
-        below = [p for p in self.program.parameters if p.trained and p.name.startswith(f"{name}.")]
-        own = [p for p in below if not p.name.startswith(children)]
-        made = [op for op in self.program.ops if f"{op.layer}.".startswith(f"{name}.")]
-        # A head is beside the way: what comes in goes on.
-        width = made[-1].n_in if made[-1].head else made[-1].n_out
-        words = [layer.text] if layer.text else []
-        if any(op.layer == f"{name}.skip" for op in made):
-            words.append("projection")
-        scales = {self._lr_scales.get(p.name, 1.0) for p in own}
-        if scales and scales != {1.0}:
-            words.append("frozen" if scales == {0.0} else f"rate × {min(scales):g}")
-        label = "  " * depth + f"{name} {layer.name}"
-        rows = [(label, str(width), ", ".join(words), f"{sum(p.size for p in own):,}")]
-        for index, inner in enumerate(within):
-            rows += self._summary_rows(inner, f"{name}.{index}", depth + 1)
-        return rows
+        return summary(self._state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a safetensors file; see `bpfast.load`."""
-        from .storage.model_file import save
+        save(self._state, path)
 
-        save(self, path)
+
+def load(
+    path: str | os.PathLike[str] | Path,
+    *,
+    loss: Any = None,
+    threads: int | None = None,
+    backend: str | None = None,
+) -> Network:
+    """Read a network from a file that `Network.save` or a `Checkpoint` wrote.
+
+    From a checkpoint the optimizer's state is restored too: `fit` continues with it, with bitwise identical
+    results from a whole epoch on. (`fit` with ``resume`` also continues within an epoch, with history and
+    callbacks.) The network of a model that `bpfast train` wrote takes prepared rows; `bpfast predict` takes
+    raw ones.
+
+    Parameters
+    ----------
+    path : path
+    loss : Loss or callable, optional
+        Replaces the loss in the file; required for a model with a custom loss.
+    threads, backend
+        As for `Network`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not a model, is damaged (its SHA-256 differs), or was written by a newer version.
+    """
+    return Network._of(load_state(path, loss=loss, threads=threads, backend=backend))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..native import _runtime
 from ..specs.losses import CustomLoss, Loss
 from . import Array, sparse
-from .mapped import mapped_rows
+from .rows import rows_of
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
@@ -106,9 +106,7 @@ def finite(name: str, value: Array, original: Array | None = None) -> None:
     if value.dtype.kind != "f":
         return
     plain = value.dtype in DTYPES.values() and value.flags.c_contiguous and value.flags.aligned
-    mapped = mapped_rows(value)
-    blocks = [value] if mapped is None else mapped.blocks()
-    if plain and all(map(_runtime.all_finite, blocks)):
+    if plain and all(map(_runtime.all_finite, rows_of(value).blocks())):
         return
     bad = ~np.isfinite(value)
     if not bad.any():

@@ -70,23 +70,34 @@ def dense(X: Features) -> Array:
     return X.toarray() if isinstance(X, CSR) else X
 
 
-#: A dense X is trained on as sparse rows, to the same bits, where at most this share of it is not 0, a
-#: step has at least so many rows and the first layer so many units, and enough epochs repay the
-#: conversion: measured, from there on it is faster, at a fifth of that share 2 to 4 times.
-THIN_SHARE, THIN_ROWS, THIN_UNITS, THIN_EPOCHS = 0.22, 16, 32, 3
-#: Larger arrays, and those mapped from files, are not copied.
-THIN_BYTES = 2**30
+#: A dense X is trained as sparse rows if at most this share of it is not 0, a step has at least this many
+#: rows and the first layer this many units, and enough epochs repay the conversion. Measured: at these
+#: limits both forms are equally fast, at a fifth of the share sparse rows are 2 to 4 times faster.
+MAX_SHARE, MIN_ROWS, MIN_UNITS, MIN_EPOCHS = 0.22, 16, 32, 3
+#: Larger arrays, in bytes, are not copied; nor are arrays mapped from files.
+MAX_BYTES = 2**30
 
 
-def thin(X: Features, batch_size: int, units: int, epochs: int) -> Features:
-    """X, or its sparse rows where training on these is faster: see `THIN_SHARE`."""
-    if isinstance(X, CSR) or batch_size < THIN_ROWS or units < THIN_UNITS or epochs < THIN_EPOCHS:
+def sparsify(X: Features, batch_size: int, units: int, epochs: int) -> Features:
+    """Return X, or its sparse rows if training is faster on them; results are bitwise identical.
+
+    Parameters
+    ----------
+    X : array (B, I) or CSR
+    batch_size : int
+        Rows of a training step.
+    units : int
+        Units of the first layer.
+    epochs : int
+        Epochs to train on X.
+    """
+    if isinstance(X, CSR) or batch_size < MIN_ROWS or units < MIN_UNITS or epochs < MIN_EPOCHS:
         return X
-    if X.nbytes > THIN_BYTES or _is_mapped(X):
+    if X.nbytes > MAX_BYTES or _is_mapped(X):
         return X
-    # A few rows tell most matrices, before all of it is read.
-    some = X[:: max(1, len(X) // 64)]
-    if np.count_nonzero(some) > 2 * THIN_SHARE * some.size or np.count_nonzero(X) > THIN_SHARE * X.size:
+    # A sample of rows rules out most matrices before all of X is read.
+    sample = X[:: max(1, len(X) // 64)]
+    if np.count_nonzero(sample) > 2 * MAX_SHARE * sample.size or np.count_nonzero(X) > MAX_SHARE * X.size:
         return X
     return from_dense(X)
 

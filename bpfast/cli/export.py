@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ..data.tables import UserError
-from ..storage import model_file as files
+from ..network import load
 
 
 def add_export(subcommands: argparse._SubParsersAction[Any]) -> None:
@@ -33,7 +33,7 @@ def export(options: argparse.Namespace) -> int:
     try:
         from ..interop.onnx.convert import to_onnx
 
-        network = files.load(options.model)
+        network = load(options.model)
         model = to_onnx(network, options.out, preparation=not options.network_alone)
     except (ValueError, TypeError, ModuleNotFoundError, FileNotFoundError, IsADirectoryError) as error:
         raise UserError(str(error)) from None

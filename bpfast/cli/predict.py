@@ -13,8 +13,7 @@ from ..data import streams, tables
 from ..data.preparation import Counts, Preparation, require_inputs
 from ..data.streams import CsvStream, MatrixStream, Stream
 from ..data.tables import UserError
-from ..network import Network
-from ..storage import model_file as files
+from ..network import Network, load
 from ..storage.atomic import open_atomically
 from .console import Printer, mistakes, refuse_foreign, require_writable, writing
 
@@ -26,7 +25,7 @@ def predict(options: Namespace) -> int:
     if os.path.isdir(options.model):
         raise UserError(f"{options.model!r} is a directory; a model file is wanted")
     with mistakes():
-        network = files.load(options.model, threads=options.threads, backend=options.backend)
+        network = load(options.model, threads=options.threads, backend=options.backend)
     prepared = _preparation(network, options.model)
     stream = _stream(options, prepared)
     with writing(options.out), open_atomically(options.out) as file:

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Gradients checked against finite differences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .._state import NetworkState, state_of
 from ..network import Network
 from ..specs.penalties import penalties
 
@@ -51,32 +52,19 @@ def check_gradients(
     if spec is not None and not spec.smooth:
         raise ValueError(f"check_gradients: the penalty {spec.name} has no derivative everywhere")
     given = network.gradients(X, y, sample_weight=sample_weight, penalty=spec, training=training)
-    twin = Network(
-        network.layers,
-        n_inputs=network.n_inputs,
-        loss=network.loss_spec,
-        dtype="float64",
-        seed=network.seed,
-        threads=network.threads,
-        backend=network.backend,
-    )
-    twin._steps = network._steps
-    twin.scale_learning_rates(network.learning_rate_scales)
-    for ours, theirs in ((network.parameters, twin.parameters), (network.statistics, twin.statistics)):
-        for name, array in ours.items():
-            theirs[name][...] = array
-    data, unused = twin._data(X, y, sample_weight), np.zeros_like(twin._flat)
+    counterpart = _in_float64(network)
+    data, unused = counterpart.check(X, y, sample_weight), np.zeros_like(counterpart.flat)
 
     def objective() -> float:
         if not training:
-            return twin.loss(X, y, sample_weight=sample_weight, penalty=spec)
-        return twin._objective(*data, spec, unused, training=twin._next_step())
+            return counterpart.evaluate(data)[0] + counterpart.penalty(spec)
+        return counterpart.objective(data, spec, unused, training=counterpart.next_pass())
 
     places = [(name, i) for name, array in given.items() for i in range(array.size)]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(len(places), max_parameters)).astype(int))
     worst, scale = 0.0, 0.0
     for name, i in (places[k] for k in chosen):
-        flat = twin.parameters[name].reshape(-1)
+        flat = counterpart.parameters[name].reshape(-1)
         kept = flat[i]
         h = step * max(1.0, abs(kept))
         sides = []
@@ -88,3 +76,23 @@ def check_gradients(
         worst = max(worst, abs(float(given[name].reshape(-1)[i]) - slope))
         scale = max(scale, abs(slope))
     return worst / scale if scale > 0 else worst
+
+
+def _in_float64(network: Network) -> NetworkState:
+    """A copy of a network that computes in float64."""
+    state = state_of(network)
+    copy = NetworkState(
+        state.layers,
+        n_inputs=state.program.n_inputs,
+        loss=state.loss,
+        dtype="float64",
+        seed=state.seed,
+        threads=state.threads,
+        backend=state.backend,
+        initialize=False,
+    )
+    copy.steps, copy.lr_scales = state.steps, state.lr_scales
+    for ours, theirs in ((state.parameters, copy.parameters), (state.statistics, copy.statistics)):
+        for name, array in ours.items():
+            theirs[name][...] = array
+    return copy

@@ -7,26 +7,24 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .. import kernels
+from .. import kernels, reference
+from .._state import NetworkState, state_of
 from ..arrays import Array, checks
 from ..arrays.aligned import aligned_copy
-from ..arrays.sparse import Features, dense, take
-from ..engine.interface import OptimizerState
+from ..arrays.sparse import dense, take
+from ..engine.interface import Data, OptimizerState
+from ..engine.program import Op
 from ..network import Network
-from ..reference import formulas as reference
+from ..plotting import plot_flow, plot_flow_history
 from ..specs.activations import Activation
 from ..specs.optimizers import Optimizer, optimizers
 from ..specs.spec import flag, integer
 from ..training.callbacks import Callback
-
-if TYPE_CHECKING:
-    from ..engine.program import Op
-    from ..training.history import History
-
+from ..training.history import History
 
 #: What the headings of a table mean.
 LEGEND = (
@@ -145,8 +143,6 @@ class Flow:
 
     def plot(self, path: Any = None) -> Any:
         """Draw activations, deltas and gradients, op by op; write to `path` if given. Returns the figure."""
-        from ..plotting import plot_flow
-
         return plot_flow(self, path)
 
 
@@ -181,7 +177,7 @@ def gradient_flow(
     Returns
     -------
     Flow
-        ``print(flow)`` gives a table, whose columns are the attributes of `bpfast.flow.OpFlow`,
+        ``print(flow)`` gives a table, whose columns are the attributes of `bpfast.diagnostics.OpFlow`,
         ``flow.plot(path)`` a picture; ``flow.gradient_ratio`` is ‖∂L/∂W‖ of the first op with weights
         over that of the last.
 
@@ -195,23 +191,24 @@ def gradient_flow(
     True
     """
     flag("gradient_flow", "training", training)
-    state = _state(network, optimizer)
-    pass_ = _pass(network, *network._data(X, y, sample_weight), training)
+    state = state_of(network)
+    optimizer_state = _optimizer_state(state, optimizer)
+    pass_ = _pass(state, state.check(X, y, sample_weight), training)
     after = None
-    if state is not None:
-        after = aligned_copy(network._flat)
-        rate = state.clock.rates(state.optimizer.schedule, 1)[0]
-        with network._lock:
-            network._engine.update(after, pass_.gradient, state, rate, None, network._lr_scales)
-    return _flow(network, pass_, network._flat, after)
+    if optimizer_state is not None:
+        after = aligned_copy(state.flat)
+        rate = optimizer_state.clock.rates(optimizer_state.optimizer.schedule, 1)[0]
+        with state.lock:
+            state.engine.update(after, pass_.gradient, optimizer_state, rate, None, state.lr_scales)
+    return _flow(state, pass_, state.flat, after)
 
 
-def _state(network: Network, optimizer: str | Optimizer | None) -> OptimizerState | None:
+def _optimizer_state(state: NetworkState, optimizer: str | Optimizer | None) -> OptimizerState | None:
     """The state to make a step with, which may change."""
     if optimizer is not None:
         spec = optimizers.resolve(optimizer, "gradient_flow: optimizer")
-        return OptimizerState.initial(spec, network.program.size, network.dtype)
-    own = network._state
+        return OptimizerState.initial(spec, state.program.size, state.dtype)
+    own = state.optimizer_state
     if own is None:
         return None
     return OptimizerState(own.optimizer, aligned_copy(own.arrays), own.steps, copy.copy(own.clock))
@@ -227,26 +224,26 @@ class _Pass:
     loss: float
 
 
-def _pass(network: Network, X: Features, Y: Array, weights: Array | None, training: bool) -> _Pass:
-    gradient = np.zeros_like(network._flat)
-    with network._lock:
-        how = network._next_step() if training else None
-        loss = network._objective(X, Y, weights, None, gradient, training=how)
-        values = network._engine.values()
-    ops = (op for op in network.program.ops if training or not op.head)
+def _pass(state: NetworkState, data: Data, training: bool) -> _Pass:
+    gradient = np.zeros_like(state.flat)
+    with state.lock:
+        how = state.next_pass() if training else None
+        loss = state.objective(data, None, gradient, training=how)
+        values = state.engine.values()
+    ops = (op for op in state.program.ops if training or not op.head)
     made = [(op, A, D) for op, (A, D) in zip(ops, values, strict=True)]
-    return _Pass(dense(X), made, gradient, loss)
+    return _Pass(dense(data.X), made, gradient, loss)
 
 
-def _flow(network: Network, pass_: _Pass, before: Array, after: Array | None) -> Flow:
+def _flow(state: NetworkState, pass_: _Pass, before: Array, after: Array | None) -> Flow:
     """The table of a pass; the update ratio is that of the way from one vector of parameters to another."""
-    W, dW = network.program.views(network._flat), network.program.views(pass_.gradient)
-    old = network.program.views(before)
-    new = None if after is None else network.program.views(after)
+    W, dW = state.program.views(state.flat), state.program.views(pass_.gradient)
+    old = state.program.views(before)
+    new = None if after is None else state.program.views(after)
     values, rows = {0: pass_.X}, []
     for op, A, D in pass_.ops:
         values[op.target] = A
-        saturated, dead = _flat_shares(network, op, values[op.source], W)
+        saturated, dead = _flat_shares(state, op, values[op.source], W)
         weight = gradient = ratio = math.nan
         if op.W is not None:
             name = op.W.name
@@ -272,18 +269,18 @@ def _norm(A: Array) -> float:
     return float(np.linalg.norm(A.astype(np.float64)))
 
 
-def _flat_shares(network: Network, op: Op, S: Array, W: dict[str, Array]) -> tuple[float, float]:
+def _flat_shares(state: NetworkState, op: Op, S: Array, W: dict[str, Array]) -> tuple[float, float]:
     """The share of the elements where an op's f is flat, and of the units where it is in all rows."""
     if op.activation.name == "identity":
         return math.nan, math.nan
-    native = network.backend == "native"
+    native = state.backend == "native"
     if op.W is not None:
         b = None if op.b is None else W[op.b.name]
-        threads = {"threads": network.threads} if native else {}
+        threads = {"threads": state.threads} if native else {}
         S = (kernels if native else reference).dense_forward(S, W[op.W.name], b, **threads)
     slopes = reference.derivative(S, op.activation)
     if native:
-        slopes = kernels.activation_derivative(S, op.activation, threads=network.threads)
+        slopes = kernels.activation_derivative(S, op.activation, threads=state.threads)
     flat = np.abs(slopes) < FLAT * _steepest(op.activation)
     return float(flat.mean()), float(flat.all(axis=0).mean())
 
@@ -337,25 +334,27 @@ class GradientFlow(Callback):
         self.flows: list[Flow] = []
         self.epochs: list[int] = []
         self._given = (X, y, sample_weight)
-        self._data: tuple[Features, Array, Array | None] | None = None
+        self._data: Data | None = None
         self._before: Array | None = None
         self._offset = 0
 
-    def on_fit_begin(self, network: Network, history: History) -> None:
-        X, Y, weights = network._data(*self._given)
+    def on_fit_begin(self, network: Any, history: History) -> None:
+        state = state_of(network)
+        data = state.check(*self._given)
+        X, Y, weights = data.X, data.Y, data.weights
         first = np.arange(min(self.rows, len(X)))
         weights = None if weights is None else checks.weights(weights[first], len(first))
-        self._data = (take(X, first), Y[first], weights)
+        self._data = Data(take(X, first), Y[first], weights)
         self._before = None
         self._offset = self.epochs[-1] if self.epochs else 0
         if not self.flows:
             self._record(network, 0)
-        self._before = aligned_copy(network._flat)
+        self._before = aligned_copy(state.flat)
 
-    def on_epoch_end(self, network: Network, history: History) -> None:
+    def on_epoch_end(self, network: Any, history: History) -> None:
         self._record(network, self._offset + len(history))
         assert self._before is not None
-        np.copyto(self._before, network._flat)
+        np.copyto(self._before, state_of(network).flat)
 
     def state(self) -> dict[str, Any]:
         figures = [[[getattr(op, name) for name in _FIGURES] for op in flow] for flow in self.flows]
@@ -381,13 +380,14 @@ class GradientFlow(Callback):
         ]
         self.epochs, self._offset, self._before = list(state["epochs"]), state["offset"], state["before"]
 
-    def _record(self, network: Network, epoch: int) -> None:
+    def _record(self, network: Any, epoch: int) -> None:
         assert self._data is not None
-        pass_ = _pass(network, *self._data, self.training)
+        state = state_of(network)
+        pass_ = _pass(state, self._data, self.training)
         if self._before is None:
-            flow = _flow(network, pass_, network._flat, None)
+            flow = _flow(state, pass_, state.flat, None)
         else:
-            flow = _flow(network, pass_, self._before, network._flat)
+            flow = _flow(state, pass_, self._before, state.flat)
         self.flows.append(flow)
         self.epochs.append(epoch)
 
@@ -397,6 +397,4 @@ class GradientFlow(Callback):
 
     def plot(self, path: Any = None) -> Any:
         """Draw norms, ratios and saturation over the epochs; write to `path` if given. Returns the figure."""
-        from ..plotting import plot_flow_history
-
         return plot_flow_history(self, path)

@@ -1,4 +1,4 @@
-"""Looking at a network: are its gradients right? Which learning rate? And how fast can the machine be?"""
+"""A learning-rate range test: which learning rate to train with."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from .._state import NetworkState, state_of
 from ..arrays import Array
-from ..engine.interface import Plan
+from ..engine.interface import Data, Plan
 from ..network import Network
+from ..plotting import plot_range_test
 from ..specs.optimizers import Optimizer, optimizers
 from ..specs.penalties import Penalty, penalties
 from ..specs.spec import integer, number
-from ..training.callbacks import Callback
+from ..training.callbacks import Callback, CallbackList
 from ..training.epoch import run_epoch
+from ..training.history import History
+from ..training.loop import Epoch, Trainer, train
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +74,6 @@ class RangeTest:
 
     def plot(self, path: Any = None) -> Any:
         """Draw the loss over the rate with matplotlib; write it to `path` if given. Returns the figure."""
-        from ..plotting import plot_range_test
-
         return plot_range_test(self, path)
 
 
@@ -86,7 +88,7 @@ class _Watch(Callback):
         self._mean = self._weight = 0.0
         self._first = self._best = math.nan
 
-    def on_batch_end(self, network: Network, batch: int, loss: float) -> bool:
+    def on_batch_end(self, network: Any, batch: int, loss: float) -> bool:
         self.losses.append(loss)
         self._mean = self.MEMORY * self._mean + (1 - self.MEMORY) * loss
         self._weight = self.MEMORY * self._weight + (1 - self.MEMORY)
@@ -157,26 +159,64 @@ def find_learning_rate(
     if spec.full_batch:
         raise ValueError(f"{owner}: {type(spec).__name__} takes whole passes, not batches with a rate each")
     punish = None if penalty is None else penalties.resolve(penalty, f"{owner}: penalty")
-    X, Y, weights = network._data(X, y, sample_weight)
-    rows = min(len(X), integer(owner, "batch_size", batch_size, at_least=1))
-    twin = copy.copy(network)
-    twin.reset_optimizer()
-    state = twin._optimizer_state(spec)
-    rates = np.geomspace(low, high, steps)
-    watch, done, n_batches = _Watch(), 0, -(-len(X) // rows)
-    finite = True
-    while done < steps and finite and not watch.diverged:
-        part = rates[done : done + n_batches]
-        order = (twin.seed, twin.epochs + done // n_batches)
-        noise = (twin.seed, twin._steps + done)
-        plan = Plan(twin.loss_spec, rows, part, punish, order, noise, lr_scales=twin._lr_scales)
-        losses = run_epoch(twin, state, X, Y, weights, plan, [watch])[0]
-        finite = bool(np.isfinite(losses).all())
-        done += len(part)
+    copied = copy.copy(network)
+    state = state_of(copied)
+    data = state.check(X, y, sample_weight)
+    rows = min(len(data), integer(owner, "batch_size", batch_size, at_least=1))
+    state.optimizer_state = None
+    watch = _Watch()
+    history = History(planned=-(-steps // -(-len(data) // rows)))
+    callbacks = CallbackList([watch], copied, history)
+    trainer = _RangeTrainer(state, data, np.geomspace(low, high, steps), rows, spec, punish, callbacks)
+    with callbacks.running():
+        train(trainer, callbacks, history, steps)
     if not watch.losses:
         raise FloatingPointError(f"{owner}: the loss is not finite before the first step")
-    made = np.array(watch.losses)
-    return RangeTest(rates[: len(made)], made, _smooth(made, steps // 20), watch.diverged or not finite)
+    losses = np.array(watch.losses)
+    diverged = watch.diverged or not trainer.finite
+    return RangeTest(trainer.rates[: len(losses)], losses, _smooth(losses, steps // 20), diverged)
+
+
+class _RangeTrainer(Trainer):
+    """Epochs in which every batch has a learning rate of its own."""
+
+    def __init__(
+        self,
+        state: NetworkState,
+        data: Data,
+        rates: Array,
+        batch_size: int,
+        optimizer: Optimizer,
+        penalty: Penalty | None,
+        callbacks: CallbackList,
+    ) -> None:
+        self.state, self.data, self.rates, self.batch_size = state, data, rates, batch_size
+        self.penalty, self.callbacks = penalty, callbacks
+        self.optimizer_state = state.optimizer_state_for(optimizer)
+        self.n_batches = -(-len(data) // batch_size)
+        self.done, self.finite = 0, True
+
+    def epoch(self) -> Epoch:
+        state = self.state
+        rates = self.rates[self.done : self.done + self.n_batches]
+        plan = Plan(
+            state.loss,
+            self.batch_size,
+            rates,
+            self.penalty,
+            (state.seed, state.epochs + self.done // self.n_batches),
+            (state.seed, state.steps + self.done),
+            lr_scales=state.lr_scales,
+        )
+        self.done += len(rates)
+        return run_epoch(state, self.optimizer_state, self.data, plan, self.callbacks)
+
+    def figures(self, epoch: Epoch) -> dict[str, float] | None:
+        self.finite = epoch.finite
+        return {"loss": epoch.loss} if epoch.finite else None
+
+    def ends(self, asked: bool) -> bool:
+        return asked or self.done >= len(self.rates)
 
 
 def _smooth(values: Array, reach: int) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Array
 from ..arrays.aligned import aligned
-from ..arrays.mapped import mapped_rows
+from ..arrays.rows import rows_of
 from ..arrays.sparse import Features
 from ..specs.losses import Loss
 from ..specs.optimizers import Optimizer
@@ -228,8 +228,6 @@ class Engine(Protocol):
 
 
 def outputs(engine: Engine, parameters: Array, X: Features) -> Array:
-    """The raw outputs in prediction; of a large array in a file in blocks that are let go."""
-    mapped = mapped_rows(X)
-    if mapped is None:
-        return engine.outputs(parameters, X)
-    return np.concatenate([engine.outputs(parameters, block) for block in mapped.blocks(engine.row_block)])
+    """Return the raw outputs Z (B, O) in prediction; a large mapped file is read in blocks."""
+    parts = [engine.outputs(parameters, block) for block in rows_of(X).blocks(engine.row_block)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

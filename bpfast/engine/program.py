@@ -131,6 +131,11 @@ class Program:
         return self.widths[self.output]
 
     @property
+    def n_trained(self) -> int:
+        """The number of trained parameters."""
+        return sum(parameter.size for parameter in self.parameters if parameter.trained)
+
+    @property
     def random(self) -> bool:
         """Whether a step of training draws random numbers."""
         return any(op.kind in RANDOM for op in self.ops)

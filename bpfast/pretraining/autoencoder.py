@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .._state import state_of
 from ..arrays import Array
+from ..engine.interface import Data
 from ..network import Network
 from ..specs.layers import Dense
 from ..specs.losses import Loss, resolve_loss
 from ..specs.optimizers import Optimizer, optimizers
 from ..specs.penalties import Penalty, penalties
 from ..specs.spec import flag, number
-from ..training.callbacks import Callback
+from ..training.callbacks import CallbackList
 from ..training.history import History
-from .layerwise import Pretrainer, Task, in_unit_range, pretrainers
+from ..training.loop import Epoch, Trainer, train
+from .layerwise import Pretrainer, Task, Teller, in_unit_range, pretrainers
 
 
 @pretrainers.register("autoencoder")
@@ -116,16 +117,6 @@ def corrupted(X: Array, corruption: float, noise: float, rng: np.random.Generato
     return X
 
 
-class _Teller(Callback):
-    """Passes on the loss of every epoch."""
-
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        self._tell = tell
-
-    def on_epoch_end(self, network: Network, history: History) -> None:
-        self._tell(history["loss"][-1])
-
-
 def _fit_free(spec: Autoencoder, task: Task, auto: Network) -> History:
     assert isinstance(spec.optimizer, Optimizer)
     # What is not corrupted anew each epoch is fitted in one go.
@@ -140,7 +131,7 @@ def _fit_free(spec: Autoencoder, task: Task, auto: Network) -> History:
                 batch_size=spec.batch_size,
                 optimizer=spec.optimizer,
                 penalty=spec.penalty,
-                callbacks=[_Teller(task.tell)],
+                callbacks=[Teller(task.tell)],
             )
         except FloatingPointError as error:
             raise task.diverged(auto.epochs) from error
@@ -161,33 +152,53 @@ def tied_gradient(auto: Network, corrupt: Array, X: Array) -> float:
     X : array (B, I)
         What is to be made of the code.
     """
-    np.copyto(auto.parameters["1.W"], auto.parameters["0.W"].T)
-    value = auto._objective(corrupt, X, None, None, auto._gradient)
-    encoder, decoder = auto.gradient["0.W"], auto.gradient["1.W"]
+    state = state_of(auto)
+    np.copyto(state.parameters["1.W"], state.parameters["0.W"].T)
+    value = state.objective(Data(corrupt, X), None, state.gradient)
+    views = state.program.views(state.gradient)
+    encoder, decoder = views["0.W"], views["1.W"]
     encoder += decoder.T
-    # What follows V's gradient, a norm or a step, is none of it.
+    # V follows W: its own gradient must not count in a norm or a step.
     decoder[...] = 0
     return value
 
 
-def _fit_tied(spec: Autoencoder, task: Task, auto: Network) -> History:
-    assert isinstance(spec.optimizer, Optimizer)
-    assert spec.penalty is None or isinstance(spec.penalty, Penalty)
-    history = History(planned=spec.epochs)
-    schedule, state = spec.optimizer.schedule, auto._optimizer_state(spec.optimizer)
-    rows = len(task.X) if spec.batch_size is None else spec.batch_size
-    n_batches = -(-len(task.X) // rows)
-    for epoch in range(spec.epochs):
-        start, total = time.perf_counter(), 0.0
-        rates = state.clock.rates(schedule, n_batches)
+class _TiedTrainer(Trainer):
+    """Epochs of an autoencoder with V = Wᵀ."""
+
+    def __init__(self, spec: Autoencoder, task: Task, auto: Network) -> None:
+        assert isinstance(spec.optimizer, Optimizer)
+        self.spec, self.task, self.auto, self.state = spec, task, auto, state_of(auto)
+        self.schedule = spec.optimizer.schedule
+        self.optimizer_state = self.state.optimizer_state_for(spec.optimizer)
+        self.rows = len(task.X) if spec.batch_size is None else spec.batch_size
+        self.n_batches = -(-len(task.X) // self.rows)
+        self.epochs = 0
+
+    def epoch(self) -> Epoch:
+        spec, task, state = self.spec, self.task, self.state
+        assert spec.penalty is None or isinstance(spec.penalty, Penalty)
+        rates = self.optimizer_state.clock.rates(self.schedule, self.n_batches)
         damaged = corrupted(task.X, spec.corruption, spec.noise, task.rng)
-        for batch, rate in zip(task.batches(rows), rates, strict=True):
-            value = tied_gradient(auto, damaged[batch], task.X[batch])
-            auto._engine.update(auto._flat, auto._gradient, state, rate, spec.penalty)
-            total += value * len(batch)
-        mean = total / len(task.X)
-        task.require_finite(epoch, mean, auto._flat)
-        state.clock.tick(schedule, mean)
-        history.add(loss=mean, learning_rate=rates[-1], seconds=time.perf_counter() - start)
-        task.tell(mean)
+        losses, counts = np.empty(self.n_batches), np.empty(self.n_batches)
+        for k, (batch, rate) in enumerate(zip(task.batches(self.rows), rates, strict=True)):
+            losses[k] = tied_gradient(self.auto, damaged[batch], task.X[batch])
+            counts[k] = len(batch)
+            state.engine.update(state.flat, state.gradient, self.optimizer_state, rate, spec.penalty)
+        return Epoch(losses, counts, rates[-1])
+
+    def figures(self, epoch: Epoch) -> dict[str, float]:
+        self.task.require_finite(self.epochs, epoch.loss, self.state.flat)
+        self.epochs += 1
+        return {"loss": epoch.loss}
+
+    def advance(self, figures: dict[str, float]) -> None:
+        self.optimizer_state.clock.advance(self.schedule, figures["loss"])
+
+
+def _fit_tied(spec: Autoencoder, task: Task, auto: Network) -> History:
+    history = History(planned=spec.epochs)
+    callbacks = CallbackList([Teller(task.tell)], auto, history)
+    with callbacks.running():
+        train(_TiedTrainer(spec, task, auto), callbacks, history, spec.epochs)
     return history

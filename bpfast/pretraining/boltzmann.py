@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +16,10 @@ from ..specs.activations import Activation
 from ..specs.layers import Dense
 from ..specs.schedules import Clock, Schedule, resolve_rate
 from ..specs.spec import integer, number
+from ..training.callbacks import CallbackList
 from ..training.history import History
-from .layerwise import Pretrainer, Task, in_unit_range, pretrainers
+from ..training.loop import Epoch, Trainer, train
+from .layerwise import Pretrainer, Task, Teller, in_unit_range, pretrainers
 
 VISIBLE = ("binary", "gaussian")
 
@@ -91,42 +92,10 @@ class RBM(Pretrainer):
             )
 
     def train(self, task: Task) -> History:
-        network, X = task.network, task.X
-        assert isinstance(self.learning_rate, Schedule)
-        visible, c = self._visible(task)
-        history, clock = History(planned=self.epochs), Clock()
-        weights = [task.W, task.b, c] if task.biased else [task.W, c]
-        velocity = [np.zeros_like(array) for array in weights]
-        rows = len(X) if self.batch_size is None else self.batch_size
-        n_batches = -(-len(X) // rows)
-        for epoch in range(self.epochs):
-            start, total = time.perf_counter(), 0.0
-            momentum = self.initial_momentum if epoch < self.initial_epochs else self.momentum
-            rates = clock.rates(self.learning_rate, n_batches)
-            for batch, rate in zip(task.batches(rows), rates, strict=True):
-                dW, db, dc, error = contrastive_divergence(
-                    X[batch],
-                    task.W,
-                    task.b,
-                    c,
-                    task.rng,
-                    steps=self.steps,
-                    visible=visible,
-                    threads=network.threads,
-                    backend=network.backend,
-                )
-                dW -= self.weight_decay * task.W
-                slopes = [dW, db, dc] if task.biased else [dW, dc]
-                for array, delta, slope in zip(weights, velocity, slopes, strict=True):
-                    delta *= momentum
-                    delta += rate * slope
-                    array += delta
-                total += error * len(batch)
-            mean = total / len(X)
-            task.require_finite(epoch, mean, *weights)
-            clock.tick(self.learning_rate, mean)
-            history.add(loss=mean, learning_rate=rates[-1], seconds=time.perf_counter() - start)
-            task.tell(mean)
+        history = History(planned=self.epochs)
+        callbacks = CallbackList([Teller(task.tell)], task.network, history)
+        with callbacks.running():
+            train(_DivergenceTrainer(self, task, *self._visible(task)), callbacks, history, self.epochs)
         return history
 
     def _visible(self, task: Task) -> tuple[str, Array]:
@@ -145,6 +114,59 @@ class RBM(Pretrainer):
         # As if one more row had been on, and one off: no odds are infinite.
         shares = (means * len(X) + 1) / (len(X) + 2)
         return "binary", np.log(shares / (1 - shares))
+
+
+class _DivergenceTrainer(Trainer):
+    """Epochs of contrastive divergence with momentum; changes the task's W and b."""
+
+    def __init__(self, spec: RBM, task: Task, visible: str, c: Array) -> None:
+        assert isinstance(spec.learning_rate, Schedule)
+        self.spec, self.task, self.visible, self.c = spec, task, visible, c
+        self.schedule, self.clock = spec.learning_rate, Clock()
+        self.weights = [task.W, task.b, c] if task.biased else [task.W, c]
+        self.velocity = [np.zeros_like(array) for array in self.weights]
+        self.rows = len(task.X) if spec.batch_size is None else spec.batch_size
+        self.n_batches = -(-len(task.X) // self.rows)
+        self.epochs = 0
+
+    def epoch(self) -> Epoch:
+        spec, task = self.spec, self.task
+        momentum = spec.initial_momentum if self.epochs < spec.initial_epochs else spec.momentum
+        rates = self.clock.rates(self.schedule, self.n_batches)
+        losses, counts = np.empty(self.n_batches), np.empty(self.n_batches)
+        for k, (batch, rate) in enumerate(zip(task.batches(self.rows), rates, strict=True)):
+            losses[k], counts[k] = self._step(task.X[batch], rate, momentum), len(batch)
+        return Epoch(losses, counts, rates[-1])
+
+    def _step(self, X: Array, rate: float, momentum: float) -> float:
+        """Make one step on a batch; return the error of the first reconstruction."""
+        spec, task = self.spec, self.task
+        dW, db, dc, error = contrastive_divergence(
+            X,
+            task.W,
+            task.b,
+            self.c,
+            task.rng,
+            steps=spec.steps,
+            visible=self.visible,
+            threads=task.network.threads,
+            backend=task.network.backend,
+        )
+        dW -= spec.weight_decay * task.W
+        slopes = [dW, db, dc] if task.biased else [dW, dc]
+        for array, delta, slope in zip(self.weights, self.velocity, slopes, strict=True):
+            delta *= momentum
+            delta += rate * slope
+            array += delta
+        return error
+
+    def figures(self, epoch: Epoch) -> dict[str, float]:
+        self.task.require_finite(self.epochs, epoch.loss, *self.weights)
+        self.epochs += 1
+        return {"loss": epoch.loss}
+
+    def advance(self, figures: dict[str, float]) -> None:
+        self.clock.advance(self.schedule, figures["loss"])
 
 
 def contrastive_divergence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from ..arrays import Array
 from ..native import _runtime
 from ..network import Network
 from ..specs.spec import Family, Spec, integer
+from ..training.callbacks import Callback
 from ..training.history import History
 
 
@@ -102,3 +104,13 @@ class Task:
 def in_unit_range(X: Array) -> bool:
     """Whether all elements lie from 0 to 1."""
     return bool(X.min() >= 0 and X.max() <= 1)
+
+
+class Teller(Callback):
+    """Pass on the loss of every epoch."""
+
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self._tell = tell
+
+    def on_epoch_end(self, network: Any, history: History) -> None:
+        self._tell(history["loss"][-1])

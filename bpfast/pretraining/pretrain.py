@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import backends
+from .._state import state_of
 from ..arrays import Array, checks
 from ..arrays.aligned import aligned_copy
 from ..arrays.sparse import dense
@@ -90,7 +91,7 @@ def pretrain(
     histories = {}
     # What diverges is seen by its figures.
     quiet = np.errstate(over="ignore", under="ignore", invalid="ignore")
-    with network._training(), _Progress(chosen, spec, progress) as tell, quiet:
+    with state_of(network).exclusive(), _Progress(chosen, spec, progress) as tell, quiet:
         try:
             for index in chosen:
                 task = Task.of(network, index, _inputs(network, found, index, V), partial(tell, index))
@@ -140,7 +141,7 @@ def _inputs(network: Network, found: Mapping[str, Array], index: int, X: Array) 
     if own.source == 0:
         return X
     below = tuple(op for op in program.ops if op.target < own.target and not op.head)
-    flat = aligned_copy(network._flat)
+    flat = aligned_copy(state_of(network).flat)
     views = program.views(flat)
     for name, array in found.items():
         views[name][...] = array
@@ -150,12 +151,13 @@ def _inputs(network: Network, found: Mapping[str, Array], index: int, X: Array) 
 
 
 def _adopt(network: Network, found: Mapping[str, Array]) -> None:
-    with network._lock:
-        network._taped, network._backed = 0, False
+    state = state_of(network)
+    with state.lock:
+        state.forget_tape()
         for name, array in found.items():
-            network.parameters[name][...] = array
+            state.parameters[name][...] = array
         if found:
-            network.reset_optimizer()
+            state.optimizer_state = None
 
 
 class _Progress:
@@ -164,6 +166,7 @@ class _Progress:
     def __init__(self, chosen: list[int], spec: Pretrainer, wanted: bool) -> None:
         self._bar: Any = None
         if wanted:
+            # Imported here because it takes longer than the rest of bpfast.
             from tqdm import tqdm
 
             self._bar = tqdm(total=len(chosen) * spec.epochs, unit="epoch", dynamic_ncols=True)

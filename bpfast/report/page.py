@@ -6,22 +6,21 @@ import datetime
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .. import evaluation, plotting
+from .._state import state_of
+from .._summary import layer_rows
 from ..arrays import Array
 from ..info import __version__, info
+from ..network import Network
 from ..plotting.style import figure_text
 from ..storage.atomic import write_atomically
+from ..training.history import History
 from . import html as pages
 from .html import Digits, Html, facts, paragraph, section
-
-if TYPE_CHECKING:
-    from ..network import Network
-    from ..training.history import History
-
 
 #: Classes whose confusion is drawn, and rows that a table lists.
 MOST_CLASSES, MOST_ROWS, WORST = 50, 200, 10
@@ -205,10 +204,11 @@ def _duration(seconds: float) -> str:
 
 
 def _network(network: Network) -> Html:
+    state = state_of(network)
     rows = [
         (f"{'· ' * ((len(label) - len(label.lstrip())) // 2)}{label.strip()}", int(width), words, size)
         for index, layer in enumerate(network.layers)
-        for label, width, words, size in network._summary_rows(layer, str(index), 0)
+        for label, width, words, size in layer_rows(state, layer, str(index), 0)
     ]
     kibibytes = network.n_parameters * network.dtype.itemsize / 1024
     text = (

@@ -19,6 +19,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
 
+from .._state import state_of
 from ..arrays import Array, checks
 from ..arrays.sparse import Features
 from ..network import Network
@@ -29,8 +30,7 @@ from ..specs.layers import BatchNorm, Dense, Dropout, Layer
 from ..specs.losses import CrossEntropy, LogLoss, Loss, losses
 from ..specs.schedules import Constant, Schedule
 from ..specs.spec import Family, flag, number
-from ..training.callbacks import Callback
-from ..training.fit import callback_list
+from ..training.callbacks import Callback, check_callbacks
 
 try:
     from sklearn.utils.validation import validate_data
@@ -89,7 +89,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Data:
+class FitData:
     """What a fit sees, checked: X, targets as the loss takes them, float64 weights or None.
 
     `raw` is what a scorer is given: X and y as they came.
@@ -154,7 +154,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             penalty=self._penalty(),
             dropout=_dropout(self.dropout, len(hidden)),
             batch_norm=_flag(type(self).__name__, "batch_norm", self.batch_norm),
-            callbacks=callback_list(() if self.callbacks is None else self.callbacks),
+            callbacks=check_callbacks(() if self.callbacks is None else self.callbacks),
         )
 
     def _is_ours(self, name: str) -> bool:
@@ -353,7 +353,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         network = self._make_network(widths, dtype, len(norms) > 0)
         self._set_weights(network, zip(coefs, self.intercepts_, strict=True))
         _fill(_views(network, "batch_norm"), norms)
-        network.seed, network._steps = self.__dict__.get("_noise", (0, 0))
+        state = state_of(network)
+        state.seed, state.steps = self.__dict__.get("_noise", (0, 0))
         self._adopt(network)
         return network
 
@@ -372,9 +373,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             network = self._network()
             if isinstance(X, np.ndarray) and X.dtype in (np.float32, np.float64) and X.dtype != network.dtype:
                 with np.errstate(over="ignore"):
-                    ready = network.predict_ready(X.astype(network.dtype))
+                    ready = state_of(network).predict_ready(X.astype(network.dtype))
             else:
-                ready = network.predict_ready(X)
+                ready = state_of(network).predict_ready(X)
             if ready is not None:
                 return ready
         check_is_fitted(self)
@@ -391,7 +392,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         network = copy.deepcopy(self._network())
         if isinstance(network.loss_spec, (LogLoss, CrossEntropy)):
             # The cap is scikit-learn's way to count.
-            network.loss_spec = replace(network.loss_spec, cap=None)
+            state_of(network).loss = replace(network.loss_spec, cap=None)
         return network
 
     # ---- as it was
@@ -406,7 +407,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         before = dict(self.__dict__)
         lengths = {name: len(value) for name, value in before.items() if isinstance(value, list)}
         network = before["_held"][0] if "_held" in before else None
-        weights, steps = (None, 0) if network is None else (network._flat.copy(), network._steps)
+        snapshot = None if network is None else state_of(network).snapshot()
         try:
             yield
         except BaseException:
@@ -415,9 +416,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             self.__dict__.update(before)
             for name, length in lengths.items():
                 del before[name][length:]
-            if network is not None:
-                network._flat[...] = weights
-                network._steps = steps
+            if network is not None and snapshot is not None:
+                state_of(network).restore(snapshot)
             raise
 
     def __sklearn_tags__(self) -> Any:

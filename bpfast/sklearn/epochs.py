@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,19 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from .._state import NetworkState, state_of
 from ..arrays import Array
 from ..arrays.aligned import aligned_copy
 from ..arrays.sparse import take
-from ..engine.interface import OptimizerState, Plan
+from ..engine.interface import Data, OptimizerState, Plan
 from ..native import _runtime
 from ..network import Network
 from ..specs.losses import Quantile
+from ..specs.monitor import direction, improves
 from ..specs.schedules import Clock
-from ..training.callbacks import Callback
-from ..training.epoch import asked, run_epoch
-from ..training.fit import end_callbacks, thinned
+from ..training.callbacks import CallbackList
+from ..training.epoch import run_epoch
+from ..training.fit import sparsified
 from ..training.history import History
-from .base import Data, Recipe, rate_of
+from ..training.loop import Epoch, Trainer, train
+from .base import FitData, Recipe, rate_of
 
 #: The learning rate below which an adaptive one falls no further, and what it is divided by.
 LEAST_RATE, RATE_DIVISOR = 1e-6, 5.0
@@ -37,7 +39,7 @@ NOT_FINITE = (
 )
 
 
-class Optimizer:
+class OptimizerCourse:
     """An optimizer at work: its state and its learning rate, which may change between epochs.
 
     Attributes
@@ -62,7 +64,7 @@ class Optimizer:
             and arrays.shape[1:] == (network.program.size,)
         )
 
-    def copy(self, recipe: Recipe) -> Optimizer:
+    def copy(self, recipe: Recipe) -> OptimizerCourse:
         """Another one in the same state, with the numbers of a recipe.
 
         The rate stays where its course has led it, unless an optimizer or a schedule that was given
@@ -112,8 +114,8 @@ class Options:
 
     epochs: int
     rows: NDArray[np.int64] | None
-    held_out: Data | None
-    score: Callable[[Array, Data, float], float] | None
+    held_out: FitData | None
+    score: Callable[[Array, FitData, float], float] | None
     offset: Array | None
     scale: float
     incremental: bool
@@ -136,81 +138,110 @@ class _Order:
         return self._index if self._rows is None else self._rows[self._index]
 
 
-def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: Options, random: Any) -> None:
-    """Train for epochs; est's figures follow, and its weights where early stopping goes back to the best."""
-    n = len(data.X) if options.rows is None else len(options.rows)
-    batch = _batch_size(est.batch_size, n, recipe)
-    starts = np.arange(0, n, batch)
-    counts = np.minimum(batch, n - starts).astype(np.float64)
-    X = thinned(network, data.X, batch, options.epochs)
-    order = _Order(options.rows, n, bool(est.shuffle), random)
-    optimizer = _optimizer(est, recipe, network, options)
+def fit_epochs(
+    est: Any, network: Network, recipe: Recipe, data: FitData, options: Options, random: Any
+) -> None:
+    """Train for epochs; the estimator's figures follow, and with early stopping the best weights stay."""
     columns = ("val_loss", "val_score") if options.score else ("val_loss",) if options.held_out else ()
     history = History(*columns, planned=options.epochs)
+    callbacks = CallbackList(recipe.callbacks, network, history)
+    trainer = _EstimatorTrainer(est, network, recipe, data, options, random, callbacks)
     est.history_ = history
     est.n_iter_ = 0
-    ended = False
-    begun: list[Callback] = []
     try:
-        for callback in recipe.callbacks:
-            begun.append(callback)
-            callback.on_fit_begin(network, history)
-        for _ in range(options.epochs):
-            rows = order.next()
-            totals = counts if data.weights is None else _totals(data.weights, rows, starts)
-            plan = Plan(
-                network.loss_spec,
-                batch,
-                optimizer.rates(len(starts)),
-                recipe.penalty,
-                None,
-                (network.seed, network._steps),
-                order=rows,
-                loss_scale=options.scale,
-                alphas=None if recipe.penalty is None else _alphas(recipe.penalty.alpha, totals),
-                objective=True,
-            )
-            begin = time.perf_counter()
-            losses, _, ended = run_epoch(
-                network, optimizer.state, X, data.Y, data.weights, plan, recipe.callbacks
-            )
-            seconds = time.perf_counter() - begin
-            network._steps += len(losses)
-            if options.offset is not None:
-                losses = losses + _offsets(options.offset, data.weights, rows, starts, totals)[: len(losses)]
-            seen = counts[: len(losses)]
-            est.n_iter_ += 1
-            est.t_ += n
-            est.loss_ = float(losses @ seen / seen.sum())
-            est.loss_curve_.append(est.loss_)
-            if est.verbose:
-                print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
-            if not np.isfinite(losses).all() or not _runtime.all_finite(network._flat):
-                _diverged(est, options, losses)
-                break
-            figures = _validate(est, network, options)
-            history.add(loss=est.loss_, learning_rate=plan.learning_rates[-1], seconds=seconds, **figures)
-            _count_no_improvement(est, network, figures.get("val_score"))
-            if recipe.rate == "invscaling":
-                optimizer.learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
-            optimizer.state.clock.tick(optimizer.state.optimizer.schedule, figures.get("val_loss", est.loss_))
-            if asked(each.on_epoch_end(network, history) for each in recipe.callbacks) or ended:
-                break
-            if est._no_improvement_count > est.n_iter_no_change and _stops(est, optimizer, recipe, options):
-                break
-            if not options.incremental and est.n_iter_ == est.max_iter:
-                warnings.warn(
-                    f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the"
-                    " optimization hasn't converged yet.",
-                    ConvergenceWarning,
-                    stacklevel=6,
-                )
+        with callbacks.running():
+            train(trainer, callbacks, history, options.epochs)
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=6)
-    finally:
-        end_callbacks(begun, network, history)
     if options.score is not None and (not options.incremental or est.should_stop_):
-        network._flat[...] = est._best
+        state_of(network).flat[...] = est._best
+
+
+class _EstimatorTrainer(Trainer):
+    """Epochs counted, scored and ended as scikit-learn's."""
+
+    def __init__(
+        self,
+        est: Any,
+        network: Network,
+        recipe: Recipe,
+        data: FitData,
+        options: Options,
+        random: Any,
+        callbacks: CallbackList,
+    ) -> None:
+        self.est, self.network, self.recipe, self.options = est, network, recipe, options
+        self.state, self.callbacks = state_of(network), callbacks
+        self.n = len(data.X) if options.rows is None else len(options.rows)
+        self.batch_size = _batch_size(est.batch_size, self.n, recipe)
+        self.starts = np.arange(0, self.n, self.batch_size)
+        self.counts = np.minimum(self.batch_size, self.n - self.starts).astype(np.float64)
+        rows = Data(data.X, data.Y, data.weights)
+        self.data = sparsified(self.state, rows, self.batch_size, options.epochs)
+        self.order = _Order(options.rows, self.n, bool(est.shuffle), random)
+        self.course = _course(est, recipe, network, options)
+
+    def epoch(self) -> Epoch:
+        state, options, weights = self.state, self.options, self.data.weights
+        rows = self.order.next()
+        totals = self.counts if weights is None else _totals(weights, rows, self.starts)
+        penalty = self.recipe.penalty
+        plan = Plan(
+            state.loss,
+            self.batch_size,
+            self.course.rates(len(self.starts)),
+            penalty,
+            None,
+            (state.seed, state.steps),
+            order=rows,
+            loss_scale=options.scale,
+            alphas=None if penalty is None else _alphas(penalty.alpha, totals),
+            objective=True,
+        )
+        epoch = run_epoch(state, self.course.state, self.data, plan, self.callbacks)
+        losses = epoch.losses
+        state.steps += len(losses)
+        if options.offset is not None:
+            losses = losses + _offsets(options.offset, weights, rows, self.starts, totals)[: len(losses)]
+        return Epoch(losses, self.counts[: len(losses)], epoch.learning_rate, epoch.ended)
+
+    def figures(self, epoch: Epoch) -> dict[str, float] | None:
+        est = self.est
+        est.n_iter_ += 1
+        est.t_ += self.n
+        est.loss_ = float(epoch.losses @ epoch.counts / epoch.counts.sum())
+        est.loss_curve_.append(est.loss_)
+        if est.verbose:
+            print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
+        if not epoch.finite or not _runtime.all_finite(self.state.flat):
+            _diverged(est, self.options, epoch.losses)
+            return None
+        return {"loss": est.loss_} | _validate(est, self.state, self.options)
+
+    def advance(self, figures: dict[str, float]) -> None:
+        est, course = self.est, self.course
+        _count_no_improvement(est, self.state, figures.get("val_score"))
+        if self.recipe.rate == "invscaling":
+            course.learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
+        monitored = figures.get("val_loss", est.loss_)
+        course.state.clock.advance(course.state.optimizer.schedule, monitored)
+
+    def ends(self, asked: bool) -> bool:
+        est, options = self.est, self.options
+        if asked:
+            return True
+        if est._no_improvement_count > est.n_iter_no_change and _stops(
+            est, self.course, self.recipe, options
+        ):
+            return True
+        if not options.incremental and est.n_iter_ == est.max_iter:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the"
+                " optimization hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=8,
+            )
+        return False
 
 
 def _batch_size(wanted: Any, n: int, recipe: Recipe) -> int:
@@ -234,7 +265,7 @@ def _batch_size(wanted: Any, n: int, recipe: Recipe) -> int:
     return int(np.clip(wanted, 1, n))
 
 
-def _optimizer(est: Any, recipe: Recipe, network: Network, options: Options) -> Optimizer:
+def _course(est: Any, recipe: Recipe, network: Network, options: Options) -> OptimizerCourse:
     """The one at work if this call goes on where the last ended, else a new one.
 
     It is a copy: after an error the last call's is there as it was.
@@ -245,7 +276,7 @@ def _optimizer(est: Any, recipe: Recipe, network: Network, options: Options) -> 
     if goes_on and held is not None and held.fits(recipe, network):
         est._optimizer = held.copy(recipe)
     else:
-        est._optimizer = Optimizer(recipe, network)
+        est._optimizer = OptimizerCourse(recipe, network)
     return est._optimizer
 
 
@@ -268,16 +299,16 @@ def _offsets(
     return np.divide(sums, totals, out=np.zeros_like(totals), where=totals > 0)
 
 
-def _validate(est: Any, network: Network, options: Options) -> dict[str, float]:
+def _validate(est: Any, state: NetworkState, options: Options) -> dict[str, float]:
     """The figures of the held-out rows."""
     held_out = options.held_out
     if held_out is None:
         return {}
     try:
-        loss, Z = network._evaluate(held_out.X, held_out.Y, held_out.weights)
+        loss, Z = state.evaluate(Data(held_out.X, held_out.Y, held_out.weights))
     except FloatingPointError:
         # An exponent reached its cap.
-        loss, Z = np.inf, network._engine.outputs(network._flat, held_out.X)
+        loss, Z = np.inf, state.outputs(held_out.X)
     figures = {"val_loss": loss * options.scale + _mean_offset(est, held_out)}
     est.validation_loss_curve_.append(figures["val_loss"])
     if options.score is not None:
@@ -288,33 +319,34 @@ def _validate(est: Any, network: Network, options: Options) -> dict[str, float]:
     return figures
 
 
-def _mean_offset(est: Any, data: Data) -> float:
+def _mean_offset(est: Any, data: FitData) -> float:
     offset = est._offset(data.Y)
     return 0.0 if offset is None else float(np.average(offset, weights=data.weights))
 
 
-def _count_no_improvement(est: Any, network: Network, score: float | None) -> None:
+def _count_no_improvement(est: Any, state: NetworkState, score: float | None) -> None:
     """One more epoch without improvement of score or loss, or none; the best weights are kept."""
     if score is None:
-        improves = est.loss_ <= est.best_loss_ - est.tol
+        better = improves(est.loss_, est.best_loss_, margin=est.tol, strict=False)
         est.best_loss_ = min(est.best_loss_, est.loss_)
     else:
-        improves = score >= est.best_validation_score_ + est.tol
-        if score > est.best_validation_score_:
+        rising = direction("val_score")
+        better = improves(score, est.best_validation_score_, rising, margin=est.tol, strict=False)
+        if improves(score, est.best_validation_score_, rising):
             est.best_validation_score_ = score
-            est._best = network._flat.copy()
-    est._no_improvement_count = 0 if improves else est._no_improvement_count + 1
+            est._best = state.flat.copy()
+    est._no_improvement_count = 0 if better else est._no_improvement_count + 1
 
 
-def _stops(est: Any, optimizer: Optimizer, recipe: Recipe, options: Options) -> bool:
+def _stops(est: Any, course: OptimizerCourse, recipe: Recipe, options: Options) -> bool:
     """Whether too many epochs without improvement end the training; an adaptive rate falls first."""
     what = "Training loss" if options.score is None else "Validation score"
     text = f"{what} did not improve more than tol={est.tol:f} for {est.n_iter_no_change} consecutive epochs."
-    falls = recipe.rate == "adaptive" and optimizer.learning_rate is not None
-    if falls and optimizer.learning_rate > LEAST_RATE:  # type: ignore[operator]
-        optimizer.learning_rate /= RATE_DIVISOR  # type: ignore[operator]
+    falls = recipe.rate == "adaptive" and course.learning_rate is not None
+    if falls and course.learning_rate > LEAST_RATE:  # type: ignore[operator]
+        course.learning_rate /= RATE_DIVISOR  # type: ignore[operator]
         if est.verbose:
-            print(f"{text} Setting learning rate to {optimizer.learning_rate:f}")
+            print(f"{text} Setting learning rate to {course.learning_rate:f}")
         est._no_improvement_count = 0
         return False
     if est.verbose:
@@ -340,12 +372,12 @@ def _diverged(est: Any, options: Options, losses: Array) -> None:
     est.should_stop_ = True
 
 
-def scorer_of(est: Any, network: Network) -> Callable[[Array, Data, float], float]:
+def scorer_of(est: Any, network: Network) -> Callable[[Array, FitData, float], float]:
     """(Z, data, loss) → the score that early stopping goes by: est.scoring's, or accuracy or R²."""
     if est.scoring == "loss" or (est.scoring is None and isinstance(network.loss_spec, Quantile)):
         return lambda Z, data, loss: -loss
     if est.scoring is None:
-        return lambda Z, data, loss: est._own_score(network._link(Z), data)
+        return lambda Z, data, loss: est._own_score(state_of(network).link(Z), data)
     from sklearn.metrics import check_scoring
 
     # Its X has no names of columns; the network is the one in training.
@@ -358,7 +390,7 @@ def scorer_of(est: Any, network: Network) -> Callable[[Array, Data, float], floa
     takes = inspect.signature(scorer).parameters
     weighs = "sample_weight" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
 
-    def score(Z: Array, data: Data, loss: float) -> float:
+    def score(Z: Array, data: FitData, loss: float) -> float:
         more = {"sample_weight": data.weights} if weighs and data.weights is not None else {}
         try:
             return float(scorer(view, *data.raw, **more))
@@ -368,7 +400,7 @@ def scorer_of(est: Any, network: Network) -> Callable[[Array, Data, float], floa
     return score
 
 
-def held_out_part(data: Data, rows: NDArray[np.int64]) -> Data:
+def held_out_part(data: FitData, rows: NDArray[np.int64]) -> FitData:
     """Some rows of the data."""
     weights = None if data.weights is None else data.weights[rows]
-    return Data(take(data.X, rows), data.Y[rows], weights, (data.raw[0][rows], data.raw[1][rows]))
+    return FitData(take(data.X, rows), data.Y[rows], weights, (data.raw[0][rows], data.raw[1][rows]))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .._state import state_of
 from ..arrays import Array
 
 try:
@@ -27,7 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..arrays import checks
 from ..interop.skl2onnx import Convertible
 from ..specs.losses import CrossEntropy, LogLoss, Loss, link_of, resolve_loss
-from .base import Data
+from .base import FitData
 from .fitting import Perceptron
 
 __all__ = ["MLPClassifier", "MLPRegressor", "from_sklearn"]
@@ -413,7 +414,7 @@ class MLPClassifier(Convertible, ClassifierMixin, Perceptron):  # type: ignore[m
             return "identity"
         return "softmax" if self._target_type == "multiclass" else "logistic"
 
-    def _own_score(self, predicted: Array, data: Data) -> float:
+    def _own_score(self, predicted: Array, data: FitData) -> float:
         if self._target_type == "multiclass":
             goal = data.Y if data.Y.ndim == 1 else data.Y.argmax(axis=1)
             right = predicted.argmax(axis=1) == goal
@@ -557,7 +558,7 @@ class MLPRegressor(Convertible, RegressorMixin, Perceptron):  # type: ignore[mis
     def _out_activation(self) -> str:
         return {"sigmoid": "logistic"}.get(link_of(self._loss()), link_of(self._loss()))
 
-    def _own_score(self, predicted: Array, data: Data) -> float:
+    def _own_score(self, predicted: Array, data: FitData) -> float:
         if not np.isfinite(predicted).all():
             return float("nan")
         return float(r2_score(data.Y, predicted, sample_weight=data.weights))
@@ -603,5 +604,5 @@ def from_sklearn(estimator: Any) -> MLPClassifier | MLPRegressor:
         ours._target_type = "multiclass" if softmax else single
         ours._sparse_labels = bool(estimator._label_binarizer.sparse_input_)
     ours._no_improvement_count = 0
-    ours._best = ours._network()._flat.copy()
+    ours._best = state_of(ours._network()).flat.copy()
     return ours

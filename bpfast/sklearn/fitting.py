@@ -12,14 +12,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
+from .._state import state_of
 from ..arrays import Array, checks
+from ..engine.interface import Data
 from ..network import Network
-from ..training import lbfgs as quasi_newton
-from ..training.callbacks import Callback
-from ..training.epoch import asked
-from ..training.fit import end_callbacks
+from ..training.callbacks import CallbackList
 from ..training.history import History
-from .base import BaseMLP, Data, Recipe
+from ..training.lbfgs import minimize
+from .base import BaseMLP, FitData, Recipe
 from .epochs import NOT_FINITE, Options, fit_epochs, held_out_part, scorer_of
 
 
@@ -100,12 +100,12 @@ class Perceptron(BaseMLP):
             )
         return network
 
-    def _data(self, network: Network, X: Any, y: Any, Y: Array, weights: Array | None) -> Data:
+    def _data(self, network: Network, X: Any, y: Any, Y: Array, weights: Array | None) -> FitData:
         features = checks.features(X, network.n_inputs, network.dtype)
         goals = checks.targets(network.loss_spec, Y, X.shape[0], network.n_outputs, network.dtype)
-        return Data(features, goals, weights, (X, y))
+        return FitData(features, goals, weights, (X, y))
 
-    def _minimize(self, network: Network, recipe: Recipe, data: Data) -> None:
+    def _minimize(self, network: Network, recipe: Recipe, data: FitData) -> None:
         """The solver lbfgs: all rows at once."""
         penalty = recipe.penalty
         if penalty is not None:
@@ -115,31 +115,24 @@ class Perceptron(BaseMLP):
         constant = 0.0 if offset is None else float(np.average(offset, weights=data.weights))
         self.history_ = history = History(planned=self.max_iter)
 
-        def after(value: float) -> bool:
+        def after(value: float, callbacks: CallbackList) -> bool:
             history.add(loss=value + constant, learning_rate=np.nan, seconds=np.nan)
             if self.verbose:
                 print(f"Iteration {len(history)}, loss = {history.loss[-1]:.8f}")
-            return asked(callback.on_epoch_end(network, history) for callback in recipe.callbacks)
+            return callbacks.epoch_end()
 
-        begun: list[Callback] = []
-        try:
-            for callback in recipe.callbacks:
-                begun.append(callback)
-                callback.on_fit_begin(network, history)
-            found = quasi_newton.minimize(
-                network,
-                data.X,
-                data.Y,
-                data.weights,
+        callbacks = CallbackList(recipe.callbacks, network, history)
+        with callbacks.running():
+            found = minimize(
+                state_of(network),
+                Data(data.X, data.Y, data.weights),
                 penalty=penalty,
                 loss_scale=self._scale(),
                 max_iter=self.max_iter,
                 max_fun=self.max_fun,
                 tolerance=self.tol,
-                after=after,
+                after=lambda value: after(value, callbacks),
             )
-        finally:
-            end_callbacks(begun, network, history)
         self.n_iter_ = min(found.iterations, self.max_iter)
         self.loss_ = found.value + constant
         if not found.converged and np.isfinite(found.value):
@@ -156,8 +149,8 @@ class Perceptron(BaseMLP):
         self,
         network: Network,
         recipe: Recipe,
-        data: Data,
-        held_out: Data | None,
+        data: FitData,
+        held_out: FitData | None,
         split: bool,
         incremental: bool,
         random: Any,
@@ -178,7 +171,7 @@ class Perceptron(BaseMLP):
             incremental=incremental,
         )
         fit_epochs(self, network, recipe, data, options, random)
-        self._noise = (network.seed, network._steps)
+        self._noise = (network.seed, state_of(network).steps)
 
     def _start_curves(self, network: Network, stops_early: bool, validates: bool) -> None:
         """The curves of this fit, which go on those of one before."""
@@ -194,9 +187,9 @@ class Perceptron(BaseMLP):
             self.best_loss_ = None
             self.validation_scores_ = []
             self.best_validation_score_ = -np.inf
-            self._best = network._flat.copy()
+            self._best = state_of(network).flat.copy()
 
-    def _split(self, data: Data, random: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _split(self, data: FitData, random: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows to train on and those held out, as scikit-learn splits them."""
         rows = np.arange(len(data.X))
         stratify = self._stratify(data.Y)
@@ -209,7 +202,7 @@ class Perceptron(BaseMLP):
             )
         return train, held_out
 
-    def _validation(self, network: Network, validation_data: Any) -> Data:
+    def _validation(self, network: Network, validation_data: Any) -> FitData:
         """validation_data=(X, y) or (X, y, sample_weight), checked."""
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             came = type(validation_data).__name__
@@ -259,7 +252,7 @@ class Perceptron(BaseMLP):
     def _out_activation(self) -> str:
         return "identity"
 
-    def _own_score(self, predicted: Array, data: Data) -> float:
+    def _own_score(self, predicted: Array, data: FitData) -> float:
         raise NotImplementedError
 
 

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from .monitor import improves
 from .spec import Family, Spec, integer, number
 
 
@@ -254,12 +255,12 @@ class Clock:
         times = (self.epoch + batch / n_batches for batch in range(n_batches))
         return [max(self.scale * schedule.rate(t), min(floor, schedule.rate(t))) for t in times]
 
-    def tick(self, schedule: Schedule, loss: float) -> None:
-        """An epoch has ended with this monitored loss."""
+    def advance(self, schedule: Schedule, loss: float) -> None:
+        """Move to the next epoch, after one that ended with this monitored loss."""
         self.epoch += 1
         if not isinstance(schedule, ReduceOnPlateau):
             return
-        if loss < self.best * (1.0 - math.copysign(schedule.min_delta, self.best)):
+        if improves(loss, self.best, margin=schedule.min_delta, relative=True):
             self.best, self.waited = loss, 0
             return
         self.waited += 1

@@ -3,7 +3,7 @@
 The metadata of the safetensors header has one entry, ``bpfast``: a JSON object of ``sha256``, ``format``
 (the number of this description: 2), ``layers``, ``n_inputs``, ``loss``, ``dtype``, ``seed``, ``epochs``,
 ``steps``, ``learning_rate_scales``, ``metadata`` (texts kept with the model, such as the preparation of
-the command line), and in a checkpoint ``training`` (see `bpfast.checkpoint`).
+the command line), and in a checkpoint ``training`` (see `bpfast.storage.checkpoint_file`).
 
 ``sha256`` comes first. It is that of the JSON's UTF-8, with 64 zeros in its own place, and, for each tensor
 in the order of the names, of the line ``name dtype shape``, as in ``0.W F32 [64, 10]``, and the SHA-256
@@ -21,22 +21,16 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
 
-from ..arrays import Array, checks
-from ..backends import resolve_backend
-from ..engine.program import MAX_OPS, Program, compile_program
-from ..network import Network
-from ..specs.layers import layers
-from ..specs.losses import CustomLoss, Loss, losses, resolve_loss
-from ..specs.spec import integer, number
+from .._state import BaseNetwork, NetworkState, state_of
+from ..arrays import Array
+from ..engine.program import Program
 from .atomic import write_atomically
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 FORMAT = 2
 #: The tensors that a file may hold, by their names in safetensors.
@@ -56,31 +50,29 @@ _ENTRIES = {"sha256", "format", "layers", "n_inputs", "loss", "dtype", "seed", "
 _ENTRIES |= {"learning_rate_scales", "metadata", "training"}
 
 
-def save(network: Network, path: str | os.PathLike[str]) -> None:
+def save(state: NetworkState, path: str | os.PathLike[str]) -> None:
     """Write a network to a file: whole or not at all."""
-    write(path, describe(network), {**network.parameters, **network.statistics})
+    write(path, describe(state), {**state.parameters, **state.statistics})
 
 
-def describe(network: Network) -> dict[str, Any]:
+def describe(state: NetworkState) -> dict[str, Any]:
     """The header of a network's file."""
     return {
         "format": FORMAT,
-        "layers": [layer.config() for layer in network.layers],
-        "n_inputs": network.n_inputs,
-        "loss": network.loss_spec.config(),
-        "dtype": str(network.dtype),
-        "seed": network.seed,
-        "epochs": network.epochs,
-        "steps": network._steps,
-        "learning_rate_scales": network._lr_scales,
-        "metadata": network.metadata,
+        "layers": [layer.config() for layer in state.layers],
+        "n_inputs": state.program.n_inputs,
+        "loss": state.loss.config(),
+        "dtype": str(state.dtype),
+        "seed": state.seed,
+        "epochs": state.epochs,
+        "steps": state.steps,
+        "learning_rate_scales": state.lr_scales,
+        "metadata": state.metadata,
     }
 
 
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
     """Write a header and tensors with their checksum."""
-    from safetensors.numpy import save as serialize
-
     text = json.dumps({"sha256": UNSIGNED, **header}, allow_nan=False)
     digests = {name: _digest(dtype_name(array), array) for name, array in tensors.items()}
     # One entry: several would come in an order of their own each time.
@@ -91,9 +83,9 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapp
     write_atomically(path, data)
 
 
-def require_room(network: Network) -> None:
-    """Refuse, before it is trained, a network whose header no file could have."""
-    text = json.dumps(describe(network))
+def require_room(network: BaseNetwork) -> None:
+    """Refuse, before it is trained, a network whose header would be too large for a file."""
+    text = json.dumps(describe(state_of(network)))
     _require_short(text)
     _require_header(len(json.dumps(text)))
 
@@ -221,8 +213,6 @@ class Stored:
 @contextlib.contextmanager
 def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored]:
     """Open a file for reading; whatever is wrong with it becomes a ValueError of one line."""
-    from safetensors import SafetensorError, safe_open
-
     name = os.fspath(path)
     if not os.path.isfile(name):
         folder = " (it is a folder)" if os.path.isdir(name) else ""
@@ -236,7 +226,7 @@ def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored
     except UnfitError as error:
         raise refusal(str(error), name) from None
     except (SafetensorError, OSError, *UNREADABLE) as error:
-        text = f"{name!r} is not a {what} file, or is damaged: {_spell(error)}"
+        text = f"{name!r} is not a {what} file, or is damaged: {spell_error(error)}"
         raise refusal(text, name) from None
 
 
@@ -246,47 +236,6 @@ def refusal(text: str, name: str) -> ValueError:
     shown = " ".join(text[: 2 * longest].split())
     shown = "".join(character if character.isprintable() else "?" for character in shown)
     return ValueError(shown if len(shown) <= longest else f"{shown[:longest]} …")
-
-
-def load(
-    path: str | os.PathLike[str] | Path,
-    *,
-    loss: Any = None,
-    threads: int | None = None,
-    backend: str | None = None,
-) -> Network:
-    """Read a network from a file that `Network.save` or a `Checkpoint` wrote.
-
-    From a checkpoint the optimizer's state comes too: `fit` goes on with it, from a whole epoch on to the
-    same bits. (`fit` with ``resume`` also goes on within an epoch, with history and callbacks.) The network
-    of a model that `bpfast train` wrote takes prepared rows; raw ones go through `bpfast predict`.
-
-    Parameters
-    ----------
-    path : path
-    loss : Loss or callable, optional
-        In place of the loss in the file; a model with a custom loss needs it.
-    threads, backend
-        As for `Network`.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a model, is damaged (its SHA-256 tells), or was written by a newer version.
-    """
-    from ..training.checkpoint import optimizer_state
-
-    given = None if loss is None else resolve_loss(loss)
-    threads, backend = checks.threads(threads), resolve_backend(backend)
-    with stored(path) as file:
-        network = _rebuild(file, given, threads, backend)
-        complaint = fill(network, file)
-        state = optimizer_state(network, file)
-        file.verify()
-        if complaint is not None:
-            raise UnfitError(complaint)
-        network._state = state
-    return network
 
 
 class UnfitError(Exception):
@@ -315,77 +264,5 @@ def _header(name: str, text: str) -> dict[str, Any]:
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, IndexError)
 
 
-def _spell(error: BaseException) -> str:
+def spell_error(error: BaseException) -> str:
     return f"its header has no {error}" if isinstance(error, KeyError) else str(error)
-
-
-def _rebuild(file: Stored, loss: Loss | None, threads: int | None, backend: str | None) -> Network:
-    """The network of a header, its parameters 0."""
-    header = file.header
-    try:
-        n_inputs = integer("its header", "n_inputs", header["n_inputs"], at_least=1)
-        _require_few(header["layers"])
-        specs = [layers.from_config(config) for config in header["layers"]]
-        if not specs:
-            raise ValueError("layers must be a list of at least one layer")
-        program = compile_program(specs, n_inputs)
-        if header["dtype"] not in ("float32", "float64"):
-            raise ValueError(f"dtype must be 'float32' or 'float64'; got {header['dtype']!r}")
-        file.compare(program, np.dtype(header["dtype"]))
-        network = Network.blank(
-            specs,
-            n_inputs=n_inputs,
-            loss=_rebuild_loss(header["loss"]) if loss is None else loss,
-            dtype=header["dtype"],
-            seed=header["seed"],
-            threads=threads,
-            backend=backend,
-        )
-        adopt(network, header)
-    except UNREADABLE as error:
-        raise UnfitError(f"{file.name!r} can't be read: {_spell(error)}") from None
-    return network
-
-
-def _require_few(configs: Any) -> None:
-    """Refuse more layers than a network may have before they become objects."""
-    waiting, count = [configs], 0
-    while waiting:
-        within = waiting.pop()
-        count += len(within)
-        if count > MAX_OPS:
-            raise ValueError(f"it has more than {MAX_OPS} layers")
-        inner = [config.get("layers") for config in within if isinstance(config, dict)]
-        waiting += [value for value in inner if isinstance(value, list)]
-
-
-def adopt(network: Network, header: Mapping[str, Any]) -> None:
-    """Give a network what a header says beside its architecture."""
-    network.seed = integer("its header", "seed", header["seed"], at_least=0)
-    network._epochs = integer("its header", "epochs", header["epochs"], at_least=0)
-    network._steps = integer("its header", "steps", header.get("steps", 0), at_least=0)
-    rates = {}
-    for key, scale in header.get("learning_rate_scales", {}).items():
-        if key not in network.parameters:
-            raise ValueError(f"its header scales the learning rate of {key!r}, which is no parameter")
-        rates[key] = number("its header", f"learning_rate_scales[{key!r}]", scale, at_least=0)
-    network._lr_scales = {key: rate for key, rate in rates.items() if rate != 1}
-    network.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
-
-
-def fill(network: Network, file: Stored) -> str | None:
-    """Read a network's parameters and statistics into their places; returns what is wrong with them."""
-    complaint = None
-    for key, place in {**network.parameters, **network.statistics}.items():
-        place[...] = file.read(key)
-        if not np.isfinite(place).all():
-            complaint = complaint or f"{key} is not finite"
-        elif key in network.statistics and key.endswith(".variance") and place.min() < 0:
-            complaint = complaint or f"{key} is below 0"
-    return None if complaint is None else f"{file.name!r} holds a network that is broken: {complaint}"
-
-
-def _rebuild_loss(config: Any) -> Loss:
-    if isinstance(config, dict) and config.get("name") == CustomLoss.name:
-        raise ValueError("its loss is a Python function; pass loss= to load")
-    return losses.from_config(config)

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
+import numpy as np
+
+from .._state import state_of
+from ..specs.monitor import direction, improves
 from ..specs.spec import flag, integer, number
-
-if TYPE_CHECKING:
-    from ..network import Network
-    from .history import History
+from .history import History
 
 
 class Callback:
-    """The base: override what you need. Every method may look at the network and its history."""
+    """Base class of callbacks: override what you need.
 
-    def on_fit_begin(self, network: Network, history: History) -> None:
+    `network` is the `bpfast.Network` in training, `history` its `bpfast.History`.
+    """
+
+    def on_fit_begin(self, network: Any, history: History) -> None:
         """Before the first epoch."""
 
-    def on_batch_end(self, network: Network, batch: int, loss: float) -> bool | None:
+    def on_batch_end(self, network: Any, batch: int, loss: float) -> bool | None:
         """After every batch of an epoch, from 0, with its loss; return True to end the training.
 
         Where no callback has this method, a whole epoch is one native call; the weights are the
         same either way.
         """
 
-    def on_epoch_end(self, network: Network, history: History) -> bool | None:
+    def on_epoch_end(self, network: Any, history: History) -> bool | None:
         """After every epoch; return True to end the training."""
 
-    def on_fit_end(self, network: Network, history: History) -> None:
+    def on_fit_end(self, network: Any, history: History) -> None:
         """After the last epoch, however the training ended."""
 
     def state(self) -> dict[str, Any]:
@@ -41,11 +46,6 @@ class Callback:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave; called after `on_fit_begin`."""
-
-
-def direction(monitor: str) -> float:
-    """1 for a column that improves by falling, -1 for one that improves by rising."""
-    return -1.0 if monitor.removeprefix("val_") in ("accuracy", "r2", "score") else 1.0
 
 
 class EarlyStopping(Callback):
@@ -83,17 +83,17 @@ class EarlyStopping(Callback):
         self.patience = integer("EarlyStopping", "patience", patience, at_least=1)
         self.min_delta = number("EarlyStopping", "min_delta", min_delta, at_least=0)
         self.restore_best = flag("EarlyStopping", "restore_best", restore_best)
-        self._sign = direction(monitor)
+        self._direction = direction(monitor)
         self._reset()
 
     def _reset(self) -> None:
-        self.best = math.inf * self._sign
+        self.best = math.inf * self._direction
         self.best_epoch = -1
         self._weights: Any = None
         # Dtype and shape of the weights of the network at hand.
         self._like: Any = None
 
-    def on_fit_begin(self, network: Network, history: History) -> None:
+    def on_fit_begin(self, network: Any, history: History) -> None:
         if self.monitor not in history:
             hint = "; pass validation data" if self.monitor.startswith("val_") else ""
             raise ValueError(
@@ -101,21 +101,22 @@ class EarlyStopping(Callback):
                 f"(recorded: {', '.join(history.columns)}){hint}"
             )
         self._reset()
-        self._like = (network._flat.dtype, network._flat.shape)
+        flat = state_of(network).flat
+        self._like = (flat.dtype, flat.shape)
 
-    def on_epoch_end(self, network: Network, history: History) -> bool:
+    def on_epoch_end(self, network: Any, history: History) -> bool:
         column = history[self.monitor]
         epoch, value = len(column) - 1, column[-1]
-        if self._sign * value < self._sign * self.best - self.min_delta:
+        if improves(value, self.best, self._direction, margin=self.min_delta):
             self.best, self.best_epoch = value, epoch
             if self.restore_best:
                 # All of it: running statistics belong to the weights they were gathered with.
-                self._weights = network._flat.copy()
+                self._weights = state_of(network).flat.copy()
         return epoch - self.best_epoch >= self.patience
 
-    def on_fit_end(self, network: Network, history: History) -> None:
+    def on_fit_end(self, network: Any, history: History) -> None:
         if self._weights is not None:
-            network._flat[...] = self._weights
+            state_of(network).flat[...] = self._weights
             self._weights = None
             history.restored = self.best_epoch
 
@@ -149,17 +150,92 @@ class ProgressBar(Callback):
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def on_fit_begin(self, network: Network, history: History) -> None:
+    def on_fit_begin(self, network: Any, history: History) -> None:
+        # Imported here because it takes longer than the rest of bpfast.
         from tqdm import tqdm
 
         self._bar = tqdm(total=history.planned, initial=len(history), unit="epoch", dynamic_ncols=True)
 
-    def on_epoch_end(self, network: Network, history: History) -> None:
+    def on_epoch_end(self, network: Any, history: History) -> None:
         self._bar.update()
         shown = [name for name in history.columns if name not in ("learning_rate", "seconds", "penalty")]
         self._bar.set_postfix({name: f"{history[name][-1]:.4g}" for name in shown}, refresh=False)
 
-    def on_fit_end(self, network: Network, history: History) -> None:
+    def on_fit_end(self, network: Any, history: History) -> None:
         if self._bar is not None:
             self._bar.close()
         self._bar = None
+
+
+class CallbackList:
+    """The callbacks of one training, called in order.
+
+    Parameters
+    ----------
+    callbacks : sequence of Callback
+    network : Network
+    history : History
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], network: Any, history: History) -> None:
+        self._callbacks = tuple(callbacks)
+        self._network, self._history = network, history
+        self._begun: list[Callback] = []
+        self._watching = [c for c in callbacks if type(c).on_batch_end is not Callback.on_batch_end]
+
+    def __iter__(self) -> Iterator[Callback]:
+        return iter(self._callbacks)
+
+    @property
+    def watch_batches(self) -> bool:
+        """Whether a callback wants to be called after every batch."""
+        return bool(self._watching)
+
+    def begin(self) -> None:
+        """Call every `on_fit_begin`."""
+        for callback in self._callbacks:
+            self._begun.append(callback)
+            callback.on_fit_begin(self._network, self._history)
+
+    def batch_end(self, batch: int, loss: float) -> bool:
+        """Call every `on_batch_end`; return whether one of them ends the training."""
+        return _any_asks([c.on_batch_end(self._network, batch, loss) for c in self._watching])
+
+    def epoch_end(self) -> bool:
+        """Call every `on_epoch_end`; return whether one of them ends the training."""
+        return _any_asks([c.on_epoch_end(self._network, self._history) for c in self._callbacks])
+
+    def end(self) -> None:
+        """Call `on_fit_end` of those that have begun, in order, even if one of them raises."""
+        with ExitStack() as ending:
+            for callback in reversed(self._begun):
+                ending.callback(callback.on_fit_end, self._network, self._history)
+            self._begun = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Begin, and end however the body ends."""
+        try:
+            self.begin()
+            yield
+        finally:
+            self.end()
+
+
+def _any_asks(answers: Sequence[Any]) -> bool:
+    """Whether a callback returned True; all of them have been called."""
+    return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
+
+
+def check_callbacks(callbacks: Any) -> list[Callback]:
+    """Check one callback or a sequence of them."""
+    if isinstance(callbacks, Callback):
+        return [callbacks]
+    if not isinstance(callbacks, Sequence):
+        raise TypeError(f"fit: callbacks must be a list of Callback objects; got {callbacks!r}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            a_class = isinstance(callback, type) and issubclass(callback, Callback)
+            hint = f"; create one: {callback.__name__}()" if a_class else "; derive it from bp.Callback"
+            raise TypeError(f"fit: callbacks must be Callback objects; got {callback!r}{hint}")
+    return list(callbacks)

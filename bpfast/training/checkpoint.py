@@ -1,17 +1,4 @@
-"""Checkpoints: a training kept in a file as it goes, and taken up again to the same bits.
-
-A checkpoint is a model file (`bpfast.files`), so that `bpfast.load` reads it, whose header has an entry
-``training`` more:
-
-- ``arguments``: what `fit` was asked for, and fingerprints of the data.
-- ``epochs``, ``batch``: whole epochs of the run, and batches of the one under way.
-- ``ended``: whether a callback has ended the run.
-- ``optimizer``, ``optimizer_steps``, ``clock``: the rule, its steps, and the schedule's time.
-- ``history``, ``callbacks``: the names of the columns; the states of the callbacks.
-- ``arrays``: dtype and shape of each tensor beside the network's: ``optimizer.NAME/PARAMETER`` (the
-  rule's state), ``history/COLUMN``, ``epoch/losses`` and ``epoch/counts`` (of the epoch under way),
-  ``good/NAME`` (the network at its beginning), ``callbacks.I.NAME``.
-"""
+"""Checkpoint: a callback that keeps a training in a file, from which it can be resumed exactly."""
 
 from __future__ import annotations
 
@@ -21,48 +8,47 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from .._state import BaseNetwork, NetworkState
 from ..arrays import Array
-from ..engine.interface import OptimizerState
-from ..specs.optimizers import Optimizer, optimizers
-from ..specs.schedules import Clock
+from ..specs.monitor import direction, improves
+from ..specs.optimizers import Optimizer
 from ..specs.spec import flag, integer
-from ..storage import model_file as files
+from ..storage import model_file
 from ..storage.atomic import require_place
-from .callbacks import Callback, direction
+from ..storage.checkpoint_file import pack
+from .callbacks import Callback
 from .epoch import Progress
-
-if TYPE_CHECKING:
-    from ..network import Network
-    from .history import History
+from .history import History
 
 
 @dataclass
-class Run:
+class FitRun:
     """A training as far as a checkpoint keeps it.
 
     Attributes
     ----------
-    network, optimizer, history, callbacks
+    network, state, optimizer, history, callbacks
         Those of `fit`.
     arguments : dict
         What else decides the result; a run that goes on must have the same.
-    good : array or None
+    last_good : array or None
         The network's flat vector before the epoch under way.
     ended : bool
         Whether a callback has ended it.
     """
 
-    network: Network
+    network: BaseNetwork
+    state: NetworkState
     optimizer: Optimizer
     history: History
     callbacks: Sequence[Callback]
     arguments: dict[str, Any]
-    good: Array | None = None
+    last_good: Array | None = None
     ended: bool = False
 
 
@@ -124,19 +110,19 @@ class Checkpoint(Callback):
         self.monitor = monitor
         self.best_value, self.best_epoch = math.nan, -1
         self._best: tuple[dict[str, Any], Array] | None = None
-        self._run: Run | None = None
+        self._run: FitRun | None = None
 
     def place(self, which: int | str) -> str:
         """Where the checkpoint so many before the last is, or the best."""
         stem, ending = os.path.splitext(self.path)
         return self.path if which == 0 else f"{stem}.{which}{ending}"
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: FitRun) -> None:
         """Keep this run from now on."""
         require_place(self.path)
         self._run = run
 
-    def on_fit_begin(self, network: Network, history: History) -> None:
+    def on_fit_begin(self, network: Any, history: History) -> None:
         if self._run is None or self._run.network is not network:
             raise ValueError("Checkpoint keeps the runs of Network.fit alone; pickle an estimator instead")
         if self.best and self.monitor is not None and self.monitor not in history:
@@ -151,7 +137,7 @@ class Checkpoint(Callback):
                 if re.fullmatch(r"\.[0-9a-f]{8}\.tmp", left[-13:]):
                     os.unlink(left)
 
-    def on_fit_end(self, network: Network, history: History) -> None:
+    def on_fit_end(self, network: Any, history: History) -> None:
         self._run = self._best = None
 
     def state(self) -> dict[str, Any]:
@@ -170,13 +156,13 @@ class Checkpoint(Callback):
     def look(self) -> None:
         """An epoch has ended; perhaps it is the best."""
         assert self._run is not None
-        network, history = self._run.network, self._run.history
+        state, history = self._run.state, self._run.history
         if self.best:
             monitor = self.monitor or ("val_loss" if "val_loss" in history else "loss")
             value = history[monitor][-1]
-            if math.isnan(self.best_value) or direction(monitor) * (self.best_value - value) > 0:
+            if improves(value, self.best_value, direction(monitor)):
                 self.best_value, self.best_epoch = value, len(history) - 1
-                self._best = (files.describe(network), network._flat.copy())
+                self._best = (model_file.describe(state), state.flat.copy())
 
     def after_epoch(self, last: bool) -> None:
         """Every callback has seen the end of an epoch, perhaps of the last one."""
@@ -189,8 +175,8 @@ class Checkpoint(Callback):
         if self._best is not None:
             assert self._run is not None
             header, flat = self._best
-            views = self._run.network.program.views
-            files.write(self.place("best"), header, views(flat) | views(flat, trained=False))
+            views = self._run.state.program.views
+            model_file.write(self.place("best"), header, views(flat) | views(flat, trained=False))
             self._best = None
 
     def write(self, progress: Progress | None = None) -> None:
@@ -203,7 +189,7 @@ class Checkpoint(Callback):
         for age in range(self.keep - 1, 0, -1):
             if os.path.isfile(self.place(age - 1)):
                 _move_on(self.place(age - 1), self.place(age))
-        files.write(self.path, header, tensors)
+        model_file.write(self.path, header, tensors)
 
 
 def _move_on(path: str, older: str) -> None:
@@ -218,19 +204,19 @@ def _move_on(path: str, older: str) -> None:
     os.replace(temporary, older)
 
 
-def _record(run: Run, progress: Progress | None) -> tuple[dict[str, Any], dict[str, Array]]:
+def _record(run: FitRun, progress: Progress | None) -> tuple[dict[str, Any], dict[str, Array]]:
     """The header and the tensors of a checkpoint."""
-    network, state = run.network, run.network._state
-    assert state is not None
-    views = network.program.views
+    state, optimizer_state = run.state, run.state.optimizer_state
+    assert optimizer_state is not None
+    views = state.program.views
     arrays: dict[str, Array] = {}
-    for name, values in zip(state.optimizer.state, state.arrays, strict=True):
+    for name, values in zip(optimizer_state.optimizer.state, optimizer_state.arrays, strict=True):
         arrays |= {f"optimizer.{name}/{key}": view for key, view in views(values).items()}
     arrays |= {f"history/{name}": np.array(column) for name, column in run.history.columns.items()}
     if progress is not None:
-        assert run.good is not None
+        assert run.last_good is not None
         arrays |= {"epoch/losses": progress.losses, "epoch/counts": progress.counts}
-        good = views(run.good) | views(run.good, trained=False)
+        good = views(run.last_good) | views(run.last_good, trained=False)
         arrays |= {f"good/{key}": view for key, view in good.items()}
     kept = pack_states(run.callbacks, arrays)
     done = 0 if progress is None else progress.done
@@ -239,16 +225,16 @@ def _record(run: Run, progress: Progress | None) -> tuple[dict[str, Any], dict[s
         "epochs": len(run.history),
         "batch": done,
         "ended": run.ended,
-        "optimizer": state.optimizer.config(),
-        "optimizer_steps": state.steps,
-        "clock": _pack(asdict(state.clock), arrays, "clock"),
+        "optimizer": optimizer_state.optimizer.config(),
+        "optimizer_steps": optimizer_state.steps,
+        "clock": pack(asdict(optimizer_state.clock), arrays, "clock"),
         "history": list(run.history.columns),
         "callbacks": kept,
-        "arrays": {name: [files.dtype_name(array), list(array.shape)] for name, array in arrays.items()},
+        "arrays": {name: [model_file.dtype_name(array), list(array.shape)] for name, array in arrays.items()},
     }
-    header = files.describe(network)
+    header = model_file.describe(state)
     header["steps"] += done
-    return header | {"training": training}, {**network.parameters, **network.statistics, **arrays}
+    return header | {"training": training}, {**state.parameters, **state.statistics, **arrays}
 
 
 def pack_states(callbacks: Sequence[Callback], arrays: dict[str, Array]) -> list[dict[str, Any]]:
@@ -258,80 +244,7 @@ def pack_states(callbacks: Sequence[Callback], arrays: dict[str, Array]) -> list
         name, state = type(callback).__name__, callback.state()
         if state:
             try:
-                kept.append({"name": name, "state": _pack(state, arrays, f"callbacks.{index}")})
+                kept.append({"name": name, "state": pack(state, arrays, f"callbacks.{index}")})
             except TypeError as error:
                 raise TypeError(f"Checkpoint can't keep the state of {name}: {error}") from None
     return kept
-
-
-def _pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
-    """A state as JSON; arrays go beside it."""
-    if isinstance(value, np.ndarray):
-        files.dtype_name(value)
-        arrays[name] = np.array(value, order="C")
-        return {"$array": name}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Mapping):
-        if any(not isinstance(key, str) or key.startswith("$") for key in value):
-            raise TypeError(f"the keys of a state must be texts that begin with no $; got {list(value)!r}")
-        return {key: _pack(item, arrays, f"{name}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_pack(item, arrays, f"{name}.{index}") for index, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": repr(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"numbers, texts, arrays, lists and dicts of them are wanted; got {type(value).__name__}")
-
-
-def unpack(value: Any, file: files.Stored, arrays: set[str]) -> Any:
-    """A state from JSON; `arrays` are those that it may have, each of them once."""
-    if isinstance(value, list):
-        return [unpack(item, file, arrays) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if set(value) == {"$array"}:
-        arrays.remove(value["$array"])
-        return file.read(value["$array"])
-    if set(value) == {"$float"}:
-        return float(value["$float"])
-    return {key: unpack(item, file, arrays) for key, item in value.items()}
-
-
-def require_like(file: files.Stored, key: str, like: Array) -> None:
-    """Refuse a file whose tensor has not this array's dtype and shape."""
-    if file.tensors.get(key) != (files.dtype_name(like), like.shape):
-        raise files.UnfitError(
-            f"{file.name!r} is damaged: {key} is not {like.dtype} of the shape {like.shape}"
-        )
-
-
-def optimizer_state(network: Network, file: files.Stored) -> OptimizerState | None:
-    """The state of a checkpoint's optimizer for a network; None for a plain model."""
-    training = file.header.get("training")
-    if training is None:
-        return None
-    try:
-        optimizer = optimizers.from_config(training["optimizer"])
-        steps = integer("its header", "optimizer_steps", training["optimizer_steps"], at_least=0)
-        clock = _clock(unpack(training["clock"], file, set()))
-    except files.UNREADABLE as error:
-        raise files.UnfitError(f"{file.name!r} can't be read: {error}") from None
-    for name in optimizer.state:  # before any memory is made for it
-        for key, view in network.parameters.items():
-            require_like(file, f"optimizer.{name}/{key}", view)
-    state = OptimizerState.initial(optimizer, network.program.size, network.dtype)
-    state.steps, state.clock = steps, clock
-    for name, values in zip(optimizer.state, state.arrays, strict=True):
-        for key, view in network.program.views(values).items():
-            view[...] = file.read(f"optimizer.{name}/{key}")
-    return state
-
-
-def _clock(values: Mapping[str, Any]) -> Clock:
-    if set(values) != {entry.name for entry in fields(Clock)}:
-        raise ValueError(f"its clock has {', '.join(values)}")
-    numbers = {key: float(values[key]) for key in ("scale", "best")}
-    counts = {key: integer("its clock", key, values[key], at_least=0) for key in ("epoch", "waited")}
-    return Clock(**counts, **numbers)  # type: ignore[arg-type]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import Array
-from ..arrays.mapped import mapped_rows
-from ..arrays.sparse import Features
+from .._state import NetworkState
+from ..arrays.rows import rows_of
 from ..engine.interface import Data, OptimizerState, Plan
 from ..native._engine import shuffled
 from ..reference.random import mix64
-from .callbacks import Callback
-
-if TYPE_CHECKING:
-    from ..network import Network
-
+from .callbacks import CallbackList
+from .loop import Epoch
 
 #: A piece of rows that stay together under shuffle="blocks", in bytes of float32; pieces of a window.
 PIECE_BYTES, WINDOW_PIECES = 2**22, 16
@@ -47,13 +42,8 @@ class Progress:
         return cls(np.full(n_batches, np.nan), np.zeros(n_batches))
 
 
-#: (every so many batches, what to call then).
+#: (n, function): call the function after every n batches of an epoch.
 Pause = tuple[int, Callable[[Progress], None]]
-
-
-def asked(answers: Iterable[Any]) -> bool:
-    """Whether a callback wants the end; each of them is called, also when an earlier one does."""
-    return sum(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers) > 0
 
 
 def block_order(n: int, columns: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -87,67 +77,83 @@ def block_order(n: int, columns: int, seed: int, epoch: int) -> NDArray[np.int64
 
 
 def run_epoch(
-    network: Network,
-    state: OptimizerState,
-    X: Features,
-    Y: Array,
-    weights: Array | None,
+    state: NetworkState,
+    optimizer_state: OptimizerState,
+    data: Data,
     plan: Plan,
-    callbacks: Sequence[Callback] = (),
+    callbacks: CallbackList | None = None,
     progress: Progress | None = None,
     pauses: Sequence[Pause] = (),
-) -> tuple[Array, Array, bool]:
-    """One epoch: the losses and weights of its batches, and whether a callback ends the training.
+) -> Epoch:
+    """Train for one epoch, or for the rest of one.
 
-    One call of the engine, or several where callbacks or checkpoints come between, or where X is a
-    large array mapped from a file: the same bits. With `progress` it goes on from there.
+    One call of the engine, or several where callbacks or checkpoints come in between or X is a large array
+    mapped from a file; the results are bitwise identical.
+
+    Parameters
+    ----------
+    state : NetworkState
+    optimizer_state : OptimizerState
+    data : Data
+    plan : Plan
+        Plan of the whole epoch.
+    callbacks : CallbackList, optional
+        Called after every batch if one of them wants to be.
+    progress : Progress, optional
+        Batches done before; updated as the epoch goes on.
+    pauses : sequence of (int, callable)
+        Called with the progress after every so many batches.
     """
-    watching = [c for c in callbacks if type(c).on_batch_end is not Callback.on_batch_end]
     n_batches = len(plan.learning_rates)
+    last_rate = float(plan.learning_rates[-1])
     progress = Progress.begin(n_batches) if progress is None else progress
-    mapped = mapped_rows(X)
-    if not (watching or pauses or progress.done or mapped):
-        with network._lock:
-            return *network._engine.train(network._flat, state, Data(X, Y, weights), plan), False
-    order = np.arange(len(X)) if plan.order is None else plan.order
+    watched = callbacks is not None and callbacks.watch_batches
+    rows = rows_of(data.X)
+    fitting = rows.rows_at_a_time(plan.shuffle is not None)
+    if not (watched or pauses or progress.done) and fitting >= len(rows):
+        with state.lock:
+            losses, counts = state.engine.train(state.flat, optimizer_state, data, plan)
+        return Epoch(losses, counts, last_rate)
+    order = _order(plan, len(data))
+    steps = [every for every, _ in pauses] + [1] * watched
+    ended = False
+    while progress.done < n_batches and not ended:
+        first = progress.done
+        fit_at_once = max(1, fitting // plan.batch_size)
+        stop = min([n_batches, first + fit_at_once, *((first // step + 1) * step for step in steps)])
+        part = _part(plan, order, first, stop)
+        rows.will_need(order[first * plan.batch_size : stop * plan.batch_size])
+        with state.lock:
+            losses, counts = state.engine.train(state.flat, optimizer_state, data, part)
+        progress.losses[first:stop], progress.counts[first:stop] = losses, counts
+        fitting = rows.release((stop - first) * plan.batch_size)
+        if not np.isfinite(losses).all():
+            break
+        progress.done = stop
+        ended = watched and callbacks.batch_end(stop - 1, float(losses[-1]))  # type: ignore[union-attr]
+        for every, write in pauses:
+            if stop % every == 0 and stop < n_batches and not ended:
+                write(progress)
+    made = progress.done if ended else n_batches
+    return Epoch(progress.losses[:made], progress.counts[:made], last_rate, ended)
+
+
+def _order(plan: Plan, n: int) -> NDArray[np.int64]:
+    """The order of the rows of an epoch."""
+    order = np.arange(n) if plan.order is None else plan.order
     if plan.shuffle is not None:
         shuffled(order, *plan.shuffle)
-    steps = [every for every, _ in pauses] + [1] * bool(watching)
-    fitting = 0 if mapped is None else mapped.rows_at_a_time(plan.shuffle is not None)
-    over = False
-    while progress.done < n_batches and not over:
-        first = progress.done
-        last = min([n_batches, *((first // step + 1) * step for step in steps)])
-        if mapped is not None:
-            last = min(last, first + max(1, fitting // plan.batch_size))
-        part = _part(plan, order, first, last)
-        if mapped is not None:
-            mapped.will_need(part.order)  # type: ignore[arg-type]
-        with network._lock:
-            made = network._engine.train(network._flat, state, Data(X, Y, weights), part)
-        progress.losses[first:last], progress.counts[first:last] = made
-        if mapped is not None:
-            fitting = mapped.release((last - first) * plan.batch_size)
-        if not np.isfinite(made[0]).all():
-            break
-        progress.done = last
-        over = asked(c.on_batch_end(network, last - 1, float(made[0][-1])) for c in watching)
-        for every, write in pauses:
-            if last % every == 0 and last < n_batches and not over:
-                write(progress)
-    if over:
-        return progress.losses[: progress.done], progress.counts[: progress.done], True
-    return progress.losses, progress.counts, False
+    return order
 
 
-def _part(plan: Plan, order: NDArray[np.int64], first: int, last: int) -> Plan:
-    """Some of the batches of a plan."""
+def _part(plan: Plan, order: NDArray[np.int64], first: int, stop: int) -> Plan:
+    """The plan of batches `first` to `stop`."""
     seed, step = plan.noise
     return replace(
         plan,
-        learning_rates=plan.learning_rates[first:last],
-        alphas=None if plan.alphas is None else plan.alphas[first:last],
+        learning_rates=plan.learning_rates[first:stop],
+        alphas=None if plan.alphas is None else plan.alphas[first:stop],
         shuffle=None,
-        order=order[first * plan.batch_size : last * plan.batch_size],
+        order=order[first * plan.batch_size : stop * plan.batch_size],
         noise=(seed, step + first),
     )

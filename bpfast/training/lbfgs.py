@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from .._state import BaseNetwork, NetworkState, state_of
 from ..arrays import Array
-from ..arrays.sparse import Features
+from ..engine.interface import Data, TrainingPass
+from ..native import _runtime
+from ..specs.optimizers import LBFGS
 from ..specs.penalties import Penalty
-
-if TYPE_CHECKING:
-    from ..engine.interface import TrainingPass
-    from ..network import Network
-
+from .callbacks import CallbackList
+from .checkpoint import Checkpoint
+from .fit import extra_columns, extra_figures, spell
+from .history import History
+from .options import FitOptions
 
 #: The objective where it can't be computed.
 TOO_FAR = 1e150
@@ -42,10 +47,8 @@ class Minimum:
 
 
 def minimize(
-    network: Network,
-    X: Features,
-    Y: Array,
-    weights: Array | None,
+    state: NetworkState,
+    data: Data,
     *,
     penalty: Penalty | None = None,
     loss_scale: float = 1.0,
@@ -62,9 +65,8 @@ def minimize(
 
     Parameters
     ----------
-    network : Network
-    X, Y, weights
-        Checked data.
+    state : NetworkState
+    data : Data
     penalty : Penalty, optional
         A smooth one.
     loss_scale : float
@@ -86,14 +88,14 @@ def minimize(
     """
     from scipy.optimize import minimize as scipy_minimize
 
-    flat = network._flat
+    flat = state.flat
     gradient = np.zeros_like(flat)
 
     def evaluate(x: Array) -> tuple[float, Array]:
         try:
-            with network._lock, np.errstate(over="ignore", invalid="ignore"):
+            with state.lock, np.errstate(over="ignore", invalid="ignore"):
                 flat[...] = x
-                value = network._objective(X, Y, weights, penalty, gradient, loss_scale, training)
+                value = state.objective(data, penalty, gradient, loss_scale, training)
         except FloatingPointError:
             # An exponent reached its cap: a step too far, from which the line search comes back.
             return TOO_FAR, gradient.astype(np.float64)
@@ -120,9 +122,103 @@ def minimize(
         flat[...] = start
         raise
     finally:
-        # A new engine: the old one keeps what all rows were in every layer.
-        network._new_engine()
+        # The engine keeps the values of all rows in every layer.
+        state.reset_engine()
     flat[...] = found.x
     value = float(found.fun) if found.fun < TOO_FAR else np.inf
     stopped = found.status == 99  # by `after`
     return Minimum(value, int(found.nit), bool(found.success or stopped), str(found.message))
+
+
+def fit_lbfgs(network: BaseNetwork, data: Data, options: FitOptions) -> History:
+    """Train a network on checked data by L-BFGS, one iteration per epoch; see `Network.fit`."""
+    state, optimizer, penalty = state_of(network), options.optimizer, options.penalty
+    assert isinstance(optimizer, LBFGS)
+    _require_suitable(state, options)
+    history = History(*extra_columns(state, penalty, options.held_out), planned=options.epochs)
+    callbacks = CallbackList(options.callbacks, network, history)
+    reached, since = state.flat.copy(), time.perf_counter()
+
+    def after(value: float) -> bool:
+        nonlocal reached, since
+        _update_statistics(state, data)
+        reached = state.flat.copy()
+        loss = value - state.penalty(penalty)
+        history.add(
+            loss=loss,
+            learning_rate=math.nan,
+            seconds=time.perf_counter() - since,
+            **extra_figures(state, penalty, options.held_out),
+        )
+        state.epochs += 1
+        ended = callbacks.batch_end(0, loss)
+        ended = callbacks.epoch_end() or ended
+        since = time.perf_counter()
+        return ended
+
+    try:
+        callbacks.begin()
+        since = time.perf_counter()
+        try:
+            found = minimize(
+                state,
+                data,
+                penalty=penalty,
+                max_iter=options.epochs,
+                max_fun=optimizer.max_evaluations or 20 * options.epochs,
+                tolerance=optimizer.tolerance,
+                memory=optimizer.memory,
+                least_fall=10 * float(np.finfo(state.dtype).eps),
+                training=state.next_pass(),
+                moves=state.trainable(),
+                after=after,
+            )
+            _update_statistics(state, data)
+            _require_finite(state, found.value, len(history))
+        except BaseException:
+            # What was learned is kept, as after an epoch of `fit`.
+            np.copyto(state.flat, reached)
+            raise
+        finally:
+            state.reset_engine()
+    finally:
+        callbacks.end()
+    return history
+
+
+def _require_suitable(state: NetworkState, options: FitOptions) -> None:
+    """Refuse what L-BFGS cannot do."""
+    penalty = options.penalty
+    if options.resume is not None or any(isinstance(callback, Checkpoint) for callback in options.callbacks):
+        raise ValueError(
+            "fit: L-BFGS cannot be resumed exactly, because SciPy holds its memory; save the network, "
+            "load it and call fit again"
+        )
+    if penalty is not None and not penalty.smooth:
+        raise ValueError(f"fit: LBFGS needs a penalty with a derivative, such as L2; got {penalty!r}")
+    if state.program.renormalises:
+        raise ValueError(
+            "fit: LBFGS needs the gradient of its objective, but BatchRenorm holds r and d constant; "
+            "use BatchNorm instead: all rows are one batch"
+        )
+    if state.program.random or options.weight_noise > 0:
+        raise ValueError(
+            "fit: LBFGS needs an objective that stays the same, but this one draws random numbers "
+            "(Dropout, RReLU or weight_noise)"
+        )
+
+
+def _update_statistics(state: NetworkState, data: Data) -> None:
+    """Set the running statistics to those of all rows."""
+    if state.statistics:
+        training = replace(state.next_pass(), momentum=1.0, heads=False)
+        with state.lock:
+            state.engine.forward(state.flat, data.X, training)
+
+
+def _require_finite(state: NetworkState, value: float, iteration: int) -> None:
+    if not (math.isfinite(value) and _runtime.all_finite(state.flat)):
+        raise FloatingPointError(
+            f"the objective became {spell(value)} in iteration {iteration} of LBFGS; the network keeps the "
+            f"weights of the last good one. Scaled data often helps"
+        )

@@ -1,32 +1,37 @@
-"""TODO"""
+"""Metrics of held-out rows during training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from .._state import NetworkState
 from ..arrays import Array
-from ..network import Network
+from ..engine.interface import Data
 
 
-def accuracy(network: Network, Y: Array, Z: Array, weights: Array | None) -> float:
+def accuracy(state: NetworkState, data: Data, Z: Array) -> float:
     """The weighted share of rows whose class is right; of labels, where a row has several."""
+    Y, targets = data.Y, state.loss.targets
     if Y.ndim == 1:
         right = Z.argmax(axis=1) == Y
-    elif network.loss_spec.targets == "classes":
+    elif targets == "classes":
         right = Z.argmax(axis=1) == Y.argmax(axis=1)
     else:
-        threshold = 0.5 if network.loss_spec.targets == "probabilities" else 0.0
+        threshold = 0.5 if targets == "probabilities" else 0.0
         right = ((Z > 0) == (threshold < Y)).mean(axis=1)
-    return float(np.average(right, weights=weights))
+    return float(np.average(right, weights=data.weights))
 
 
-def r2(network: Network, Y: Array, Z: Array, weights: Array | None) -> float:
+def r2(state: NetworkState, data: Data, Z: Array) -> float:
     """R² = 1 - Σ (y - prediction)² / Σ (y - mean)², the mean over outputs; 0 for a constant y."""
-    predicted, Y = network._link(Z).astype(np.float64), Y.astype(np.float64)
-    mean = np.average(Y, axis=0, weights=weights)
-    residual = np.average((Y - predicted) ** 2, axis=0, weights=weights)
-    spread = np.average((Y - mean) ** 2, axis=0, weights=weights)
+    predicted, Y = state.link(Z).astype(np.float64), data.Y.astype(np.float64)
+    mean = np.average(Y, axis=0, weights=data.weights)
+    residual = np.average((Y - predicted) ** 2, axis=0, weights=data.weights)
+    spread = np.average((Y - mean) ** 2, axis=0, weights=data.weights)
     return float(np.mean(1 - residual / np.where(spread > 0, spread, np.maximum(residual, 1e-300))))
 
 
-METRICS = {"accuracy": accuracy, "r2": r2}
+#: Metrics by the name that a loss gives: (state, data, Z) → figure.
+METRICS: dict[str, Callable[[NetworkState, Data, Array], float]] = {"accuracy": accuracy, "r2": r2}

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._state import NetworkState
 from ..arrays import checks
+from ..engine.interface import Data, Plan
+from ..engine.program import Op
 from ..native import _kernels
-
-if TYPE_CHECKING:
-    from ..engine.program import Op
-    from ..network import Network
-
+from ..native.engine import NativeEngine
+from ..specs.losses import CustomLoss
+from ..specs.optimizers import Optimizer
+from ..specs.penalties import Penalty
+from ..specs.spec import flag
+from .options import batch_rows
 
 #: The phases of an op, in the order of the step's timers, and those of the whole.
 PHASES = ("forward", "delta", "gradient and update")
@@ -86,20 +90,46 @@ class Profile:
         return "\n".join([*rows, total])
 
 
-def from_timers(network: Network, timers: NDArray[np.float64], steps: int, rows: int) -> Profile:
+def timed_epoch(
+    state: NetworkState,
+    data: Data,
+    *,
+    batch_size: int | str | None,
+    optimizer: Optimizer,
+    penalty: Penalty | None,
+    shuffle: bool,
+) -> Profile:
+    """Train a network for two epochs and time the second; see `Network.profile`."""
+    rows = batch_rows(batch_size, len(data), optimizer)
+    n_batches = -(-len(data) // rows)
+    optimizer_state = state.optimizer_state_for(optimizer)
+    rates = np.array(optimizer_state.clock.rates(optimizer.schedule, n_batches))
+    order = (state.seed, 0) if flag("profile", "shuffle", shuffle) else None
+    noise = (state.seed, state.steps)
+    plan = Plan(state.loss, rows, rates, penalty, order, noise, lr_scales=state.lr_scales)
+    engine = state.engine
+    if not isinstance(engine, NativeEngine) or isinstance(state.loss, CustomLoss):
+        raise RuntimeError("profile times the native step, which does not run a custom loss")
+    engine.train(state.flat, optimizer_state, data, plan)
+    engine.timers = np.zeros((engine.threads, 3 * len(state.program.ops) + 3))
+    engine.train(state.flat, optimizer_state, data, plan)
+    return _from_timers(state, engine.timers, n_batches, len(data))
+
+
+def _from_timers(state: NetworkState, timers: NDArray[np.float64], steps: int, rows: int) -> Profile:
     """The profile of an epoch from the step's timers (threads, 3 n_ops + 3)."""
     # A thread that slept, because one was faster, has nothing but its waiting.
     busy = timers[timers[:, :-1].sum(axis=1) > 0.05 * timers[:, :-1].sum(axis=1).max()]
     mean = busy.mean(axis=0)
-    n_ops = len(network.program.ops)
+    n_ops = len(state.program.ops)
     return Profile(
-        ops=network.program.ops,
+        ops=state.program.ops,
         steps=steps,
         rows=rows,
         seconds=mean[: 3 * n_ops].reshape(n_ops, 3),
         whole=dict(zip(WHOLE, mean[3 * n_ops :].tolist(), strict=True)),
         threads=len(busy),
-        peak=fma_peak(network.dtype, len(busy)),
+        peak=fma_peak(state.dtype, len(busy)),
     )
 
 

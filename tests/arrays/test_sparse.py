@@ -39,7 +39,7 @@ FORMATS = {
 @pytest.fixture(autouse=True)
 def every_thread_works(monkeypatch):
     # What is dense here stays dense: else sparse rows would be compared with themselves.
-    monkeypatch.setattr("bpfast.arrays.sparse.THIN_SHARE", 0.0)
+    monkeypatch.setattr("bpfast.arrays.sparse.MAX_SHARE", 0.0)
     old = _runtime.work_per_thread(0)
     yield
     _runtime.work_per_thread(old)

@@ -75,7 +75,7 @@ def test_dropout(dropout):
     options = {"hidden_layer_sizes": (64, 32), "random_state": 0, "max_iter": 30}
     est = MLPClassifier(dropout=dropout, **options).fit(X, y)
     plain = MLPClassifier(**options).fit(X, y)
-    # Training sees the loss of the thinned network, prediction the whole.
+    # Training sees the loss of the network with dropout, prediction that of the whole network.
     assert est.loss_ > 1.5 * plain.loss_
     assert est.score(Xv, yv) > 0.93
     assert (est.predict_proba(Xv) == est.predict_proba(Xv)).all()

@@ -15,6 +15,7 @@ try:
 except ImportError:
     raise ImportError('bpfast.interop.torch needs PyTorch: pip install "bpfast[torch]"') from None
 
+from ..._state import state_of
 from ...network import Network
 from ...specs.losses import link_of
 from ...specs.spec import flag
@@ -309,4 +310,4 @@ def _write_back(module: Any, slots: Mapping[str, Slot], net: Network) -> None:
         slots[name].store(array)
     for m in module.modules():
         if type(m) is nn.BatchNorm1d and any(p.requires_grad for p in m.parameters()):
-            m.num_batches_tracked += net._steps
+            m.num_batches_tracked += state_of(net).steps

@@ -1,4 +1,4 @@
-"""Dense matrices of mostly zeros, which are trained on as sparse rows."""
+"""Dense matrices of mostly zeros are trained as sparse rows."""
 
 import numpy as np
 import pytest
@@ -14,15 +14,15 @@ def mostly_zeros(rng, rows=200, columns=60, share=0.15, dtype=np.float32):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", ["adam", bp.SGD(0.1, momentum=0.9), "sgd"], ids=str)
-def test_a_dense_matrix_of_zeros_trains_as_sparse_rows(rng, bytes_of, monkeypatch, dtype, optimizer):
-    """The engine takes the shorter way by itself, and to the same bits."""
+def test_a_dense_matrix_of_mostly_zeros_trains_as_sparse_rows(rng, bytes_of, monkeypatch, dtype, optimizer):
+    """Results are bitwise identical with and without the conversion."""
     X, y = mostly_zeros(rng, dtype=dtype), rng.integers(0, 3, 200)
     made = []
     real = sparse.from_dense
     monkeypatch.setattr(sparse, "from_dense", lambda A: made.append(A) or real(A))
     results, losses = [], []
     for share in (0.22, 0.0):
-        monkeypatch.setattr(sparse, "THIN_SHARE", share)
+        monkeypatch.setattr(sparse, "MAX_SHARE", share)
         net = bp.Network([bp.Dense(40, "relu"), bp.Dense(3)], n_inputs=60, loss="cross_entropy", dtype=dtype)
         history = net.fit(X, y, epochs=4, batch_size=32, optimizer=optimizer, penalty=bp.L2(0.01))
         results.append(bytes_of(net))
@@ -32,25 +32,25 @@ def test_a_dense_matrix_of_zeros_trains_as_sparse_rows(rng, bytes_of, monkeypatc
     assert len(made) == 1
 
 
-def test_what_stays_dense(rng, tmp_path):
+def test_matrices_that_stay_dense(rng, tmp_path):
     X = mostly_zeros(rng)
-    assert isinstance(sparse.thin(X, 32, 40, 4), sparse.CSR)
+    assert isinstance(sparse.sparsify(X, 32, 40, 4), sparse.CSR)
     for given in ((8, 40, 4), (32, 8, 4), (32, 40, 1)):
-        assert sparse.thin(X, *given) is X, given
+        assert sparse.sparsify(X, *given) is X, given
     full = rng.normal(size=(200, 60))
-    assert sparse.thin(full, 32, 40, 4) is full
-    # The rows that are looked at first are empty, the others are not.
+    assert sparse.sparsify(full, 32, 40, 4) is full
+    # The sampled rows are all zero, the others are not.
     late = full.copy()
     late[::3] = 0
-    assert sparse.thin(late, 32, 40, 4) is late
+    assert sparse.sparsify(late, 32, 40, 4) is late
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
-    assert sparse.thin(mapped, 32, 40, 4) is mapped
+    assert sparse.sparsify(mapped, 32, 40, 4) is mapped
     view = np.asarray(mapped)[:50]
-    assert sparse.thin(view, 32, 40, 4) is view
+    assert sparse.sparsify(view, 32, 40, 4) is view
 
 
-def test_from_dense_is_scipys(rng):
+def test_from_dense_agrees_with_scipy(rng):
     X = mostly_zeros(rng)
     X[5] = 0
     X[:, 7] = 0

@@ -1,0 +1,109 @@
+"""Networks read from model files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .._state import NetworkState
+from ..arrays import checks
+from ..backends import resolve_backend
+from ..engine.program import MAX_OPS, compile_program
+from ..specs.layers import layers
+from ..specs.losses import CustomLoss, Loss, losses, resolve_loss
+from ..specs.spec import integer, number
+from .checkpoint_file import read_optimizer_state
+from .model_file import UNREADABLE, Stored, UnfitError, spell_error, stored
+
+
+def load_state(
+    path: str | os.PathLike[str], *, loss: Any = None, threads: int | None = None, backend: str | None = None
+) -> NetworkState:
+    """Read a network, and the optimizer's state from a checkpoint; see `bpfast.load`."""
+    given = None if loss is None else resolve_loss(loss)
+    threads, backend = checks.threads(threads), resolve_backend(backend)
+    with stored(path) as file:
+        state = _rebuild(file, given, threads, backend)
+        complaint = fill(state, file)
+        optimizer_state = read_optimizer_state(state, file)
+        file.verify()
+        if complaint is not None:
+            raise UnfitError(complaint)
+        state.optimizer_state = optimizer_state
+    return state
+
+
+def _rebuild(file: Stored, loss: Loss | None, threads: int | None, backend: str | None) -> NetworkState:
+    """The network of a header, its parameters 0."""
+    header = file.header
+    try:
+        n_inputs = integer("its header", "n_inputs", header["n_inputs"], at_least=1)
+        _require_few(header["layers"])
+        specs = [layers.from_config(config) for config in header["layers"]]
+        if not specs:
+            raise ValueError("layers must be a list of at least one layer")
+        program = compile_program(specs, n_inputs)
+        if header["dtype"] not in ("float32", "float64"):
+            raise ValueError(f"dtype must be 'float32' or 'float64'; got {header['dtype']!r}")
+        file.compare(program, np.dtype(header["dtype"]))
+        state = NetworkState(
+            specs,
+            n_inputs=n_inputs,
+            loss=_rebuild_loss(header["loss"]) if loss is None else loss,
+            dtype=header["dtype"],
+            seed=header["seed"],
+            threads=threads,
+            backend=backend,
+            initialize=False,
+        )
+        adopt(state, header)
+    except UNREADABLE as error:
+        raise UnfitError(f"{file.name!r} can't be read: {spell_error(error)}") from None
+    return state
+
+
+def _require_few(configs: Any) -> None:
+    """Refuse more layers than a network may have before they become objects."""
+    waiting, count = [configs], 0
+    while waiting:
+        within = waiting.pop()
+        count += len(within)
+        if count > MAX_OPS:
+            raise ValueError(f"it has more than {MAX_OPS} layers")
+        inner = [config.get("layers") for config in within if isinstance(config, dict)]
+        waiting += [value for value in inner if isinstance(value, list)]
+
+
+def adopt(state: NetworkState, header: Mapping[str, Any]) -> None:
+    """Give a network what a header says beside its architecture."""
+    state.seed = integer("its header", "seed", header["seed"], at_least=0)
+    state.epochs = integer("its header", "epochs", header["epochs"], at_least=0)
+    state.steps = integer("its header", "steps", header.get("steps", 0), at_least=0)
+    lr_scales = {}
+    for key, scale in header.get("learning_rate_scales", {}).items():
+        if key not in state.parameters:
+            raise ValueError(f"its header scales the learning rate of {key!r}, which is no parameter")
+        lr_scales[key] = number("its header", f"learning_rate_scales[{key!r}]", scale, at_least=0)
+    state.lr_scales = {key: scale for key, scale in lr_scales.items() if scale != 1}
+    state.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
+
+
+def fill(state: NetworkState, file: Stored) -> str | None:
+    """Read a network's parameters and statistics into their places; returns what is wrong with them."""
+    complaint = None
+    for key, place in {**state.parameters, **state.statistics}.items():
+        place[...] = file.read(key)
+        if not np.isfinite(place).all():
+            complaint = complaint or f"{key} is not finite"
+        elif key in state.statistics and key.endswith(".variance") and place.min() < 0:
+            complaint = complaint or f"{key} is below 0"
+    return None if complaint is None else f"{file.name!r} holds a network that is broken: {complaint}"
+
+
+def _rebuild_loss(config: Any) -> Loss:
+    if isinstance(config, dict) and config.get("name") == CustomLoss.name:
+        raise ValueError("its loss is a Python function; pass loss= to load")
+    return losses.from_config(config)

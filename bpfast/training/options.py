@@ -1,0 +1,102 @@
+"""The arguments of `Network.fit`, checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._state import NetworkState
+from ..engine.interface import Data
+from ..specs.optimizers import LBFGS, Optimizer
+from ..specs.penalties import Penalty, penalties
+from ..specs.spec import flag, integer, number
+from .callbacks import Callback, ProgressBar, check_callbacks
+
+#: The `shuffle` that keeps rows of a file near each other.
+BLOCKS = "blocks"
+
+
+@dataclass(frozen=True, eq=False)
+class FitOptions:
+    """Checked arguments of `Network.fit`; `None` for `batch_size` means all rows."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Optimizer | LBFGS
+    penalty: Penalty | None
+    held_out: Data | None
+    callbacks: Sequence[Callback]
+    shuffle: bool | str
+    weight_noise: float
+    resume: str | os.PathLike[str] | None
+
+    @classmethod
+    def check(
+        cls,
+        state: NetworkState,
+        n: int,
+        *,
+        epochs: int,
+        batch_size: int | str | None,
+        optimizer: Optimizer | LBFGS,
+        penalty: Any,
+        validation: Any,
+        callbacks: Any,
+        shuffle: Any,
+        progress: bool,
+        weight_noise: float,
+        resume: str | os.PathLike[str] | None,
+    ) -> FitOptions:
+        """Check the arguments for `n` rows."""
+        epochs = integer("fit", "epochs", epochs, at_least=1)
+        spec = None if penalty is None else penalties.resolve(penalty, "penalty")
+        noise = number("fit", "weight_noise", weight_noise, at_least=0)
+        rows = batch_rows(batch_size, n, optimizer)
+        if isinstance(optimizer, Optimizer):
+            require_rows(state, rows)
+        held_out = _validation(state, validation)
+        shuffle, progress = _shuffle(shuffle), flag("fit", "progress", progress)
+        called = [*([ProgressBar()] if progress else []), *check_callbacks(callbacks)]
+        return cls(epochs, rows, optimizer, spec, held_out, called, shuffle, noise, resume)
+
+
+def batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer | LBFGS) -> int:
+    """The rows of a batch: 32, or all of them where the optimizer needs them."""
+    full = isinstance(optimizer, LBFGS) or optimizer.full_batch
+    if batch_size == "auto":
+        batch_size = None if full else 32
+    rows = n if batch_size is None else min(n, integer("fit", "batch_size", batch_size, at_least=1))
+    if full and rows < n:
+        raise ValueError(
+            f"fit: {type(optimizer).__name__} needs the full batch; pass batch_size=None "
+            f"(got {batch_size} for {n} rows)"
+        )
+    return rows
+
+
+def require_rows(state: NetworkState, rows: int) -> None:
+    """Refuse batches of one row where they are normalised."""
+    scales = [state.lr_scales.get(name, 1.0) for name in state.parameters]
+    if rows == 1 and state.statistics and any(scales):
+        names = {op.layer for op in state.program.ops if op.statistics is not None}
+        raise ValueError(
+            f"fit: batch_size must be at least 2 for layers that normalise batches (layers[{min(names)}]); "
+            f"a batch of one row has no variance"
+        )
+
+
+def _validation(state: NetworkState, validation: Any) -> Data | None:
+    if validation is None:
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise TypeError("fit: validation must be (X, y) or (X, y, sample_weight)")
+    X, y, weights = (*validation, None)[:3]
+    return state.check(X, y, weights, prefix="validation ")
+
+
+def _shuffle(value: Any) -> bool | str:
+    if not isinstance(value, bool) and value != BLOCKS:
+        raise TypeError(f"fit: shuffle must be True, False or {BLOCKS!r}; got {value!r}")
+    return value  # type: ignore[no-any-return]
