@@ -42,7 +42,9 @@ def _markers(folder, file, test):
         yield "threads"
     if (folder in ISA or _has(file, ISA_FILES)) and not _has(file, NOT_ISA_FILES):
         yield "isa"
-    if folder == "native" and not _has(file, NOT_SERIAL_FILES) or folder == "training" and "learning" in file:
+    if folder == "native" and not _has(file, NOT_SERIAL_FILES):
+        yield "serial"
+    if folder == "training" and "learning" in file:
         yield "serial"
 
 

@@ -27,7 +27,7 @@ def blocks(page):
 
 
 def examples(page):
-    """The Python blocks of a page as pairs (code, output), where output is the ```text block after it or None."""
+    """The Python blocks of a page as pairs (code, output); the output is that of a ```text block or None."""
     pairs = zip_longest(blocks(page), blocks(page)[1:], fillvalue=("", ""))
     return [
         (code, text if following == "text" else None)
