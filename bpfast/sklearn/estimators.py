@@ -220,7 +220,7 @@ class MLPClassifier(Convertible, ClassifierMixin, Perceptron):  # type: ignore[m
         callbacks=None,
         dtype=None,
         n_jobs=None,
-    ):
+    ) -> None:
         self._keep(locals())
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> MLPClassifier:
@@ -502,7 +502,7 @@ class MLPRegressor(Convertible, RegressorMixin, Perceptron):  # type: ignore[mis
         callbacks=None,
         dtype=None,
         n_jobs=None,
-    ):
+    ) -> None:
         self._keep(locals())
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> MLPRegressor:
