@@ -26,7 +26,7 @@ from ..training.callbacks import Callback
 from ..training.epoch import asked, run_epoch
 from ..training.fit import end_callbacks, thinned
 from ..training.history import History
-from .base import Data, Recipe, rate_of
+from .base import FitData, Recipe, rate_of
 
 #: The learning rate below which an adaptive one falls no further, and what it is divided by.
 LEAST_RATE, RATE_DIVISOR = 1e-6, 5.0
@@ -98,7 +98,7 @@ class Options:
         At most; 1 for `partial_fit`.
     rows : int64 array or None
         The rows to train on; None for all.
-    held_out : Data or None
+    held_out : FitData or None
         What the validation figures are of.
     score : callable or None
         (Z, data, loss) → the figure that early stopping goes by; None without early stopping.
@@ -112,8 +112,8 @@ class Options:
 
     epochs: int
     rows: NDArray[np.int64] | None
-    held_out: Data | None
-    score: Callable[[Array, Data, float], float] | None
+    held_out: FitData | None
+    score: Callable[[Array, FitData, float], float] | None
     offset: Array | None
     scale: float
     incremental: bool
@@ -136,7 +136,9 @@ class _Order:
         return self._index if self._rows is None else self._rows[self._index]
 
 
-def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: Options, random: Any) -> None:
+def fit_epochs(
+    est: Any, network: Network, recipe: Recipe, data: FitData, options: Options, random: Any
+) -> None:
     """Train for epochs; est's figures follow, and its weights where early stopping goes back to the best."""
     n = len(data.X) if options.rows is None else len(options.rows)
     batch = _batch_size(est.batch_size, n, recipe)
@@ -288,7 +290,7 @@ def _validate(est: Any, network: Network, options: Options) -> dict[str, float]:
     return figures
 
 
-def _mean_offset(est: Any, data: Data) -> float:
+def _mean_offset(est: Any, data: FitData) -> float:
     offset = est._offset(data.Y)
     return 0.0 if offset is None else float(np.average(offset, weights=data.weights))
 
@@ -340,7 +342,7 @@ def _diverged(est: Any, options: Options, losses: Array) -> None:
     est.should_stop_ = True
 
 
-def scorer_of(est: Any, network: Network) -> Callable[[Array, Data, float], float]:
+def scorer_of(est: Any, network: Network) -> Callable[[Array, FitData, float], float]:
     """(Z, data, loss) → the score that early stopping goes by: est.scoring's, or accuracy or R²."""
     if est.scoring == "loss" or (est.scoring is None and isinstance(network.loss_spec, Quantile)):
         return lambda Z, data, loss: -loss
@@ -358,7 +360,7 @@ def scorer_of(est: Any, network: Network) -> Callable[[Array, Data, float], floa
     takes = inspect.signature(scorer).parameters
     weighs = "sample_weight" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
 
-    def score(Z: Array, data: Data, loss: float) -> float:
+    def score(Z: Array, data: FitData, loss: float) -> float:
         more = {"sample_weight": data.weights} if weighs and data.weights is not None else {}
         try:
             return float(scorer(view, *data.raw, **more))
@@ -368,7 +370,7 @@ def scorer_of(est: Any, network: Network) -> Callable[[Array, Data, float], floa
     return score
 
 
-def held_out_part(data: Data, rows: NDArray[np.int64]) -> Data:
+def held_out_part(data: FitData, rows: NDArray[np.int64]) -> FitData:
     """Some rows of the data."""
     weights = None if data.weights is None else data.weights[rows]
-    return Data(take(data.X, rows), data.Y[rows], weights, (data.raw[0][rows], data.raw[1][rows]))
+    return FitData(take(data.X, rows), data.Y[rows], weights, (data.raw[0][rows], data.raw[1][rows]))

@@ -19,7 +19,7 @@ from ..training.callbacks import Callback
 from ..training.epoch import asked
 from ..training.fit import end_callbacks
 from ..training.history import History
-from .base import BaseMLP, Data, Recipe
+from .base import BaseMLP, FitData, Recipe
 from .epochs import NOT_FINITE, Options, fit_epochs, held_out_part, scorer_of
 
 
@@ -100,12 +100,12 @@ class Perceptron(BaseMLP):
             )
         return network
 
-    def _data(self, network: Network, X: Any, y: Any, Y: Array, weights: Array | None) -> Data:
+    def _data(self, network: Network, X: Any, y: Any, Y: Array, weights: Array | None) -> FitData:
         features = checks.features(X, network.n_inputs, network.dtype)
         goals = checks.targets(network.loss_spec, Y, X.shape[0], network.n_outputs, network.dtype)
-        return Data(features, goals, weights, (X, y))
+        return FitData(features, goals, weights, (X, y))
 
-    def _minimize(self, network: Network, recipe: Recipe, data: Data) -> None:
+    def _minimize(self, network: Network, recipe: Recipe, data: FitData) -> None:
         """The solver lbfgs: all rows at once."""
         penalty = recipe.penalty
         if penalty is not None:
@@ -156,8 +156,8 @@ class Perceptron(BaseMLP):
         self,
         network: Network,
         recipe: Recipe,
-        data: Data,
-        held_out: Data | None,
+        data: FitData,
+        held_out: FitData | None,
         split: bool,
         incremental: bool,
         random: Any,
@@ -196,7 +196,7 @@ class Perceptron(BaseMLP):
             self.best_validation_score_ = -np.inf
             self._best = network._flat.copy()
 
-    def _split(self, data: Data, random: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _split(self, data: FitData, random: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows to train on and those held out, as scikit-learn splits them."""
         rows = np.arange(len(data.X))
         stratify = self._stratify(data.Y)
@@ -209,7 +209,7 @@ class Perceptron(BaseMLP):
             )
         return train, held_out
 
-    def _validation(self, network: Network, validation_data: Any) -> Data:
+    def _validation(self, network: Network, validation_data: Any) -> FitData:
         """validation_data=(X, y) or (X, y, sample_weight), checked."""
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             came = type(validation_data).__name__
@@ -259,7 +259,7 @@ class Perceptron(BaseMLP):
     def _out_activation(self) -> str:
         return "identity"
 
-    def _own_score(self, predicted: Array, data: Data) -> float:
+    def _own_score(self, predicted: Array, data: FitData) -> float:
         raise NotImplementedError
 
 
