@@ -31,7 +31,7 @@ def export(options: argparse.Namespace) -> int:
     if os.path.realpath(options.model) == os.path.realpath(options.out):
         raise UserError(f"{options.out!r} is named twice; it would be overwritten")
     try:
-        from ..interop.onnx.convert import to_onnx
+        from ..interop.onnx import to_onnx
 
         network = files.load(options.model)
         model = to_onnx(network, options.out, preparation=not options.network_alone)

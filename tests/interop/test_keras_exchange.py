@@ -21,9 +21,7 @@ from keras import layers as kl
 
 import bpfast as bp
 from bpfast.activations import activations
-from bpfast.interop import keras as exchange
-from bpfast.interop.keras import copy_to_keras, from_keras, to_keras
-from bpfast.interop.keras import losses as _keras_losses
+from bpfast.interop.keras import copy_to_keras, from_keras, losses, read_model, to_keras, write_model
 from bpfast.layers import layers
 
 #: Of Keras's own making, where its backend is PyTorch and NumPy is 2.
@@ -59,9 +57,9 @@ def perturb(model, seed):
 
 def test_every_layer_and_activation_has_a_row_or_is_known_to_have_none():
     without = {bp.Residual, bp.Maxout, bp.RReLU}
-    assert set(exchange.convert.MAKERS) == {layers[name] for name in layers} - without
-    assert set(exchange.convert.FUNCTIONS) == set(activations) - {"identity"}
-    assert {spec.name for spec in exchange.convert.ACTIVATIONS.values()} == set(activations)
+    assert set(write_model.MAKERS) == {layers[name] for name in layers} - without
+    assert set(write_model.FUNCTIONS) == set(activations) - {"identity"}
+    assert {spec.name for spec in read_model.ACTIVATIONS.values()} == set(activations)
 
 
 NAMES = ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus"]
@@ -217,7 +215,7 @@ def test_the_losses_of_keras(given, expected, end):
 
 
 def test_every_loss_of_the_table_is_keras_own():
-    assert all(callable(getattr(keras.losses, name)) for name in _keras_losses.LOSSES)
+    assert all(callable(getattr(keras.losses, name)) for name in losses.LOSSES)
 
 
 # ---- what is refused, in one line ----

@@ -23,11 +23,12 @@ ort = pytest.importorskip("onnxruntime")
 
 from bpfast.interop.onnx import (  # noqa: E402
     from_onnx,
-    graph,
     onnx_inputs,
-    operators,
-    reading,
+    read_model,
+    read_operators,
     to_onnx,
+    write_graph,
+    write_network,
 )
 
 N_INPUTS, N_OUTPUTS, ROWS = 5, 3, 11
@@ -97,11 +98,11 @@ def layer_lists(depth):
 
 
 def test_the_tables_have_every_op_activation_and_link():
-    assert set(graph.OPS) == set(OPS)
-    assert set(graph.ACTIVATIONS) == set(activations)
-    assert set(graph.LINKS) == set(reading.DEFAULT_LOSSES)
-    assert set(LINKS) == set(graph.LINKS)
-    assert {("bpfast", name) for name in graph.FUNCTIONS} <= set(operators.READERS)
+    assert set(write_network.OPS) == set(OPS)
+    assert set(write_network.ACTIVATIONS) == set(activations)
+    assert set(write_network.LINKS) == set(read_model.DEFAULT_LOSSES)
+    assert set(LINKS) == set(write_network.LINKS)
+    assert {("bpfast", name) for name in write_graph.FUNCTIONS} <= set(read_operators.READERS)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -306,7 +307,7 @@ def test_a_custom_loss_goes_by_its_link(rng, error):
         net = bp.Network([bp.Dense(3)], n_inputs=N_INPUTS, loss=loss)
         model = to_onnx(net)
         assert error(predicted(model, X), net.predict(X)) <= 1e-5
-        assert from_onnx(model).loss_spec.name == reading.DEFAULT_LOSSES[link]
+        assert from_onnx(model).loss_spec.name == read_model.DEFAULT_LOSSES[link]
 
 
 def test_columns_far_from_zero_keep_their_digits(rng, error):

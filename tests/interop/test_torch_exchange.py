@@ -17,8 +17,7 @@ from torch import nn  # noqa: E402
 import bpfast as bp  # noqa: E402
 from bpfast.activations import activations  # noqa: E402
 from bpfast.interop.torch import Exp, Residual, from_torch, to_torch, train_torch  # noqa: E402
-from bpfast.interop.torch import modules as _torch_modules  # noqa: E402
-from bpfast.interop.torch import rules as _torch_rules  # noqa: E402
+from bpfast.interop.torch import counterparts, write_module  # noqa: E402
 from bpfast.layers import layers  # noqa: E402
 from bpfast.losses import LINKS  # noqa: E402
 
@@ -28,9 +27,9 @@ TOLERANCE = {"float32": 1e-6, "float64": 1e-13}
 
 
 def test_every_layer_activation_and_link_has_a_row():
-    assert set(_torch_modules.MAKERS) == {layers[name] for name in layers}
-    assert set(_torch_modules.FUNCTIONS) == set(activations) - {"identity"}
-    assert set(_torch_modules.LINK_MODULES) == set(LINKS)
+    assert set(write_module.MAKERS) == {layers[name] for name in layers}
+    assert set(write_module.FUNCTIONS) == set(activations) - {"identity"}
+    assert set(write_module.LINK_MODULES) == set(LINKS)
 
 
 def relative(array, expected):
@@ -327,7 +326,7 @@ def optimizer_of(kind):
     return lambda module: kind([p for p in module.parameters() if p.requires_grad], **options[kind])
 
 
-@pytest.mark.parametrize("kind", _torch_rules.OPTIMIZERS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", counterparts.OPTIMIZERS, ids=lambda kind: kind.__name__)
 def test_the_optimizers_of_pytorch(kind, data):
     """The b before a BatchNorm is 0 but for rounding, which rules that scale it would make large."""
     X, y = data
@@ -385,7 +384,7 @@ def test_the_losses_of_pytorch(loss, data):
 
 
 def test_every_loss_of_the_table_is_tried():
-    assert {type(loss) for loss in TARGETS} == set(_torch_rules.LOSSES)
+    assert {type(loss) for loss in TARGETS} == set(counterparts.LOSSES)
 
 
 def test_frozen_parts_and_statistics_stay(data):
