@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{options.out!r} is both input and output; it would be overwritten")
     try:
         # Importing the module requires onnx, which is optional.
-        from ..interop.onnx.convert import to_onnx
+        from ..interop.onnx import to_onnx
 
         network = load(options.model)
         model = to_onnx(network, options.out, preparation=not options.network_alone)
