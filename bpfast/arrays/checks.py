@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..native import _runtime
+from ..native import _core
 from ..specs.losses import CustomLoss, Loss
 from . import Array, sparse
 from .mapped import mapped_rows
@@ -108,7 +108,7 @@ def finite(name: str, value: Array, original: Array | None = None) -> None:
     plain = value.dtype in DTYPES.values() and value.flags.c_contiguous and value.flags.aligned
     mapped = mapped_rows(value)
     blocks = [value] if mapped is None else mapped.blocks()
-    if plain and all(map(_runtime.all_finite, blocks)):
+    if plain and all(map(_core.all_finite, blocks)):
         return
     bad = ~np.isfinite(value)
     if not bad.any():
@@ -312,4 +312,4 @@ def default_threads() -> int:
             raise ValueError(f"BPFAST_NUM_THREADS must be a number from 1 to 1024; got {text!r}")
         return int(text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _runtime.thread_limit()))
+    return max(1, min(cores, _core.thread_limit()))

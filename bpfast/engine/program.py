@@ -77,7 +77,7 @@ class Op:
         The name of the layer that it belongs to, as in the parameters' names.
     head : bool
         Whether it belongs to an auxiliary head, which is not there in prediction.
-    adds : tuple of bool
+    accumulates : tuple of bool
         For each source, whether a later op reads it too: then this op's delta is added to that op's.
     """
 
@@ -93,7 +93,7 @@ class Op:
     statistics: tuple[Parameter, Parameter] | None = None
     layer: str = ""
     head: bool = False
-    adds: tuple[bool, ...] = (False,)
+    accumulates: tuple[bool, ...] = (False,)
 
     @property
     def source(self) -> int:
@@ -272,19 +272,19 @@ class Builder:
 RANDOM = frozenset(("dropout", "rrelu"))
 
 
-def _with_adds(ops: Sequence[Op], output: int) -> tuple[Op, ...]:
-    """The ops, each told whether somebody else has written the delta of what it reads by then.
+def _with_accumulation(ops: Sequence[Op], output: int) -> tuple[Op, ...]:
+    """Return the ops, each with whether the delta of what it reads has been written before.
 
-    The deltas come from the last op to the first, and the first of them from the loss.
+    Deltas are computed from the last op to the first; that of the output comes from the loss.
     """
-    written, told = {output}, []
+    written, result = {output}, []
     for op in reversed(ops):
-        adds = []
+        accumulates = []
         for source in op.sources:
-            adds.append(source in written)
+            accumulates.append(source in written)
             written.add(source)
-        told.append(replace(op, adds=tuple(adds)))
-    return tuple(reversed(told))
+        result.append(replace(op, accumulates=tuple(accumulates)))
+    return tuple(reversed(result))
 
 
 def compile_program(layers: Sequence[Layer], n_inputs: int) -> Program:
@@ -305,7 +305,7 @@ def compile_program(layers: Sequence[Layer], n_inputs: int) -> Program:
     if value == 0:
         raise ValueError("layers must have one that makes an output; got Auxiliary heads alone")
     return Program(
-        _with_adds(builder.ops, value),
+        _with_accumulation(builder.ops, value),
         tuple(builder.widths),
         tuple(builder.parameters),
         builder.size,

@@ -18,7 +18,7 @@ from ..arrays import Array
 from ..arrays.aligned import aligned_copy
 from ..arrays.sparse import take
 from ..engine.interface import OptimizerState, Plan
-from ..native import _runtime
+from ..native import _core
 from ..network import Network
 from ..specs.losses import Quantile
 from ..specs.schedules import Clock
@@ -185,7 +185,7 @@ def fit_epochs(est: Any, network: Network, recipe: Recipe, data: Data, options: 
             est.loss_curve_.append(est.loss_)
             if est.verbose:
                 print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
-            if not np.isfinite(losses).all() or not _runtime.all_finite(network._flat):
+            if not np.isfinite(losses).all() or not _core.all_finite(network._flat):
                 _diverged(est, options, losses)
                 break
             figures = _validate(est, network, options)

@@ -13,7 +13,7 @@ from ..arrays import Array
 from ..arrays.mapped import mapped_rows
 from ..arrays.sparse import Features
 from ..engine.interface import Data, OptimizerState, Plan
-from ..native._engine import shuffled
+from ..native._core import shuffled
 from ..reference.random import mix64
 from .callbacks import Callback
 

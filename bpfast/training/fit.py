@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays import Array, checks
 from ..arrays.sparse import Features, thin
 from ..engine.interface import Data, Plan
-from ..native import _runtime
+from ..native import _core
 from ..native.engine import NativeEngine
 from ..specs.losses import CustomLoss
 from ..specs.optimizers import LBFGS, Optimizer
@@ -245,7 +245,7 @@ def search(
             after=after,
         )
         _settle(network, X)
-        if not (math.isfinite(found.value) and _runtime.all_finite(network._flat)):
+        if not (math.isfinite(found.value) and _core.all_finite(network._flat)):
             raise FloatingPointError(
                 f"the objective became {_spell(found.value)} in iteration {len(history)} of LBFGS; the "
                 f"network keeps the weights of the last good one. Scaled data often helps"
@@ -369,7 +369,7 @@ def _roll_back(network: Network, good: Array) -> None:
 def _require_finite(network: Network, losses: Array, good: Array, epoch: int) -> None:
     """Refuse an epoch that ended in NaN or infinity: put the weights back, forget the state."""
     bad = np.flatnonzero(~np.isfinite(losses))
-    if not len(bad) and _runtime.all_finite(network._flat):
+    if not len(bad) and _core.all_finite(network._flat):
         return
     _roll_back(network, good)
     if not len(bad):

@@ -11,7 +11,7 @@ from scipy import sparse
 import bpfast as bp
 from bpfast.arrays import checks
 from bpfast.arrays.sparse import CSR
-from bpfast.native import _runtime
+from bpfast.native import _core
 
 THREADS = (1, 2, 3, 5)
 RULES = {
@@ -40,9 +40,9 @@ FORMATS = {
 def every_thread_works(monkeypatch):
     # What is dense here stays dense: else sparse rows would be compared with themselves.
     monkeypatch.setattr("bpfast.arrays.sparse.THIN_SHARE", 0.0)
-    old = _runtime.work_per_thread(0)
+    old = _core.work_per_thread(0)
     yield
-    _runtime.work_per_thread(old)
+    _core.work_per_thread(old)
 
 
 def draw(rows, columns, density, rng):
@@ -311,22 +311,22 @@ def test_the_engine_checks_the_sizes_again():
     net = network((4, 2))
     core, Z = net._engine.core, np.empty((2, 2), np.float32)
     starts, places, values = np.array([0, 1, 2]), np.array([0, 3]), np.ones(2, np.float32)
-    core.outputs(net._flat, (starts, places, values), Z, 2)
+    core.outputs(net._flat, CSR(starts, places, values, (2, 4)), Z, 2)
     for wrong in (
         (starts[:2], places, values),
         (starts, places[:1], values),
         (starts, places, values[:1]),
         (starts + 1, places, values),
     ):
-        with pytest.raises(ValueError, match=r"wanted|indptr"):
-            core.outputs(net._flat, wrong, Z, 2)
+        with pytest.raises(ValueError, match=r"must have|indptr"):
+            core.outputs(net._flat, CSR(*wrong, (2, 4)), Z, 2)
     with pytest.raises(TypeError, match="8-byte items"):
-        core.outputs(net._flat, (starts, places.astype(np.int32), values), Z, 2)
+        core.outputs(net._flat, CSR(starts, places.astype(np.int32), values, (2, 4)), Z, 2)
     with pytest.raises(TypeError, match="4-byte items"):
-        core.outputs(net._flat, (starts, places, values.astype(float)), Z, 2)
+        core.outputs(net._flat, CSR(starts, places, values.astype(float), (2, 4)), Z, 2)
     other = network((4, 2), first=[bp.Activation("relu")])
-    with pytest.raises(ValueError, match="a dense X is wanted"):
-        other._engine.core.outputs(other._flat, (starts, places, values), Z, 2)
+    with pytest.raises(ValueError, match="X must be dense"):
+        other._engine.core.outputs(other._flat, CSR(starts, places, values, (2, 4)), Z, 2)
 
 
 def tampered(part, value, place=0):
