@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, checks
-from .native import _kernels
+from .arrays.aligned import LINE, aligned_copy
+from .native import _core
 from .reference import formulas as reference
 from .specs.activations import Activation, activations
 from .specs.losses import LINKS, CustomLoss, Loss, resolve_loss
+
+#: Rows of dW from which it pays to copy D to aligned memory.
+COPY_ROWS = 64
 
 
 def _threads(value: int | None) -> int:
@@ -76,7 +80,7 @@ def dense_forward(
     X, W = checks.cast("X", X, dtype), checks.cast("W", W, dtype)
     b = None if b is None else checks.cast("b", b, dtype)
     A, given = _result(out, (X.shape[0], W.shape[1]), dtype, X, W, b)
-    _kernels.dense_forward(X, W, b, f.name, f.parameter, A, _threads(threads))
+    _core.dense_forward(X, W, b, f.name, f.parameter, A, _threads(threads))
     return _finish(A, given)
 
 
@@ -102,12 +106,12 @@ def activation_derivative(
     """
     Z = checks.array("Z", Z)
     if Z.size == 0:
-        raise ValueError(f"Z is empty, shape {Z.shape}; at least 1 element is wanted")
+        raise ValueError(f"Z is empty, shape {Z.shape}; it must have at least 1 element")
     f = activations.resolve(activation)
     shape, dtype = Z.shape, checks.common_dtype(Z)
     Z = checks.cast("Z", Z, dtype)
     F, given = _result(out, shape, dtype, Z)
-    _kernels.activation_derivative(Z, f.name, f.parameter, F, _threads(threads))
+    _core.activation_derivative(Z, f.name, f.parameter, F, _threads(threads))
     return _finish(F, given)
 
 
@@ -148,7 +152,7 @@ def propagate_delta(
     D, W = checks.cast("D", D, dtype), checks.cast("W", W, dtype)
     Z_prev = checks.cast("Z_prev", Z_prev, dtype)
     D_prev, given = _result(out, Z_prev.shape, dtype, D, W, Z_prev)
-    _kernels.propagate_delta(D, W, Z_prev, f.name, f.parameter, D_prev, _threads(threads))
+    _core.propagate_delta(D, W, Z_prev, f.name, f.parameter, D_prev, _threads(threads))
     return _finish(D_prev, given)
 
 
@@ -172,8 +176,11 @@ def weight_gradient(A_prev: Any, D: Any, *, threads: int | None = None) -> tuple
     A_prev = checks.matrix("A_prev", A_prev, rows=D.shape[0], taker="D")
     dtype = checks.common_dtype(A_prev, D)
     A_prev, D = checks.cast("A_prev", A_prev, dtype), checks.cast("D", D, dtype)
+    if A_prev.shape[1] >= COPY_ROWS and D.shape[1] * D.itemsize % LINE == 0 and D.ctypes.data % LINE:
+        # Every strip of dW reads all of D, and a row that crosses cache lines is read twice.
+        D = aligned_copy(D)
     dW, db = np.empty((A_prev.shape[1], D.shape[1]), dtype), np.empty(D.shape[1], dtype)
-    _kernels.weight_gradient(A_prev, D, dW, db, _threads(threads))
+    _core.weight_gradient(A_prev, D, dW, db, _threads(threads))
     return dW, db
 
 
@@ -216,7 +223,7 @@ def loss_and_delta(
     Y = checks.targets(spec, Y, Z.shape[0], Z.shape[1], Z.dtype, name="Y")
     w = checks.weights(sample_weight, Z.shape[0])
     D = np.empty_like(Z)
-    value = _kernels.loss_and_delta(spec.name, spec.parameter, Y, Z, w, D, _threads(threads))
+    value = _core.loss_and_delta(spec.name, spec.parameter, Y, Z, w, D, _threads(threads))
     reference.overflow(spec, value, Z)
     return value, D
 
@@ -228,5 +235,5 @@ def link(name: str, Z: Any, *, threads: int | None = None) -> Array:
     Z = checks.matrix("Z", Z)
     Z = checks.cast("Z", Z, checks.common_dtype(Z))
     A: Array = np.empty_like(Z)
-    _kernels.link(name, Z, A, _threads(threads))
+    _core.link(name, Z, A, _threads(threads))
     return A

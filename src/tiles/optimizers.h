@@ -182,8 +182,8 @@ ALWAYS_INLINE V proximal(const int kind, V threshold, V w) {
         else OPTIMIZER_KINDS(name, n_states, GRADIENT)                                          \
     }
 
-/* Asks for W (m, n) of row stride ldw to be brought near. */
-static void fetch(ptrdiff_t m, ptrdiff_t n, const void *W_, ptrdiff_t ldw) {
+/* Prefetch W (m, n) of row stride ldw into the cache. */
+static void prefetch(ptrdiff_t m, ptrdiff_t n, const void *W_, ptrdiff_t ldw) {
     const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(real);
     for (ptrdiff_t r = 0; r < m; r++)
         for (ptrdiff_t j = 0; j < n; j += line)

@@ -11,7 +11,7 @@ from scipy import sparse
 import bpfast as bp
 from bpfast.arrays import checks
 from bpfast.arrays.sparse import CSR
-from bpfast.native import _runtime
+from bpfast.native import _core
 
 THREADS = (1, 2, 3, 5)
 RULES = {
@@ -40,9 +40,9 @@ FORMATS = {
 def every_thread_works(monkeypatch):
     # What is dense here stays dense: else sparse rows would be compared with themselves.
     monkeypatch.setattr("bpfast.arrays.sparse.MAX_SHARE", 0.0)
-    old = _runtime.work_per_thread(0)
+    old = _core.work_per_thread(0)
     yield
-    _runtime.work_per_thread(old)
+    _core.work_per_thread(old)
 
 
 def draw(rows, columns, density, rng):

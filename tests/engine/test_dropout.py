@@ -15,7 +15,8 @@ from scipy import sparse
 
 import bpfast as bp
 from bpfast import reference
-from bpfast.native import _runtime
+from bpfast.engine.interface import TrainingPass
+from bpfast.native import _core
 
 THREADS = (1, 2, 3, 5)
 WIDTHS = (1, 3, 17, 100)
@@ -24,9 +25,9 @@ DTYPES = ("float32", "float64")
 
 @pytest.fixture(autouse=True)
 def every_thread_works():
-    old = _runtime.work_per_thread(0)
+    old = _core.work_per_thread(0)
     yield
-    _runtime.work_per_thread(old)
+    _core.work_per_thread(old)
 
 
 def network(layers, n_inputs, loss="squared_error", dtype="float64", seed=7, **options):
@@ -183,7 +184,7 @@ def test_every_instruction_set_drops_the_same():
         "        sys.stdout.buffer.write(net.forward(X[:rows], training=True).tobytes())\n"
     )
     found = set()
-    for isa in _runtime.isas():
+    for isa in _core.isas():
         env = {**os.environ, "BPFAST_ISA": isa, "BPFAST_BACKEND": "native"}
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, env=env, check=True)
         found.add(done.stdout)
@@ -499,11 +500,14 @@ def test_summary_and_profile(rng):
 def test_the_runtime_refuses_wrong_noise(rng):
     net = alone(3, dtype="float32", backend="native")
     X = np.ones((4, 3), np.float32)
-    good = (1, 0, None, False, 0.0, (False,))
-    for place, value, kind in ((0, -1, OverflowError), (1, 2**64, OverflowError), (5, (), IndexError)):
-        training = (*good[:place], value, *good[place + 1 :])
+    wrong = (
+        (TrainingPass((-1, 0)), OverflowError),
+        (TrainingPass((1, 2**64)), OverflowError),
+        (TrainingPass((1, 0), lr_scales=1), AttributeError),
+    )
+    for training, kind in wrong:
         with pytest.raises(kind):
             net._engine.core.forward(net._flat, X, X.copy(), 4, training)
     with pytest.raises(ValueError, match="unpack"):
-        net._engine.core.forward(net._flat, X, X.copy(), 4, (1,))
+        net._engine.core.forward(net._flat, X, X.copy(), 4, TrainingPass((1,)))
     assert net.predict(X).tobytes() == X.tobytes()

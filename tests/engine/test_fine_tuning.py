@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bpfast as bp
-from bpfast.native import _runtime
+from bpfast.native import _core
 from bpfast.reference import ops as reference_ops
 
 SIZES = {"n_inputs": 6, "loss": "cross_entropy", "dtype": "float64"}
@@ -171,14 +171,14 @@ def test_frozen_layers_stay_to_the_bit(backend, clip, data):
 
 
 def test_a_frozen_batch_norm_is_the_same_in_both_engines_and_at_any_thread_count(data):
-    before = _runtime.work_per_thread(0)
+    before = _core.work_per_thread(0)
     nets = [network("reference"), *(network(threads=threads) for threads in (1, 2, 3))]
     for net in nets:
         net.fit(*data, epochs=1, optimizer=bp.SGD(0.1))
         net.freeze_layers(1)
         assert bp.check_gradients(net, *data, training=True, max_parameters=300) < 1e-6
         net.fit(*data, epochs=2, batch_size=7, optimizer=bp.SGD(0.1))
-    _runtime.work_per_thread(before)
+    _core.work_per_thread(before)
     assert len({net._flat.tobytes() for net in nets[1:]}) == 1
     agree(nets[1], nets[0], 1e-12)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import bpfast as bp
 from bpfast.engine.interface import TrainingPass
 from bpfast.layers import layers as table
-from bpfast.native import _runtime
+from bpfast.native import _core
 from bpfast.reference import ops as reference_ops
 
 N_INPUTS, N_OUTPUTS, ROWS = 5, 3, 11
@@ -121,9 +121,9 @@ def test_fifty_steps(stack, data):
 @pytest.fixture
 def many_threads():
     """Every call deserves all its threads, however little there is to do."""
-    before = _runtime.work_per_thread(0)
+    before = _core.work_per_thread(0)
     yield
-    _runtime.work_per_thread(before)
+    _core.work_per_thread(before)
 
 
 OPTIONS = {

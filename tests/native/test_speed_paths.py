@@ -9,7 +9,7 @@ import pytest
 import bpfast as bp
 from bpfast.arrays.aligned import LINE, aligned
 from bpfast.diagnostics import fma_peak
-from bpfast.native import _runtime
+from bpfast.native import _core
 
 
 def network(loss="cross_entropy", outputs=10, **options):
@@ -105,7 +105,7 @@ def test_the_pace_changes_no_bit(rng):
     """Steps go over from the team to one thread and back while the clock decides."""
     X, y = rng.standard_normal((6400, 20)).astype(np.float32), rng.integers(0, 3, 6400)
     found = set()
-    old = _runtime.work_per_thread(1e-9)
+    old = _core.work_per_thread(1e-9)
     try:
         for threads in (1, 2, 3, 5):
             net = bp.Network(
@@ -118,7 +118,7 @@ def test_the_pace_changes_no_bit(rng):
             net.fit(X, y, epochs=20, batch_size=16, penalty=bp.Frobenius(1e-4))
             found.add(net._flat.tobytes())
     finally:
-        _runtime.work_per_thread(old)
+        _core.work_per_thread(old)
     assert len(found) == 1
 
 
@@ -160,13 +160,13 @@ def test_the_peak_is_a_figure():
 def test_all_finite_finds_what_is_not(dtype):
     for n in (1, 2, 7, 8, 31, 64, 65, 1000):
         x = np.full(n, np.finfo(dtype).max, dtype)
-        assert _runtime.all_finite(x)
+        assert _core.all_finite(x)
         for place in {0, n // 2, n - 1}:
             for odd in (np.nan, np.inf, -np.inf):
                 x[place] = odd
-                assert not _runtime.all_finite(x)
+                assert not _core.all_finite(x)
             x[place] = np.finfo(dtype).min
-            assert _runtime.all_finite(x)
+            assert _core.all_finite(x)
 
 
 def test_arrays_begin_on_a_cache_line():

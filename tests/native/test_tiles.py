@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfast.native import _runtime
+from bpfast.native import _core
 
 HARNESS = Path(__file__).parent / "tiles"
 TOOLS = ("cmake", "ninja", "aarch64-linux-gnu-gcc", "qemu-aarch64")
@@ -32,7 +32,7 @@ def build(folder, *options):
 
 def test_neon_gives_the_bits_of_avx2(tmp_path):
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
-    if "avx2" not in _runtime.isas():
+    if "avx2" not in _core.isas():
         missing.append("a CPU with AVX2")
     if missing:
         # The suite must pass with a C compiler alone; a cross compiler and an emulator are a choice.

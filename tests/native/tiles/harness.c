@@ -253,7 +253,7 @@ static void run_sums(void) {
         put(D, n - 1, n % 2 ? NAN : -INFINITY);
         take_double(tiles->all_finite(n, D));
     }
-    tiles->fetch(5, 70, D, 71);
+    tiles->prefetch(5, 70, D, 71);
     take_double(tiles->multiply_add_rounds(3) > 0);
     end("sum", "all");
 }

@@ -1,30 +1,17 @@
-# cython: language_level=3, cdivision=True
-# cython: freethreading_compatible=True
-"""The kernels as functions: whole matrices in, whole matrices out; see `kernels` for the words.
+"""The kernels as functions on whole matrices; documented, and their arguments checked, in `bpfast.kernels`.
 
-OpenMP runs over the batch's rows, and over tiles of dW where every tile sums over all rows.
+OpenMP divides the rows of the batch, and for dW its tiles, each of which sums over all rows.
 """
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t
 
-from bpfast.native._runtime cimport Arena, View, find, table, team_for
-from bpfast.native._step cimport (
-    BLOCK_COLUMNS,
-    BLOCK_ROWS,
-    at,
-    const_at,
-    share,
-    tile_activation,
-    tile_function,
-    tile_link,
-    tile_loss,
-    tile_table,
-)
-from bpfast.native._update cimport scratch_bytes
-from bpfast.native._update cimport weight_gradient as gradient_tile
+from run cimport BLOCK_COLUMNS, BLOCK_ROWS, at, const_at, share
+from tiles cimport tile_activation, tile_function, tile_link, tile_loss, tile_table
 
-from bpfast.arrays.aligned import LINE, aligned_copy
+# Unused scratch memory is kept: for a small product, allocating it costs more than the sums.
+cdef list spare_scratch = []
+cdef Py_ssize_t MAX_SPARE = 4
 
 
 # ---- the loops: a team of threads over the batch
@@ -33,7 +20,7 @@ cdef void loop_dense_forward(
         const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* X,
         const char* W, const char* b, const tile_activation* f, double parameter, char* A,
         char* scratch, int n_threads) noexcept nogil:
-    """A = f(X W + b), a share of the batch's rows a thread."""
+    """A = f(X W + b); each thread takes a share of the rows."""
     cdef int me
     for me in prange(n_threads, num_threads=n_threads, schedule="static",
                      use_threads_if=n_threads > 1):
@@ -52,7 +39,7 @@ cdef void dense_rows(
 cdef void loop_activation_derivative(
         const tile_table* t, Py_ssize_t n, const char* Z, const tile_activation* f,
         double parameter, char* F, int n_threads) noexcept nogil:
-    """F *= f'(Z), a share of the elements a thread; F comes in as ones."""
+    """F *= f'(Z); each thread takes a share of the elements. F is filled with ones before."""
     cdef int me
     cdef Py_ssize_t first
     for me in prange(n_threads, num_threads=n_threads, schedule="static",
@@ -66,7 +53,7 @@ cdef void loop_propagate_delta(
         const tile_table* t, Py_ssize_t B, Py_ssize_t I, Py_ssize_t O, const char* D,
         const char* W, const char* Z_prev, const tile_activation* f, double parameter,
         char* D_prev, char* scratch, int n_threads) noexcept nogil:
-    """D_prev = (D Wᵀ) ⊙ f'(Z_prev), a share of the batch's rows a thread."""
+    """D_prev = (D Wᵀ) ⊙ f'(Z_prev); each thread takes a share of the rows."""
     cdef int me
     for me in prange(n_threads, num_threads=n_threads, schedule="static",
                      use_threads_if=n_threads > 1):
@@ -109,7 +96,7 @@ cdef void loop_loss_and_delta(
         const tile_table* t, Py_ssize_t B, Py_ssize_t O, const tile_loss* loss, double parameter,
         const char* Y, const int64_t* classes, const char* Z, const double* row_scale, char* D,
         double* row_loss, int n_threads) noexcept nogil:
-    """The loss of every row and D, a share of the batch's rows a thread."""
+    """The loss of every row, and D; each thread takes a share of the rows."""
     cdef int me
     cdef Py_ssize_t r0, r1
     for me in prange(n_threads, num_threads=n_threads, schedule="static",
@@ -124,7 +111,7 @@ cdef void loop_loss_and_delta(
 cdef void loop_link(
         const tile_table* t, Py_ssize_t B, Py_ssize_t O, const tile_link* f, const char* Z,
         char* A, int n_threads) noexcept nogil:
-    """A = link(Z), a share of the batch's rows a thread."""
+    """A = link(Z); each thread takes a share of the rows."""
     cdef int me
     cdef Py_ssize_t r0
     for me in prange(n_threads, num_threads=n_threads, schedule="static",
@@ -133,14 +120,7 @@ cdef void loop_link(
         f.link(share(B, me + 1, n_threads) - r0, O, const_at(Z, r0 * O, t), at(A, r0 * O, t))
 
 
-# ---- the border; shapes have been checked by `kernels`
-
-# Rows of dW that earn a copy of D.
-cdef Py_ssize_t WORTH_A_COPY = 64
-# Scratch memory that is not in use: fresh memory costs a small product more than its sums.
-cdef list spare = []
-cdef Py_ssize_t MOST_SPARE = 4
-
+# ---- the functions
 
 cdef class Scratch:
     """Scratch memory of a team."""
@@ -155,19 +135,19 @@ cdef class Scratch:
 
 
 cdef Scratch borrow(Py_ssize_t size):
-    """Scratch memory of at least so many bytes."""
+    """Scratch memory of at least this many bytes."""
     cdef Scratch old
-    while spare:
-        old = spare.pop()
+    while spare_scratch:
+        old = spare_scratch.pop()
         if old.size >= size:
             return old
     return Scratch(size)
 
 
 cdef int put_back(Scratch scratch) except -1:
-    """Done with: the next call may have it."""
-    if len(spare) < MOST_SPARE:
-        spare.append(scratch)
+    """Keep scratch memory for the next call."""
+    if len(spare_scratch) < MAX_SPARE:
+        spare_scratch.append(scratch)
     return 0
 
 
@@ -218,9 +198,6 @@ def weight_gradient(A_prev, D, dW, db, int threads):
     cdef Py_ssize_t B = D.shape[0], I = A_prev.shape[1], O = D.shape[1]
     cdef int size = D.dtype.itemsize, n = team_for(<double>B * I * O, threads)
     cdef const tile_table* t = table(size)
-    if I >= WORTH_A_COPY and O * size % LINE == 0 and D.ctypes.data % LINE:
-        # Every strip of dW reads all of D: across the lines of the cache it is read twice.
-        D = aligned_copy(D)
     cdef View a = View(A_prev, B * I, size), d = View(D, B * O, size)
     cdef View w = View(dW, I * O, size, True), b = View(db, O, size, True)
     cdef Scratch scratch = borrow(n * scratch_bytes(t))
@@ -271,10 +248,7 @@ def link(str name, Z, A, int threads):
 
 
 def multiply_adds(int item_size, Py_ssize_t rounds, int threads):
-    """So many rounds of multiply-adds in the registers of each of exactly `threads` threads.
-
-    Returns how many were made, by one.
-    """
+    """Run rounds of multiply-adds in the registers of exactly `threads` threads; return the number of one."""
     cdef const tile_table* t = table(item_size)
     cdef double made = 0
     cdef int _me
@@ -286,7 +260,7 @@ def multiply_adds(int item_size, Py_ssize_t rounds, int threads):
 
 
 def elementary(str name, X, Y):
-    """Y = name(X), both (n,): the elementary functions, for their tests."""
+    """Y = name(X), both (n,): an elementary function, for its tests."""
     cdef Py_ssize_t n = X.size
     cdef int size = X.dtype.itemsize
     cdef const tile_table* t = table(size)
@@ -297,7 +271,7 @@ def elementary(str name, X, Y):
 
 
 def elementary_ulp():
-    """The elementary functions, and the maximum error in ulp that each states."""
+    """Return the stated maximum error in ulp of each elementary function."""
     cdef const tile_function* f = table(8).functions
     stated = {}
     while f.name != NULL:
