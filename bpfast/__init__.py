@@ -1,15 +1,13 @@
 """Dense neural networks trained by backpropagation on the CPU, with bitwise reproducible results."""
 
 from . import _built as _built
+from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from .diagnostics.gradient_check import check_gradients
 from .diagnostics.gradient_flow import GradientFlow, gradient_flow
 from .diagnostics.learning_rate import find_learning_rate
 from .frozen import FrozenNetwork
 from .info import __version__, info
-from .network import Network, load
-from .pretraining.pretrain import RBM, Autoencoder, pretrain
-from .specs.activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
-from .specs.initializers import (
+from .initializers import (
     Constant,
     HeNormal,
     HeUniform,
@@ -20,7 +18,7 @@ from .specs.initializers import (
     XavierUniform,
     Zeros,
 )
-from .specs.layers import (
+from .layers import (
     Activation,
     Auxiliary,
     BatchNorm,
@@ -33,7 +31,7 @@ from .specs.layers import (
     Residual,
     RReLU,
 )
-from .specs.losses import (
+from .losses import (
     AbsoluteError,
     CrossEntropy,
     CustomLoss,
@@ -45,9 +43,11 @@ from .specs.losses import (
     Quantile,
     SquaredError,
 )
-from .specs.optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, Rprop
-from .specs.penalties import L0, L1, L2, ElasticNet, Frobenius
-from .specs.schedules import Cosine, ExponentialDecay, InverseTime, ReduceOnPlateau, StepDecay, WarmUp
+from .network import Network, load
+from .optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, Rprop
+from .penalties import L0, L1, L2, ElasticNet, Frobenius
+from .pretraining.pretrain import RBM, Autoencoder, pretrain
+from .schedules import Cosine, ExponentialDecay, InverseTime, ReduceOnPlateau, StepDecay, WarmUp
 from .training.callbacks import Callback, EarlyStopping, ProgressBar
 from .training.checkpoint import Checkpoint
 from .training.history import History

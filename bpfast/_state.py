@@ -332,7 +332,7 @@ class NetworkState:
         """Mark this network as being trained; refuse a second training at the same time."""
         with self.lock:
             if self.fitting:
-                raise RuntimeError("this network is already being trained; concurrent fits are not supported")
+                raise RuntimeError("this network is already being trained; one fit at a time")
             self.fitting = True
         try:
             yield

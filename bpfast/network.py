@@ -358,7 +358,7 @@ class Network(BaseNetwork):
         state = self._state
         state.require_no_fit("backward")
         if not state.taped_rows:
-            raise RuntimeError("backward needs a call of forward(X, training=True) first")
+            raise RuntimeError("backward needs forward(X, training=True) first")
         D = checks.matrix(
             "dY",
             dY,
@@ -379,7 +379,7 @@ class Network(BaseNetwork):
         state = self._state
         state.require_no_fit("update")
         if not state.has_gradient:
-            raise RuntimeError("update needs calls of forward(X, training=True) and backward first")
+            raise RuntimeError("update needs forward(X, training=True) and backward first")
         spec = optimizers.resolve(optimizer, "optimizer")
         state.update(spec, None if penalty is None else penalties.resolve(penalty, "penalty"))
 

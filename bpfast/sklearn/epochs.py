@@ -260,7 +260,7 @@ def _batch_size(wanted: Any, n: int, recipe: Recipe) -> int:
     if wanted > n:
         warnings.warn(
             "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-            stacklevel=7,
+            stacklevel=8,
         )
     return int(np.clip(wanted, 1, n))
 
@@ -365,7 +365,7 @@ def _diverged(est: Any, options: Options, losses: Array) -> None:
     warnings.warn(
         f"The loss is no longer finite{where}; the weights with the best validation score are kept.",
         ConvergenceWarning,
-        stacklevel=7,
+        stacklevel=9,
     )
     # Its moments are no longer finite either.
     del est._optimizer

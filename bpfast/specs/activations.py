@@ -1,4 +1,4 @@
-"""Activations: A = f(Z), element by element."""
+"""Activations: A = f(Z), elementwise."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class Activation(Spec):
     """An elementwise function with at most one parameter."""
 
     initializer: ClassVar[str] = "xavier_uniform"
-    #: False where f' jumps: finite differences mean nothing across the jump.
+    #: Whether f' is continuous; finite differences are meaningless across a jump.
     smooth: ClassVar[bool] = True
 
     @property
     def parameter(self) -> float:
-        """The one number that the function takes; 0 where it takes none."""
+        """The parameter of the function; 0 if it has none."""
         return 0.0
 
 
 activations: Family[Activation] = Family("activation", Activation)
-activations.hints["softmax"] = "the loss applies it to the last layer: loss='cross_entropy'"
+activations.hints["softmax"] = "the loss applies it to the outputs: use loss='cross_entropy'"
 
 
 @activations.register("identity", "linear")
@@ -47,7 +47,7 @@ class Tanh(Activation):
 @activations.register("relu")
 @dataclass(frozen=True)
 class ReLU(Activation):
-    """f(z) = max(0, z), f'(z) = 1 where z > 0, else 0 (Nair & Hinton 2010)."""
+    """f(z) = max(0, z), f'(z) = 1 if z > 0, else 0 (Nair & Hinton 2010)."""
 
     initializer: ClassVar[str] = "he_normal"
     smooth: ClassVar[bool] = False
@@ -56,12 +56,12 @@ class ReLU(Activation):
 @activations.register("leaky_relu")
 @dataclass(frozen=True)
 class LeakyReLU(Activation):
-    """f(z) = z where z > 0, else slope · z (Maas et al. 2013).
+    """f(z) = z if z > 0, else slope · z (Maas et al. 2013).
 
     Parameters
     ----------
     slope : float, default 0.01
-        The derivative at z ≤ 0; positive, since the sign of A tells the side of Z.
+        The derivative for z ≤ 0; greater than 0, so that A and Z have the same sign.
     """
 
     slope: float = 0.01
@@ -79,12 +79,12 @@ class LeakyReLU(Activation):
 @activations.register("elu")
 @dataclass(frozen=True)
 class ELU(Activation):
-    """f(z) = z where z > 0, else alpha · (exp(z) - 1) (Clevert et al. 2016).
+    """f(z) = z if z > 0, else alpha · (exp(z) - 1) (Clevert et al. 2016).
 
     Parameters
     ----------
     alpha : float, default 1.0
-        Minus the value that f falls to; positive. f' is continuous for alpha = 1 alone.
+        Minus the limit of f for z → -∞; greater than 0. f' is continuous only for alpha = 1.
     """
 
     alpha: float = 1.0
@@ -101,7 +101,7 @@ class ELU(Activation):
 @activations.register("selu")
 @dataclass(frozen=True)
 class SELU(Activation):
-    """f(z) = λ z where z > 0, else λ α (exp(z) - 1); λ = 1.0507…, α = 1.6733… (Klambauer et al. 2017)."""
+    """f(z) = λ z if z > 0, else λ α (exp(z) - 1); λ = 1.0507…, α = 1.6733… (Klambauer et al. 2017)."""
 
     initializer: ClassVar[str] = "lecun_normal"
     smooth: ClassVar[bool] = False
@@ -110,7 +110,7 @@ class SELU(Activation):
 @activations.register("gelu")
 @dataclass(frozen=True)
 class GELU(Activation):
-    """f(z) = z Φ(z), Φ the normal distribution function, by erf (Hendrycks & Gimpel 2016)."""
+    """f(z) = z Φ(z) with the normal distribution function Φ, computed by erf (Hendrycks & Gimpel 2016)."""
 
     initializer: ClassVar[str] = "he_normal"
 

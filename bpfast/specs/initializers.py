@@ -1,4 +1,4 @@
-"""Initialisers: where the weights start. Drawn by a counter-based generator, one stream a parameter."""
+"""Initializers: the initial weights, drawn by a counter-based generator with one stream per parameter."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .spec import Family, Spec, number
 
 @dataclass(frozen=True)
 class Initializer(Spec):
-    """Fills a parameter of shape (I, O), or (O,) for a bias."""
+    """Initial values of a parameter of shape (I, O), or (O,) for a bias."""
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
-        """The initial values, in float64."""
+        """Draw the initial values, in float64."""
         raise NotImplementedError
 
 
@@ -24,7 +24,7 @@ initializers: Family[Initializer] = Family("initializer", Initializer)
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
-    """The generator of one parameter: Philox keyed by (seed, stream), so that order does not matter."""
+    """Return the generator of one parameter: Philox keyed by (seed, stream), independent of all others."""
     return np.random.Generator(np.random.Philox(key=[seed, stream]))
 
 
@@ -93,12 +93,12 @@ class LeCunNormal(Initializer):
 @initializers.register("orthogonal")
 @dataclass(frozen=True)
 class Orthogonal(Initializer):
-    """gain · Q with orthonormal rows or columns, from the QR of a normal matrix (Saxe et al. 2014).
+    """gain · Q with orthonormal rows or columns, by QR decomposition of a normal matrix (Saxe et al. 2014).
 
     Parameters
     ----------
     gain : float, default 1.0
-        The singular value of the result; positive.
+        The singular value of the result; greater than 0.
     """
 
     gain: float = 1.0
@@ -117,11 +117,12 @@ class Orthogonal(Initializer):
 @initializers.register("constant")
 @dataclass(frozen=True)
 class Constant(Initializer):
-    """Every element the same value.
+    """The same value for every element.
 
     Parameters
     ----------
     value : float, default 0.0
+        The value.
     """
 
     value: float = 0.0
@@ -136,7 +137,7 @@ class Constant(Initializer):
 @initializers.register("zeros")
 @dataclass(frozen=True)
 class Zeros(Initializer):
-    """Every element 0: what biases start from."""
+    """0 for every element; the default for biases."""
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
         return np.zeros(shape)

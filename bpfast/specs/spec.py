@@ -1,8 +1,8 @@
-"""What every specification is: a small frozen dataclass with a name in a table.
+"""Specifications: small frozen dataclasses, each registered under a name in a table.
 
-A specification holds hyperparameters and the formula in its docstring; it holds no arrays and does
-no arithmetic on them. Each family (activations, losses, optimizers, ...) is one `Family` table, so
-that a name, a configuration read from a file and an object all resolve the same way.
+A specification holds hyperparameters, and its docstring the formula; it holds no arrays. Each family
+(activations, losses, optimizers, ...) is one `Family` table, so names, configurations read from a file
+and objects are all resolved in the same way.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class Spec:
     name: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
-        # Before `dataclass`, which keeps what is there.
+        # `dataclass` runs later and keeps an existing __repr__.
         if "__repr__" not in cls.__dict__:
             cls.__repr__ = Spec._text  # type: ignore[method-assign, assignment]
 
     def _text(self) -> str:
-        """As it can be written; what only goes by keyword is left out where nobody set it."""
+        """Return the expression that makes it; keyword-only fields at their default are left out."""
         values = [(f, getattr(self, f.name)) for f in fields(self) if f.repr]
         shown = [f"{f.name}={value!r}" for f, value in values if not (f.kw_only and value == f.default)]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def config(self) -> dict[str, Any]:
-        """The specification as plain JSON values: its name and its fields."""
+        """Return the specification as plain JSON values: its name and its fields."""
         values: dict[str, Any] = {"name": self.name}
         for field in fields(self):
             values[field.name] = _plain(getattr(self, field.name))
@@ -43,11 +43,11 @@ class Spec:
 
     @classmethod
     def from_fields(cls, values: dict[str, Any]) -> Self:
-        """Rebuild it from the fields of `config`."""
+        """Build a specification from the fields of `config`."""
         return cls(**values)
 
     def _set(self, field: str, value: Any) -> None:
-        """Replace a field during ``__post_init__`` of a frozen dataclass."""
+        """Set a field of the frozen dataclass; for ``__post_init__`` only."""
         object.__setattr__(self, field, value)
 
 
@@ -65,9 +65,9 @@ class Family(Generic[S]):
     Parameters
     ----------
     kind : str
-        What a member is called in messages, such as ``"activation"``.
+        The name of a member in messages, such as ``"activation"``.
     base : type
-        The class that every member derives from.
+        The base class of every member.
     """
 
     def __init__(self, kind: str, base: type[S]) -> None:
@@ -75,11 +75,11 @@ class Family(Generic[S]):
         self.base = base
         self._members: dict[str, type[S]] = {}
         self._aliases: dict[str, str] = {}
-        #: What to say to names that others use for what is elsewhere here.
+        #: Unknown name → hint for the error message, for names that other libraries use.
         self.hints: dict[str, str] = {}
 
     def register(self, name: str, *aliases: str) -> Callable[[type[S]], type[S]]:
-        """Class decorator: enter a specification under its name."""
+        """Return a class decorator that registers a specification under a name and its aliases."""
 
         def enter(cls: type[S]) -> type[S]:
             cls.name = name
@@ -107,7 +107,7 @@ class Family(Generic[S]):
         raise ValueError(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(self._members)})")
 
     def resolve(self, value: str | S | type[S], argument: str | None = None) -> S:
-        """Turn a name, a class or a specification into a specification."""
+        """Convert a name, a class or a specification to a specification."""
         if isinstance(value, self.base):
             return value
         if isinstance(value, str):
@@ -120,18 +120,18 @@ class Family(Generic[S]):
         )
 
     def _default(self, cls: type[S]) -> S:
-        needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        if needed:
+        required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        if required:
             raise TypeError(
-                f"{self.kind} {cls.name!r} has parameters without a default; "
-                f"pass an object such as bp.{cls.__name__}({needed[0]}=...)"
+                f"{self.kind} {cls.name!r} has required parameters; "
+                f"pass an object such as bp.{cls.__name__}({required[0]}=...)"
             )
         return cls()
 
     def from_config(self, config: Any) -> S:
-        """Rebuild a specification from what `Spec.config` gave."""
+        """Build a specification from the result of `Spec.config`."""
         if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
-            raise ValueError(f"a {self.kind} is described by an object with a name; got {config!r}")
+            raise ValueError(f"{self.kind} configuration must be an object with a name; got {config!r}")
         cls = self[config["name"]]
         known = {field.name for field in fields(cls)}
         values = {key: value for key, value in config.items() if key != "name"}
@@ -158,20 +158,20 @@ def number(
         result = float(value)
     except OverflowError:
         result = math.inf
-    wanted = []
+    bounds = []
     if above is not None:
-        wanted.append((f"greater than {above:g}", result > above))
+        bounds.append((f"greater than {above:g}", result > above))
     if at_least is not None:
-        wanted.append((f"at least {at_least:g}", result >= at_least))
+        bounds.append((f"at least {at_least:g}", result >= at_least))
     if below is not None:
-        wanted.append((f"less than {below:g}", result < below))
+        bounds.append((f"less than {below:g}", result < below))
     if at_most is not None:
-        wanted.append((f"at most {at_most:g}", result <= at_most))
+        bounds.append((f"at most {at_most:g}", result <= at_most))
     if not math.isfinite(result):
-        wanted.append(("finite", False))
-    if not all(holds for _, holds in wanted):
-        bounds = " and ".join(text for text, _ in wanted)
-        raise ValueError(f"{owner}: {argument} must be {bounds}; got {value!r}")
+        bounds.append(("finite", False))
+    if not all(holds for _, holds in bounds):
+        expected = " and ".join(text for text, _ in bounds)
+        raise ValueError(f"{owner}: {argument} must be {expected}; got {value!r}")
     return result
 
 
@@ -187,7 +187,7 @@ def integer(owner: str, argument: str, value: Any, *, at_least: int) -> int:
 
 
 def flag(owner: str, argument: str, value: Any) -> bool:
-    """Check a true-or-false value."""
+    """Check a Boolean and return it."""
     if not isinstance(value, bool):
         raise TypeError(f"{owner}: {argument} must be True or False; got {value!r}")
     return value

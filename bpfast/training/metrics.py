@@ -4,33 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
+from .. import evaluation
 from .._state import NetworkState
 from ..arrays import Array
 from ..engine.interface import Data
 
 
 def accuracy(state: NetworkState, data: Data, Z: Array) -> float:
-    """The weighted share of rows whose class is right; of labels, where a row has several."""
-    Y, targets = data.Y, state.loss.targets
-    if Y.ndim == 1:
-        right = Z.argmax(axis=1) == Y
-    elif targets == "classes":
-        right = Z.argmax(axis=1) == Y.argmax(axis=1)
-    else:
-        threshold = 0.5 if targets == "probabilities" else 0.0
-        right = ((Z > 0) == (threshold < Y)).mean(axis=1)
-    return float(np.average(right, weights=data.weights))
+    """Weighted share of rows whose class is correct; of labels, where a row has several."""
+    return evaluation.accuracy(data.Y, Z, data.weights, kind=state.loss.targets)
 
 
 def r2(state: NetworkState, data: Data, Z: Array) -> float:
-    """R² = 1 - Σ (y - prediction)² / Σ (y - mean)², the mean over outputs; 0 for a constant y."""
-    predicted, Y = state.link(Z).astype(np.float64), data.Y.astype(np.float64)
-    mean = np.average(Y, axis=0, weights=data.weights)
-    residual = np.average((Y - predicted) ** 2, axis=0, weights=data.weights)
-    spread = np.average((Y - mean) ** 2, axis=0, weights=data.weights)
-    return float(np.mean(1 - residual / np.where(spread > 0, spread, np.maximum(residual, 1e-300))))
+    """R² of the linked outputs; see `bpfast.evaluation.r2`."""
+    return evaluation.r2(data.Y, state.link(Z), data.weights)
 
 
 #: Metrics by the name that a loss gives: (state, data, Z) → figure.

@@ -119,9 +119,13 @@ def test_the_ratio_of_the_networks_own_optimizer(backend, bytes_of, rng):
     net = network(backend)
     assert np.isnan(bp.gradient_flow(net, X, y).column("update_ratio")).all()
     net.fit(X, y, epochs=3, batch_size=None, optimizer=bp.Adam(bp.StepDecay(0.01, every=2, factor=0.1)))
-    before = bytes_of(net), net._state.arrays.tobytes(), net._state.steps
+    before = bytes_of(net), net._state.optimizer_state.arrays.tobytes(), net._state.optimizer_state.steps
     flow = bp.gradient_flow(net, X, y)
-    assert (bytes_of(net), net._state.arrays.tobytes(), net._state.steps) == before
+    assert (
+        bytes_of(net),
+        net._state.optimizer_state.arrays.tobytes(),
+        net._state.optimizer_state.steps,
+    ) == before
     old = net.parameters["2.W"].copy()
     net.fit(X, y, epochs=1, batch_size=None, optimizer=bp.Adam(bp.StepDecay(0.01, every=2, factor=0.1)))
     step = norm(net.parameters["2.W"] - old)

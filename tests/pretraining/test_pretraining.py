@@ -424,7 +424,7 @@ def test_the_optimizers_state_is_forgotten(rng):
     again.fit(X, y, epochs=2)
     for net in (once, again):
         bp.pretrain(net, X, bp.RBM(epochs=1), layers=[0])
-    assert again._state is None
+    assert again._state.optimizer_state is None
     net = network()
     net.forward(X, training=True)
     net.backward(np.ones((200, 3)))
@@ -442,8 +442,8 @@ def test_a_progress_bar(capfd, rng):
     ("call", "kind", "match"),
     [
         (lambda net, X: bp.pretrain([], X), TypeError, "network must be a bp.Network; got list"),
-        (lambda net, X: bp.pretrain(net, X[:, :5]), ValueError, "X has 5 columns; this network takes 12"),
-        (lambda net, X: bp.pretrain(net, np.where(X > 0, np.nan, X)), ValueError, "X holds nan"),
+        (lambda net, X: bp.pretrain(net, X[:, :5]), ValueError, "X has 5 columns; this network expects 12"),
+        (lambda net, X: bp.pretrain(net, np.where(X > 0, np.nan, X)), ValueError, "X contains NaN"),
         (lambda net, X: bp.pretrain(net, X, "rmb"), ValueError, "unknown pretraining method 'rmb'; did you"),
         (lambda net, X: bp.pretrain(net, X, 3), TypeError, "pretrain: method must be a name or a Pretrainer"),
         (lambda net, X: bp.pretrain(net, X, layers=0), TypeError, "layers must be a list of places"),
@@ -464,7 +464,7 @@ def test_a_progress_bar(capfd, rng):
         (
             lambda net, X: bp.pretrain(net, 2 * X, bp.Autoencoder(loss="log_loss")),
             ValueError,
-            "log_loss takes 0, 1 or prob",
+            "log_loss expects 0, 1 or prob",
         ),
     ],
 )

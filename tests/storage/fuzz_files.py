@@ -273,22 +273,22 @@ class Oracle:
             repr(network.layers)
         except Exception as error:
             raise FindingError(f"taken, then {type(error).__name__}: {str(error)[:300]}") from error
-        same = (twin.layers, twin.seed, twin.epochs, twin.metadata, twin._flat.tobytes()) == (
-            network.layers, network.seed, network.epochs, network.metadata, network._flat.tobytes()
+        same = (twin.layers, twin.seed, twin.epochs, twin.metadata, twin._state.flat.tobytes()) == (
+            network.layers, network.seed, network.epochs, network.metadata, network._state.flat.tobytes()
         )  # fmt: skip
         if not same:
             raise FindingError("taken, but comes back otherwise")
 
     def _resume(self, data):
         network = trained_network()
-        before = network._flat.tobytes(), network.seed, network.epochs, network._steps
+        before = network._state.flat.tobytes(), network.seed, network.epochs, network._state.steps
         _, error = self._timed(lambda: train(network, resume=self.path))
         if error is None:
             return "resumed"
         if isinstance(error, FloatingPointError):  # weights that were signed, from which training diverges
             return "diverged"
         require_refusal(error, self.path)
-        if before != (network._flat.tobytes(), network.seed, network.epochs, network._steps):
+        if before != (network._state.flat.tobytes(), network.seed, network.epochs, network._state.steps):
             raise FindingError(f"refused, but the network has changed: {error}")
         return "refused"
 

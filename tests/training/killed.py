@@ -35,8 +35,10 @@ def train(path, threads, out):
     net.save(out)
     columns = {name: values for name, values in history.columns.items() if name != "seconds"}
     with open(out, "ab") as file:
-        file.write(repr((columns, net._state.steps, net._state.clock)).encode())
-        file.write(net._state.arrays.tobytes())
+        file.write(
+            repr((columns, net._state.optimizer_state.steps, net._state.optimizer_state.clock)).encode()
+        )
+        file.write(net._state.optimizer_state.arrays.tobytes())
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ class Stop(bp.Callback):
 
 def whole(net):
     """All that the next step depends on."""
-    state, counted = net._state, (net._epochs, net._steps, net.seed)
-    return net._flat.tobytes(), state.arrays.tobytes(), state.steps, state.clock, counted
+    state, counted = net._state.optimizer_state, (net._state.epochs, net._state.steps, net.seed)
+    return net._state.flat.tobytes(), state.arrays.tobytes(), state.steps, state.clock, counted
 
 
 def columns(history):
@@ -157,7 +157,7 @@ def test_the_last_and_the_best_are_kept(make, data, tmp_path):
 
     class Watch(bp.Callback):
         def on_epoch_end(self, network, history):
-            weights[len(history)] = network._flat.copy()
+            weights[len(history)] = network._state.flat.copy()
 
     net = make()
     saver = bp.Checkpoint(tmp_path / "run.st", every=2, keep=3, best=True)
@@ -168,13 +168,13 @@ def test_the_last_and_the_best_are_kept(make, data, tmp_path):
     for name, epoch in (("run.st", 9), ("run.1.st", 8), ("run.2.st", 6)):
         loaded = bp.load(tmp_path / name, backend=net.backend)
         assert loaded.epochs == epoch
-        assert (loaded._flat == weights[epoch]).all()
+        assert (loaded._state.flat == weights[epoch]).all()
     best = int(np.argmin(history.val_loss))
     assert saver.best_epoch == best
     assert saver.best_value == history.val_loss[best]
     loaded = bp.load(tmp_path / "run.best.st", backend=net.backend)
     assert loaded.epochs == best + 1
-    assert (loaded._flat == weights[best + 1]).all()
+    assert (loaded._state.flat == weights[best + 1]).all()
     assert loaded.loss(*validation) == history.val_loss[best]
 
 
@@ -208,7 +208,7 @@ def test_a_run_that_diverges_within_a_resumed_epoch_goes_back_to_its_last_good_w
 
     class Good(bp.Callback):
         def on_epoch_end(self, network, history):
-            good[len(history)] = network._flat.copy()
+            good[len(history)] = network._state.flat.copy()
 
     def run(net, *callbacks, **options):
         rate = bp.StepDecay(0.01, every=2, factor=1.0) if not options else options["rate"]
@@ -233,7 +233,7 @@ def test_a_run_that_diverges_within_a_resumed_epoch_goes_back_to_its_last_good_w
     net = make()
     with pytest.raises(FloatingPointError, match="epoch 1"):
         run(net, Good(), bp.Checkpoint(tmp_path / "run", batches=3), Break(6))
-    assert (net._flat == good[1]).all()
+    assert (net._state.flat == good[1]).all()
     resumed = make()
     breaker = Break(6)
     breaker.epoch = 1
@@ -247,7 +247,7 @@ def test_a_run_that_diverges_within_a_resumed_epoch_goes_back_to_its_last_good_w
             callbacks=[breaker],
             resume=tmp_path / "run",
         )
-    assert (resumed._flat == good[1]).all()
+    assert (resumed._state.flat == good[1]).all()
 
 
 def test_callbacks_of_ones_own_have_a_state(make, data, tmp_path):
@@ -332,7 +332,7 @@ def test_several_checkpoints_keep_the_best_alike(tmp_path, monkeypatch, rng, sto
         assert (one.best_value, one.best_epoch) == (other.best_value, other.best_epoch)
     for name in ("a.best", "b.best", "a", "b"):
         ours, theirs = (bp.load(tmp_path / folder / name) for folder in ("whole", "part"))
-        assert (ours._flat == theirs._flat).all()
+        assert (ours._state.flat == theirs._state.flat).all()
         assert ours.epochs == theirs.epochs
 
 
@@ -358,10 +358,10 @@ def test_states_that_can_not_be_kept_are_refused_at_once(make, data, tmp_path):
 
     for state in ({"a": object()}, {"a": np.zeros(2, "i4")}, {"$array": "0.W"}, {3: 1}):
         net = make()
-        before = net._flat.tobytes()
+        before = net._state.flat.tobytes()
         with pytest.raises(TypeError, match="Checkpoint can't keep the state of Odd"):
             net.fit(X, y, callbacks=[Odd(state), bp.Checkpoint(tmp_path / "run")])
-        assert net._flat.tobytes() == before
+        assert net._state.flat.tobytes() == before
     assert os.listdir(tmp_path) == []
     make().fit(X, y, epochs=1, callbacks=[Odd({"a": np.array(2.5)}), bp.Checkpoint(tmp_path / "run")])
 
@@ -380,10 +380,10 @@ def resumed(make, data, path, **changes):
     X, y = data
     net = changes.pop("net", None) or make()
     X, y = changes.pop("X", X), changes.pop("y", y)
-    before = (net._flat.tobytes(), net._epochs, net._state)
+    before = (net._state.flat.tobytes(), net._state.epochs, net._state.optimizer_state)
     with pytest.raises(ValueError, match=r"resume|run|checkpoint|L-BFGS|damaged") as refusal:
         net.fit(X, y, **{"epochs": 5, "resume": path, **changes})
-    assert (net._flat.tobytes(), net._epochs, net._state) == before
+    assert (net._state.flat.tobytes(), net._state.epochs, net._state.optimizer_state) == before
     return str(refusal.value)
 
 
@@ -513,10 +513,22 @@ def test_a_callback_that_refuses_leaves_the_network_as_it_was(make, data, tmp_pa
             raise RuntimeError("not today")
 
     net = make(seed=20)
-    before = (net._flat.tobytes(), net.seed, net._epochs, net._steps, net._state)
+    before = (
+        net._state.flat.tobytes(),
+        net.seed,
+        net._state.epochs,
+        net._state.steps,
+        net._state.optimizer_state,
+    )
     with pytest.raises(RuntimeError, match="not today"):
         net.fit(X, y, epochs=5, callbacks=[Refuses()], resume=tmp_path / "run")
-    assert (net._flat.tobytes(), net.seed, net._epochs, net._steps, net._state) == before
+    assert (
+        net._state.flat.tobytes(),
+        net.seed,
+        net._state.epochs,
+        net._state.steps,
+        net._state.optimizer_state,
+    ) == before
 
 
 def test_the_header_is_as_it_is_described(make, data, tmp_path):

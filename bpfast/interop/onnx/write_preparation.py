@@ -1,6 +1,6 @@
-"""The preparation of a model of the command line in ONNX: raw columns to X, Z's prediction to the target.
+"""The preparation of a command-line model in ONNX: from raw columns to X, from predictions to the target.
 
-The same arithmetic in the same order as `bpfast.preparation`: in float64, then cast.
+It does the arithmetic of `bpfast.data.preparation` in the same order: in float64, then cast.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 
 from ...arrays import Array
 from ...data.preparation import NumberColumn, Preparation, TextColumn
-from .graph import ML_DOMAIN, Graph, value_info
+from .write_graph import ML_DOMAIN, Graph, value_info
 
 
 def write_inputs(g: Graph, prepared: Preparation) -> tuple[str, list[Any]]:
-    """Write what turns raw columns into X; return the name of X, and the inputs.
+    """Write the conversion of raw columns to X; return the name of X and the declared inputs.
 
-    A CSV's columns are an input each, numbers (N, 1) of float64 and texts (N, 1), in the model's
-    order; what has no named columns is one input X (N, n) of float64.
+    Each column of a CSV file is an input, in the order of the model: numbers (N, 1) of float64 or
+    strings (N, 1). Data without named columns are a single input X (N, n) of float64.
     """
     if prepared.kind != "csv":
         X = g.name("X")
@@ -44,7 +44,7 @@ def _side_by_side(g: Graph, columns: list[str]) -> str:
 
 
 def _standardised(g: Graph, raw: str, columns: list[Any]) -> str:
-    """(x - mean) / scale, with `fill` where x is NaN."""
+    """Write (x - mean) / scale, with `fill` where x is NaN."""
 
     def row(what: str) -> str:
         return g.tensor(what, np.array([getattr(column, what) for column in columns], np.float64))
@@ -55,7 +55,7 @@ def _standardised(g: Graph, raw: str, columns: list[Any]) -> str:
 
 
 def _one_hot(g: Graph, raw: str, column: Any) -> str:
-    """A category's number, of the empty text that of `fill`, of an unseen one -1; then one-hot."""
+    """Write the one-hot columns of a category; an empty string is `fill`, unseen text all zeros."""
     numbers = {"": column.categories.index(column.fill)}
     numbers |= {text: number for number, text in enumerate(column.categories)}
     number = g.node(
@@ -73,24 +73,24 @@ def _one_hot(g: Graph, raw: str, column: Any) -> str:
 
 
 def write_values(g: Graph, Z: str, prepared: Preparation, output: str) -> None:
-    """Predictions of a regression in the units of its target, in float64."""
+    """Write predictions of a regression in the units of its target, in float64."""
     value = Z if g.double else g.cast(Z, np.float64)
     scaled = g.node("Mul", value, g.number(prepared.scale, np.float64))
     g.node("Add", scaled, g.number(prepared.mean, np.float64), output=output)
 
 
 def write_label(g: Graph, best: str, classes: tuple[Any, ...], output: str) -> type:
-    """The label of the class that has number `best`; return the labels' type."""
+    """Write the label of the class with index `best`; return the type of the labels."""
     array, kind = _labels(classes)
     g.node("Gather", g.tensor("classes", array), best, output=output)
     return kind
 
 
 def _labels(classes: tuple[Any, ...]) -> tuple[Array, type]:
-    """The classes as an array of one type."""
+    """Return the classes as an array, and their common type."""
     for kind in (str, bool, int):
         if all(type(label) is kind for label in classes):
             return np.array(classes, dtype=object if kind is str else kind), kind
     if all(isinstance(label, (int, float)) and not isinstance(label, bool) for label in classes):
         return np.array(classes, dtype=np.float64), float
-    raise ValueError(f"the classes are of different types, which ONNX can't give as one output: {classes}")
+    raise ValueError(f"classes must have one type to be an ONNX output; got {classes}")

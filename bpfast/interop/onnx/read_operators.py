@@ -1,4 +1,4 @@
-"""What each operator of ONNX is in a dense network: a table of readers, node → value, partial or array."""
+"""The operators of ONNX that are read: a table of functions from a node to a value, partial or array."""
 
 from __future__ import annotations
 
@@ -15,8 +15,19 @@ from ...arrays import Array
 from ...reference.formulas import SELU_ALPHA, SELU_SCALE
 from ...specs.activations import ELU, LeakyReLU
 from ...specs.layers import Activation, BatchNorm, Dense, LayerNorm, Maxout, PReLU
-from .graph import DOMAIN, ML_DOMAIN
-from .values import Partial, Reader, Value, array_of, attributes, foldable, folded, layer_value, refuse, row
+from .read_values import (
+    Partial,
+    Reader,
+    Value,
+    array_of,
+    attributes,
+    foldable,
+    folded,
+    layer_value,
+    refuse,
+    row,
+)
+from .write_graph import DOMAIN, ML_DOMAIN
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 
@@ -30,10 +41,10 @@ def _constant(r: Reader, node: Any) -> Array:
 
 
 def _same(r: Reader, node: Any) -> Any:
-    """In prediction the first input as it is."""
+    """The first input, for operators without effect in prediction."""
     thing, *rest = r.inputs(node)
     if node.op_type == "Dropout" and len(rest) == 2 and np.any(rest[1]):
-        refuse(node, "drops in prediction too")
+        refuse(node, "also drops values in prediction")
     return thing
 
 
@@ -42,7 +53,7 @@ def _cast(r: Reader, node: Any) -> Any:
     if isinstance(thing, np.ndarray):
         return thing.astype(helper.tensor_dtype_to_np_dtype(to))
     if to not in FLOATS:
-        refuse(node, "makes something else than float32 or float64 of a value")
+        refuse(node, "casts a value to a type other than float32 or float64")
     return thing
 
 
@@ -58,11 +69,11 @@ def _flatten(r: Reader, node: Any) -> Any:
     (thing,) = r.inputs(node)
     deep = isinstance(thing, Partial) and thing.kind in _DEEP
     if attributes(node).get("axis", 1) not in ((1,) if deep else (1, -1)):
-        refuse(node, "flattens the rows too")
+        refuse(node, "also flattens the rows")
     return _flat(r, thing, node)
 
 
-#: Partials of more than two dimensions; flattened they are their value again.
+#: Kinds of partials with more than two dimensions, whose flattened form is their value.
 _DEEP = ("unflattened", "pieces")
 
 
@@ -75,52 +86,54 @@ def _flat(r: Reader, thing: Any, node: Any) -> Any:
 def _reshape(r: Reader, node: Any) -> Any:
     thing, shape = r.inputs(node)
     if not isinstance(shape, np.ndarray):
-        refuse(node, "has a shape that is computed; a constant one is wanted")
+        refuse(node, "has a computed shape; it must be constant")
     if isinstance(thing, np.ndarray):
         try:
             return thing.reshape(shape)
         except (ValueError, TypeError):
-            refuse(node, f"gives {thing.size} numbers the shape {shape.tolist()}")
+            refuse(node, f"cannot reshape {thing.size} numbers to {shape.tolist()}")
     flat = _flat(r, thing, node)
     width = flat.width
     extents = [int(extent) for extent in np.ravel(shape)]
     copied = () if attributes(node).get("allowzero") else (0,)
     if not extents or extents[0] not in (-1, *copied, r.batch):
-        refuse(node, f"makes shape {extents} of rows of {width} values; -1 or 0 is wanted for the rows")
+        refuse(node, f"reshapes rows of {width} values to {extents}; the first size must be -1 or 0")
     if len(extents) == 2 and extents[1] in (width, -1) and extents != [-1, -1]:
         return flat
     cut = len(extents) == 3 and min(extents[1:]) > 0 and math.prod(extents[1:]) == width
     if cut and isinstance(flat, Value):
         return Partial("pieces", flat, node, extents[1])
-    return refuse(node, f"makes shape {extents} of rows of {width} values")
+    return refuse(node, f"reshapes rows of {width} values to {extents}")
 
 
 def _maximum(r: Reader, node: Any) -> Value:
-    """Of the pieces of a dense layer: a Maxout."""
+    """The maximum over the pieces of a dense layer, a Maxout."""
     thing, *axes = r.inputs(node)
-    told = attributes(node)
-    axis = list(np.ravel(axes[0] if axes else told.get("axes", [])))
-    if not isinstance(thing, Partial) or thing.kind != "pieces" or axis != [1] or told.get("keepdims", 1):
-        refuse(node, "is a maximum over other things than the pieces of a Maxout")
+    options = attributes(node)
+    axis = list(np.ravel(axes[0] if axes else options.get("axes", [])))
+    if not isinstance(thing, Partial) or thing.kind != "pieces" or axis != [1] or options.get("keepdims", 1):
+        refuse(node, "is a maximum that is not over the pieces of a Maxout")
     dense = thing.value.piece
     if dense is None or not isinstance(dense.layer, Dense):
-        refuse(node, "is a maximum over pieces that no dense layer makes")
+        refuse(node, "is a maximum over pieces that are not the output of a dense layer")
     (source,), units = thing.value.sources, thing.value.width // thing.a
-    options = {"bias": "b" in dense.arrays, "arrays": dense.arrays}
-    return layer_value(node, source, units, Maxout, units, thing.a, **options)
+    return layer_value(
+        node, source, units, Maxout, units, thing.a, bias="b" in dense.arrays, arrays=dense.arrays
+    )
 
 
 def _gemm(r: Reader, node: Any) -> Value:
     thing, W, *rest = r.inputs(node)
-    told = attributes(node)
-    if told.get("transA"):
+    options = attributes(node)
+    if options.get("transA"):
         refuse(node, "transposes its rows")
-    weights = r.constant(W, node) * np.asarray(told.get("alpha", 1.0)).astype(W.dtype)
+    weights = r.constant(W, node) * np.asarray(options.get("alpha", 1.0)).astype(W.dtype)
     b = rest[0] if rest else None
-    made = _dense(r, node, thing, weights.T if told.get("transB") else weights)
+    value = _dense(r, node, thing, weights.T if options.get("transB") else weights)
     if b is None:
-        return made
-    return folded(Partial("affine", made, node, 1.0, r.columns(b, made.width, node) * told.get("beta", 1.0)))
+        return value
+    shift = r.columns(b, value.width, node) * options.get("beta", 1.0)
+    return folded(Partial("affine", value, node, 1.0, shift))
 
 
 def _matmul(r: Reader, node: Any) -> Value:
@@ -129,7 +142,7 @@ def _matmul(r: Reader, node: Any) -> Value:
 
 
 def _dense(r: Reader, node: Any, thing: Any, W: Array) -> Value:
-    """X W; a x + c before it becomes part of it where no dense layer takes it."""
+    """X W; a preceding a x + c is folded into it if no dense layer comes before that."""
     scaled = None
     if isinstance(thing, Partial) and thing.kind == "affine" and not foldable(thing.value):
         scaled, thing = thing, thing.value
@@ -145,7 +158,7 @@ def _dense(r: Reader, node: Any, thing: Any, W: Array) -> Value:
 
 
 def _arithmetic(r: Reader, node: Any) -> Any:
-    """Add, Sub, Mul and Div, of two values or of a value and a constant."""
+    """Add, Sub, Mul and Div of two values, two constants, or a value and a constant."""
     x, y = r.inputs(node)
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
         if x.shape != y.shape and 1 not in (x.size, y.size):
@@ -160,6 +173,7 @@ def _arithmetic(r: Reader, node: Any) -> Any:
 
 
 def _with_constant(r: Reader, node: Any, x: Any, y: Any) -> Any:
+    """Add, Sub, Mul and Div of a value and a constant."""
     reversed_ = isinstance(x, np.ndarray)
     thing, number = (y, x) if reversed_ else (x, y)
     op = node.op_type
@@ -167,7 +181,7 @@ def _with_constant(r: Reader, node: Any, x: Any, y: Any) -> Any:
     if reversed_ and op == "Sub" and array.size == 1 and array == 1:
         return Partial("complement", r.value(thing, node), node)
     if reversed_ and op in ("Sub", "Div"):
-        refuse(node, "takes a value from a constant, or divides one by it")
+        refuse(node, "subtracts a value from a constant, or divides a constant by a value")
     scaling = op in ("Mul", "Div")
     if op == "Div" and (array == 0).any():
         refuse(node, "divides by 0")
@@ -175,7 +189,7 @@ def _with_constant(r: Reader, node: Any, x: Any, y: Any) -> Any:
     if isinstance(thing, Partial) and thing.kind in ("erf", "cdf", "gelu"):
         return _towards_gelu(node, thing, float(change.reshape(-1)[0]) if change.size == 1 else math.nan)
     if isinstance(thing, Partial) and thing.kind != "affine":
-        refuse(thing.node, "stands where bpfast has no layer for it")
+        refuse(thing.node, "is in a position where bpfast has no layer for it")
     affine = thing if isinstance(thing, Partial) else Partial("affine", r.value(thing, node), node)
     change = (
         change.reshape(())
@@ -188,12 +202,12 @@ def _with_constant(r: Reader, node: Any, x: Any, y: Any) -> Any:
 
 
 def _towards_gelu(node: Any, thing: Partial, number: float) -> Any:
-    """erf(x / √2) + 1, and multiples of that and of x times it."""
+    """erf(x / √2) + 1, and multiples of it and of x times it."""
     if thing.kind == "erf" and node.op_type == "Add" and number == 1 and _near(thing.a, math.sqrt(0.5)):
         return Partial("cdf", thing.value, node)
     if thing.kind != "erf" and node.op_type in ("Mul", "Div"):
         return _gelu_of(replace(thing, node=node, a=thing.a * number))
-    return refuse(node, "is no part of a GELU")
+    return refuse(node, "is not part of a GELU")
 
 
 def _gelu_of(thing: Partial) -> Any:
@@ -207,10 +221,10 @@ def _near(a: Any, b: float) -> bool:
 
 
 def _sum(r: Reader, node: Any, x: Any, y: Any) -> Value:
-    """Two branches, which part at the last gate that both have."""
+    """The sum of two branches, which fork at their last common gate."""
     u, v = r.value(x, node), r.value(y, node)
     if u.width != v.width:
-        refuse(node, f"adds {u.width} columns and {v.width}")
+        refuse(node, f"adds {u.width} columns to {v.width}")
     a, b = u, v
     while a is not b:
         if a.depth < b.depth:
@@ -239,7 +253,7 @@ def _product(r: Reader, node: Any, x: Any, y: Any) -> Any:
 
 
 def _multiple(thing: Any, value: Value) -> float | None:
-    """a, if the thing is a x."""
+    """Return a if `thing` is a x, else None."""
     if thing is value:
         return 1.0
     if not isinstance(thing, Partial) or thing.kind != "affine" or thing.value is not value:
@@ -266,30 +280,30 @@ def _erf(r: Reader, node: Any) -> Partial:
         return Partial("erf", thing, node)
     factor = _multiple(thing, thing.value) if isinstance(thing, Partial) else None
     if factor is None:
-        refuse(node, "is no part of a GELU")
+        refuse(node, "is not part of a GELU")
     return Partial("erf", thing.value, node, factor)
 
 
 def _row_mean(r: Reader, node: Any) -> Partial:
     thing, *axes = r.inputs(node)
-    told = attributes(node)
-    axis = list(np.ravel(axes[0] if axes else told.get("axes", [])))
-    if axis not in ([-1], [1]) or not told.get("keepdims", 1):
-        refuse(node, "is a mean over other things than the columns of each row")
+    options = attributes(node)
+    axis = list(np.ravel(axes[0] if axes else options.get("axes", [])))
+    if axis not in ([-1], [1]) or not options.get("keepdims", 1):
+        refuse(node, "is a mean that is not over the columns of each row")
     return Partial("mean", r.value(thing, node), node)
 
 
 def _function(name: str, **defaults: float) -> Callable[[Reader, Any], Value]:
-    """A reader for an activation whose attributes must be these, or are its parameters."""
+    """Make a reader of an activation whose attributes, if any, must have these values."""
 
     def read(r: Reader, node: Any) -> Value:
         value = r.value(r.get(node.input[0]), node)
-        told = attributes(node)
-        for key, wanted in defaults.items():
-            if not _near(told.get(key, wanted), wanted):
-                refuse(node, f"has {key} {told[key]}; bpfast has it with {wanted}")
-        if told.get("approximate", b"none") not in (b"none", "none"):
-            refuse(node, "is an approximation; the GELU of bpfast goes by erf")
+        options = attributes(node)
+        for key, expected in defaults.items():
+            if not _near(options.get(key, expected), expected):
+                refuse(node, f"must have {key} {expected} for bpfast; got {options[key]}")
+        if options.get("approximate", b"none") not in (b"none", "none"):
+            refuse(node, "is an approximation; bpfast computes GELU with erf")
         return layer_value(node, value, value.width, Activation, name)
 
     return read
@@ -305,7 +319,7 @@ def _elu(r: Reader, node: Any) -> Value:
 def _number(r: Reader, node: Any, thing: Any) -> float:
     array = r.constant(thing, node)
     if array.size != 1:
-        refuse(node, f"has a constant of shape {array.shape}; one number is wanted")
+        refuse(node, f"must have a constant of one number; got shape {array.shape}")
     return float(array.reshape(()))
 
 
@@ -334,7 +348,7 @@ def _prelu(r: Reader, node: Any) -> Value:
 
 
 def _shifted(thing: Any) -> tuple[Any, Any]:
-    """x and c, if the thing is x + c; else the thing and 0."""
+    """Return x and c if `thing` is x + c, else `thing` and 0."""
     if isinstance(thing, Partial) and thing.kind == "affine" and np.all(np.asarray(thing.a) == 1):
         return thing.value, thing.c
     return thing, 0.0
@@ -342,38 +356,41 @@ def _shifted(thing: Any) -> tuple[Any, Any]:
 
 def _batch_norm(r: Reader, node: Any) -> Value:
     thing, gamma, beta, mean, variance, *rest = r.inputs(node)
-    told = attributes(node)
-    # Before opset 14 it is the outputs that tell.
-    if told.get("training_mode") or any(node.output[1:]):
-        refuse(node, "normalises by the batch in prediction too")
+    options = attributes(node)
+    # Before opset 14 there is no such attribute, but training mode has more outputs.
+    if options.get("training_mode") or any(node.output[1:]):
+        refuse(node, "uses the statistics of the batch in prediction as well")
     shifted, shift = _shifted(thing)
     value = r.value(shifted, node)
     arrays = [r.columns(array, value.width, node) for array in (gamma, beta, mean, variance)]
     if arrays[3].min() < 0:
-        refuse(node, "has a variance below 0")
+        refuse(node, "has a negative variance")
     if np.any(shift):
         arrays[2] = (arrays[2] - shift).astype(arrays[2].dtype)
-    momentum = round(1 - told.get("momentum", 0.9), 6)
-    options = {
-        "epsilon": _number(r, node, rest[0]) if rest else told.get("epsilon", 1e-5),
-        "momentum": momentum if 0 < momentum <= 1 else 0.1,
-        "arrays": dict(zip(("gamma", "beta", "mean", "variance"), arrays, strict=True)),
-    }
-    return layer_value(node, value, value.width, BatchNorm, **options)
+    momentum = round(1 - options.get("momentum", 0.9), 6)
+    return layer_value(
+        node,
+        value,
+        value.width,
+        BatchNorm,
+        epsilon=_number(r, node, rest[0]) if rest else options.get("epsilon", 1e-5),
+        momentum=momentum if 0 < momentum <= 1 else 0.1,
+        arrays=dict(zip(("gamma", "beta", "mean", "variance"), arrays, strict=True)),
+    )
 
 
 def _layer_norm(r: Reader, node: Any) -> Value:
     thing, scale, *rest = r.inputs(node)
-    told = attributes(node)
-    if told.get("axis", -1) not in (1, -1) or any(node.output[1:]):
-        refuse(node, "normalises over other things than the columns of each row")
+    options = attributes(node)
+    if options.get("axis", -1) not in (1, -1) or any(node.output[1:]):
+        refuse(node, "must normalise over the columns of each row only")
     if isinstance(thing, Partial) and thing.kind == "centred":
         thing = thing.value
     value = r.value(thing, node)
     gamma = r.columns(scale, value.width, node)
     has_beta = bool(rest) and rest[0] is not None
     beta = r.columns(rest[0], value.width, node) if has_beta else np.zeros_like(gamma)
-    epsilon = _number(r, node, rest[1]) if len(rest) > 1 else told.get("epsilon", 1e-5)
+    epsilon = _number(r, node, rest[1]) if len(rest) > 1 else options.get("epsilon", 1e-5)
     arrays = {"gamma": gamma, "beta": beta}
     return layer_value(node, value, value.width, LayerNorm, epsilon=epsilon, arrays=arrays)
 
@@ -381,29 +398,29 @@ def _layer_norm(r: Reader, node: Any) -> Value:
 def _link(r: Reader, node: Any) -> Partial:
     (thing,) = r.inputs(node)
     if node.op_type == "Softmax" and attributes(node).get("axis", -1) not in (1, -1):
-        refuse(node, "is over other things than the columns of each row")
+        refuse(node, "must be over the columns of each row")
     return Partial(node.op_type.lower(), r.value(thing, node), node)
 
 
 def _concat(r: Reader, node: Any) -> Partial:
-    """1 - p beside p, p a sigmoid: the probabilities of two classes, of which p is enough at the end."""
+    """The columns 1 - p and p of a sigmoid p: the probabilities of two classes."""
     things = r.inputs(node)
     two = len(things) == 2 and isinstance(things[0], Partial) and things[0].kind == "complement"
     if attributes(node)["axis"] not in (1, -1):
-        refuse(node, "puts rows below one another")
+        refuse(node, "concatenates rows")
     if not two or things[0].value is not things[1] or things[1].width != 1:
-        refuse(node, "puts columns side by side, which no layer of bpfast does")
+        refuse(node, "concatenates columns, which bpfast has no layer for")
     piece = things[1].piece
     if piece is None or piece.layer != Activation("sigmoid"):
-        refuse(node, "puts 1 - p beside a p that is no sigmoid")
+        refuse(node, "concatenates 1 - p and a p that is not a sigmoid")
     return Partial("both", things[1], node)
 
 
 def _scaler(r: Reader, node: Any) -> Partial:
-    (thing,), told = r.inputs(node), attributes(node)
+    (thing,), options = r.inputs(node), attributes(node)
     value = r.value(thing, node)
-    scale = r.columns(np.asarray(told.get("scale", [1.0]), np.float64), value.width, node)
-    offset = r.columns(np.asarray(told.get("offset", [0.0]), np.float64), value.width, node)
+    scale = r.columns(np.asarray(options.get("scale", [1.0]), np.float64), value.width, node)
+    offset = r.columns(np.asarray(options.get("offset", [0.0]), np.float64), value.width, node)
     return Partial("affine", value, node, scale, -offset * scale)
 
 
@@ -440,12 +457,12 @@ _STANDARD: dict[str, Read] = {
     "Exp": _link,
     "Concat": _concat,
 }
-_OWN = ("PRelu", "Elu", "Selu", "Softplus", "Gelu", "BatchNormalization", "LayerNormalization")
+_FUNCTIONS = ("PRelu", "Elu", "Selu", "Softplus", "Gelu", "BatchNormalization", "LayerNormalization")
 
-#: (domain, operator) → (reader, node) → what its output is.
+#: (domain, operator) → function (reader, node) that returns what the node's output stands for.
 READERS: dict[tuple[str, str], Read] = {
     **{("", name): read for name, read in _STANDARD.items()},
-    **{(DOMAIN, name): _STANDARD[name] for name in _OWN},
+    **{(DOMAIN, name): _STANDARD[name] for name in _FUNCTIONS},
     (DOMAIN, "Silu"): _function("silu"),
     (ML_DOMAIN, "Scaler"): _scaler,
     (ML_DOMAIN, "ZipMap"): _same,

@@ -1,4 +1,4 @@
-"""Models of Keras as networks, networks as models, and weights written back."""
+"""Keras models as networks, networks as Keras models, and weights written back."""
 
 import os
 import subprocess
@@ -10,32 +10,30 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 with pytest.MonkeyPatch.context() as patch:
-    # Keras reads these once, when it is imported: its backend, and where it writes its own settings.
+    # Keras reads its backend and the folder of its settings when it is imported.
     patch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "torch"))
     patch.setenv("KERAS_HOME", os.devnull)
-    keras = pytest.importorskip("keras", reason="Keras is exchanged with; pip install keras")
+    keras = pytest.importorskip("keras", reason="needs Keras")
     if not keras.__version__.startswith("3"):
-        pytest.skip("Keras 3 is exchanged with", allow_module_level=True)
+        pytest.skip("needs Keras 3", allow_module_level=True)
 
 from keras import layers as kl
 
 import bpfast as bp
 from bpfast.activations import activations
-from bpfast.interop import keras as exchange
-from bpfast.interop.keras import copy_to_keras, from_keras, to_keras
-from bpfast.interop.keras import losses as _keras_losses
+from bpfast.interop.keras import copy_to_keras, from_keras, losses, read_model, to_keras, write_model
 from bpfast.layers import layers
 
-#: Of Keras's own making, where its backend is PyTorch and NumPy is 2.
+#: Keras causes this warning with the PyTorch backend and NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 N_INPUTS, N_OUTPUTS, ROWS = 5, 3, 16
-#: For float64 too: Keras multiplies matrices of float64 in float32, unless that is its default.
+#: Also for float64: Keras multiplies float64 matrices in float32 unless float64 is its default.
 TOLERANCE = 1e-6
 
 
 def outputs(model, X):
-    # An array of float64 would be read as Keras's default, float32.
+    # Without a dtype, Keras would convert float64 arrays to float32.
     tensor = keras.ops.convert_to_tensor(X, dtype=str(X.dtype))
     return np.asarray(keras.ops.convert_to_numpy(model(tensor, training=False)))
 
@@ -46,7 +44,7 @@ def relative(array, expected):
 
 
 def perturb(model, seed):
-    """Weights and running statistics that are all random; variances stay positive."""
+    """Make all weights and running statistics random, with positive variances."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         noise = rng.normal(size=variable.shape)
@@ -57,11 +55,11 @@ def perturb(model, seed):
         variable.assign(noise)
 
 
-def test_every_layer_and_activation_has_a_row_or_is_known_to_have_none():
+def test_the_tables_are_complete():
     without = {bp.Residual, bp.Maxout, bp.RReLU}
-    assert set(exchange.convert.MAKERS) == {layers[name] for name in layers} - without
-    assert set(exchange.convert.FUNCTIONS) == set(activations) - {"identity"}
-    assert {spec.name for spec in exchange.convert.ACTIVATIONS.values()} == set(activations)
+    assert set(write_model.MAKERS) == {layers[name] for name in layers} - without
+    assert set(write_model.FUNCTIONS) == set(activations) - {"identity"}
+    assert {spec.name for spec in read_model.ACTIVATIONS.values()} == set(activations)
 
 
 NAMES = ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus"]
@@ -85,7 +83,7 @@ SIMPLE = [
 
 
 def specs(depth=1):
-    """Lists of layers as plain data: a Dense, the number of a simple one, or a list of them, nested."""
+    """Nested lists of layers as plain data: a tuple for a Dense, an index of SIMPLE, or a list."""
     dense = st.tuples(st.integers(1, 9), st.sampled_from(NAMES), st.booleans())
     kinds = [dense, st.integers(0, len(SIMPLE) - 1), *([specs(depth - 1)] if depth else [])]
     return st.lists(st.one_of(kinds), min_size=1, max_size=4)
@@ -102,7 +100,7 @@ def built(spec, dtype):
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(spec=specs(), dtype=st.sampled_from(["float32", "float64"]), seed=st.integers(0, 1000))
-def test_random_models(spec, dtype, seed):
+def test_random_models_are_converted_both_ways(spec, dtype, seed):
     last = kl.Dense(N_OUTPUTS, dtype=dtype)
     model = keras.Sequential([keras.Input((N_INPUTS,), dtype=dtype), built(spec, dtype), last])
     perturb(model, seed)
@@ -115,7 +113,7 @@ def test_random_models(spec, dtype, seed):
     assert from_keras(again, loss="squared_error").forward(X).tobytes() == net.forward(X).tobytes()
 
 
-#: The layers of bpfast that Keras has.
+#: Layers of bpfast that Keras has counterparts for.
 OURS = [
     bp.Dense(6, "leaky_relu"),
     bp.BatchNorm(momentum=0.3),
@@ -131,7 +129,7 @@ OURS = [
 
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy", "log_loss", "poisson"])
 @pytest.mark.parametrize("output", ["identity", "sigmoid"])
-def test_there_and_back(loss, output, rng):
+def test_networks_are_converted_both_ways(loss, output, rng):
     net = bp.Network([*OURS, bp.Dense(2, output)], n_inputs=5, loss=loss, dtype="float64")
     for array in [*net.parameters.values(), *net.statistics.values()]:
         array += rng.uniform(0, 0.5, array.shape)
@@ -142,7 +140,7 @@ def test_there_and_back(loss, output, rng):
         assert from_keras(model, loss=loss).predict(X).tobytes() == net.predict(X).tobytes()
 
 
-def test_frozen_both_ways():
+def test_frozen_parameters_are_converted_both_ways():
     net = bp.Network([bp.Dense(3), bp.BatchNorm(), bp.Dense(2)], n_inputs=4, loss="squared_error")
     net.freeze_layers(0, 1)
     net.scale_learning_rates({"2.b": 0})
@@ -165,7 +163,7 @@ def a_model(*end, **options):
     )
 
 
-def test_trained_weights_go_back_into_the_model(rng):
+def test_trained_weights_are_copied_to_the_model(rng):
     X, y = rng.normal(size=(40, 2, 2)).astype("float32"), rng.integers(0, 3, 40)
     model = a_model(activation="softmax")
     model.compile(loss="sparse_categorical_crossentropy", optimizer="sgd")
@@ -179,7 +177,7 @@ def test_trained_weights_go_back_into_the_model(rng):
     assert relative(before, outputs(model, X)) > 1e-2
 
 
-def test_a_functional_model_that_is_a_chain(rng):
+def test_a_functional_model_that_is_a_chain_is_converted(rng):
     inputs = keras.Input((4,))
     value = kl.Dense(2, activation="sigmoid")(kl.LayerNormalization()(kl.Dense(6, activation="gelu")(inputs)))
     model = keras.Model(inputs, value)
@@ -206,7 +204,7 @@ def test_a_functional_model_that_is_a_chain(rng):
     ],
     ids=str,
 )
-def test_the_losses_of_keras(given, expected, end):
+def test_losses_of_keras(given, expected, end):
     model = a_model(*end)
     model.compile(loss=given)
     net = from_keras(model)
@@ -217,7 +215,7 @@ def test_the_losses_of_keras(given, expected, end):
 
 
 def test_every_loss_of_the_table_is_keras_own():
-    assert all(callable(getattr(keras.losses, name)) for name in _keras_losses.LOSSES)
+    assert all(callable(getattr(keras.losses, name)) for name in losses.LOSSES)
 
 
 # ---- what is refused, in one line ----
@@ -247,18 +245,26 @@ def overridden(model):
     return model
 
 
-REFUSED = {
+UNSUPPORTED = {
     "channels": (
         model_of(kl.Flatten(data_format="channels_first"), kl.Dense(2), shape=(2, 3, 4)),
         ValueError,
         r"model\.layers\[0\]: data_format must be 'channels_last' for bpfast; got 'channels_first'",
     ),
     "lora": (with_lora(), ValueError, r"model\.layers\[0\]: lora_enabled must be False for bpfast; got True"),
-    "call": (overridden(model_of(kl.Dense(2))), ValueError, r"layers\[0\] \(Dense\) has a call of its own"),
+    "call": (overridden(model_of(kl.Dense(2))), ValueError, r"layers\[0\] \(Dense\) has its own call"),
     "layer": (kl.Dense(2), TypeError, r"must be a keras\.Sequential"),
     "not built": (keras.Sequential([kl.Dense(2)]), ValueError, "has not been built"),
-    "no chain": (chain_with_a_side(), ValueError, "no single chain"),
-    "unknown": (model_of(kl.Reshape((2, 2))), ValueError, r"layers\[0\] \(Reshape\): bpfast reads"),
+    "no chain": (
+        chain_with_a_side(),
+        ValueError,
+        "must be a functional model whose layers are a single chain",
+    ),
+    "unknown": (
+        model_of(kl.Reshape((2, 2))),
+        ValueError,
+        r"layers\[0\] \(Reshape\) cannot be converted; bpfast reads",
+    ),
     "subclass": (model_of(Wide(2)), ValueError, "a subclass of Dense may"),
     "function": (model_of(kl.Dense(2, activation="mish")), ValueError, "got 'mish'"),
     "own": (model_of(kl.Dense(2, activation=lambda z: z)), ValueError, "activation must be one of"),
@@ -271,13 +277,17 @@ REFUSED = {
         ValueError,
         "momentum must be greater than 0",
     ),
-    "half": (model_of(kl.Dense(2, dtype="mixed_bfloat16")), ValueError, "computes in bfloat16 and float32"),
+    "half": (
+        model_of(kl.Dense(2, dtype="mixed_bfloat16")),
+        ValueError,
+        "must compute in float32 or in float64 only; got bfloat16 and float32",
+    ),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_bpfast_can_not_be(name):
-    model, error, message = REFUSED[name]
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_models(name):
+    model, error, message = UNSUPPORTED[name]
     with pytest.raises(error, match=message) as caught:
         from_keras(model, loss="squared_error")
     assert "\n" not in str(caught.value)
@@ -286,11 +296,15 @@ def test_a_model_that_bpfast_can_not_be(name):
 @pytest.mark.parametrize(
     ("given", "end", "message"),
     [
-        ("sparse_categorical_crossentropy", [], "does not end with its link, softmax; its loss is for prob"),
+        (
+            "sparse_categorical_crossentropy",
+            [],
+            "does not end with the link softmax, but its loss expects prob",
+        ),
         (
             keras.losses.BinaryCrossentropy(from_logits=True),
             [kl.Activation("sigmoid")],
-            "is for from_logits",
+            "its loss expects logits",
         ),
         (
             keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
@@ -302,14 +316,14 @@ def test_a_model_that_bpfast_can_not_be(name):
     ],
     ids=str,
 )
-def test_a_loss_that_does_not_fit(given, end, message):
+def test_unsupported_losses(given, end, message):
     model = a_model(*end)
     model.compile(loss=given)
     with pytest.raises(ValueError, match=message):
         from_keras(model)
 
 
-def test_a_flatten_of_images_and_of_rows(rng):
+def test_flatten_of_images_and_of_rows(rng):
     X = rng.normal(size=(ROWS, 2, 3, 4)).astype("float32")
     for form, shape in (("channels_last", (2, 3, 4)), ("channels_first", (24,))):
         model = model_of(kl.Flatten(data_format=form), kl.Dense(2), shape=shape)
@@ -318,7 +332,7 @@ def test_a_flatten_of_images_and_of_rows(rng):
         assert relative(net.predict(X.reshape(ROWS, 24)), expected) <= TOLERANCE
 
 
-def test_a_layer_in_two_places_is_read_and_not_written_back(rng):
+def test_a_layer_that_occurs_twice_is_read_but_not_written_back(rng):
     dense = kl.Dense(4, activation="tanh")
     model = model_of(keras.Sequential([dense]), keras.Sequential([dense, kl.Dense(2)]))
     perturb(model, 0)
@@ -327,9 +341,7 @@ def test_a_layer_in_two_places_is_read_and_not_written_back(rng):
     expected = outputs(model, X)
     assert relative(net.predict(X), expected) <= TOLERANCE
     net.fit(X, y, epochs=2)
-    with pytest.raises(
-        ValueError, match=r"one variable \(.*\) in several places, 0\.W and 1\.W of"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"one variable \(.*\) several times, as 0\.W and 1\.W of") as caught:
         copy_to_keras(net, model)
     assert "\n" not in str(caught.value)
     assert (outputs(model, X) == expected).all()
@@ -341,7 +353,7 @@ def test_other_errors():
     with pytest.raises(TypeError, match=r"net must be a bpfast\.Network"):
         to_keras(a_model())
     net = bp.Network([bp.Dense(3), bp.Maxout(2)], n_inputs=4, loss="squared_error")
-    with pytest.raises(ValueError, match=r"layers\[1\] \(Maxout\) has no layer in Keras"):
+    with pytest.raises(ValueError, match=r"layers\[1\] \(Maxout\) has no counterpart in Keras"):
         to_keras(net)
     model = a_model()
     before = [keras.ops.convert_to_numpy(w).copy() for w in model.weights]
@@ -354,7 +366,7 @@ def test_other_errors():
         copy_to_keras(from_keras(shared, loss="squared_error"), shared)
 
 
-def test_keras_is_an_option():
+def test_keras_is_optional():
     code = (
         "import sys\nsys.modules['keras'] = None\n"
         "try: import bpfast.interop.keras\nexcept ImportError as error: print(error)"

@@ -1,7 +1,7 @@
 """What the names of an ONNX graph stand for while it is read.
 
-A constant array, a `Value` (what a layer makes of another value), or a `Partial`: something that is no
-layer yet, such as x / √2 on the way to a GELU, and an error if nothing makes a layer of it.
+A name is a constant array, a `Value` (the output of a layer), or a `Partial`: an intermediate result that
+later nodes must complete to a layer, such as x / √2 in a GELU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...specs.layers import Dense, Layer
 
 @dataclass(frozen=True)
 class Piece:
-    """A layer with its arrays by name, and of a residual one the pieces within."""
+    """A layer with its arrays by name, and the pieces inside if it is a `Residual`."""
 
     layer: Layer
     arrays: dict[str, Array] = field(default_factory=dict)
@@ -29,35 +29,40 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A matrix with a row a sample.
+    """A matrix with one row per sample.
 
     Attributes
     ----------
     width : int
-        Its columns.
+        Number of columns.
     sources : tuple of Value
-        None of the input, one of a layer, two of a sum.
+        Values that it is computed from: none for the input, one for a layer, two for a sum.
     piece : Piece or None
-        The layer that makes it; None of the input and of a sum.
+        Layer that computes it; None for the input and for a sum.
     node : NodeProto
+        Node that computes it.
+    gate : Value or None
+        Last value through which every path from the input to this one passes.
+    depth : int
+        Number of gates from the input to this value.
     """
 
     width: int
     sources: tuple[Value, ...] = ()
     piece: Piece | None = None
     node: Any = None
-    #: The last value that all ways from the input to this one go through, and how many there are.
     gate: Value | None = None
     depth: int = 0
 
 
 @dataclass(frozen=True)
 class Partial:
-    """Not yet what a layer makes: `kind` says what of `value`.
+    """An intermediate result that is not the output of a layer; `kind` says how it depends on `value`, x.
 
-    affine: a x + c, column by column · erf: erf(a x) · cdf: a (1 + erf(x / √2)) · gelu: 2 a gelu(x) ·
-    mean: of each row · centred: x less its mean · pieces: rows cut into a · softmax, exp ·
-    complement: 1 - x · both: 1 - x beside x · unflattened: the input, of more than two dimensions
+    affine: a x + c per column · erf: erf(a x) · cdf: a (1 + erf(x / √2)) · gelu: 2 a gelu(x) ·
+    mean: the mean of each row · centred: x minus that mean · pieces: rows reshaped into a pieces ·
+    softmax, exp · complement: 1 - x · both: the columns 1 - x and x · unflattened: the input, with more
+    than two dimensions
     """
 
     kind: str
@@ -68,53 +73,65 @@ class Partial:
 
     @property
     def width(self) -> int:
-        """Its columns, flattened."""
+        """Number of columns after flattening."""
         return {"mean": 1, "both": 2}.get(self.kind, self.value.width)
 
 
 class Reader:
-    """What the names of a graph stand for; `batch` is how many rows it declares, None if any number."""
+    """What the names of a graph stand for.
+
+    Parameters
+    ----------
+    graph : GraphProto
+        Graph to read.
+    known : dict
+        What the names read so far stand for; it is extended.
+    batch : int, optional
+        Number of rows that the graph declares; None if it is not fixed.
+    """
 
     def __init__(self, graph: Any, known: dict[str, Any], batch: int | None = None) -> None:
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         self.known, self.batch = known, batch
 
     def get(self, name: str) -> Any:
-        """The array, Value or Partial of a name; None where an optional input is left out."""
+        """Return the array, Value or Partial of a name; None for an omitted optional input."""
         if name and name not in self.known:
             if name not in self.tensors:
-                raise ValueError(f"value {name!r} is not the first output of its node, which alone is read")
+                raise ValueError(
+                    f"value {name!r} is not the first output of its node; only that is supported"
+                )
             self.known[name] = array_of(self.tensors[name])
         return self.known.get(name)
 
     def inputs(self, node: Any) -> list[Any]:
-        """What a node reads."""
+        """Return what the inputs of a node stand for."""
         return [self.get(name) for name in node.input]
 
     def value(self, thing: Any, node: Any) -> Value:
-        """The thing as a value, an unfinished sum or product as part of the dense layer before it."""
+        """Return `thing` as a Value; a scale and shift become part of the preceding dense layer."""
         if isinstance(thing, Partial) and thing.kind == "affine":
             return folded(thing)
         if isinstance(thing, Partial) and thing.kind == "unflattened":
-            refuse(node, "takes an input of more than two dimensions; a Flatten is wanted before it")
+            refuse(node, "takes an input with more than two dimensions; it must be flattened first")
         if isinstance(thing, Partial):
-            refuse(thing.node, "stands where bpfast has no layer for it")
+            refuse(thing.node, "is in a position where bpfast has no layer for it")
         if not isinstance(thing, Value):
-            refuse(node, "wants a value computed from the input, and gets a constant")
+            refuse(node, "must take a value that depends on the input; got a constant")
         return thing
 
     def constant(self, thing: Any, node: Any) -> Array:
-        """The thing as an array of floats."""
+        """Return `thing` as an array of floats."""
         if not isinstance(thing, np.ndarray):
-            refuse(node, "wants a constant, and gets what is computed from the input")
+            refuse(node, "must take a constant; got a value that depends on the input")
         if thing.dtype not in (np.float32, np.float64):
-            refuse(node, f"has weights of {thing.dtype}; float32 or float64 is wanted")
+            refuse(node, f"must have weights of float32 or float64; got {thing.dtype}")
         if not np.isfinite(thing).all():
             refuse(node, "has weights that are not finite")
         return thing
 
     def columns(self, thing: Any, width: int, node: Any) -> Array:
-        """A constant of one number a column (width,)."""
+        """Return a constant with one number per column (width,)."""
         array = self.constant(thing, node)
         flat = array[0] if array.ndim == 2 and len(array) == 1 else array
         if flat.size == 1 and array.ndim <= 2:
@@ -125,7 +142,7 @@ class Reader:
 
 
 def refuse(node: Any, why: str) -> NoReturn:
-    """Say which node can't be read."""
+    """Raise an error that names the node that cannot be converted."""
     kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     raise ValueError(f"node {node.name or node.output[0]!r} ({kind}) {why}")
 
@@ -133,17 +150,17 @@ def refuse(node: Any, why: str) -> NoReturn:
 def layer_value(
     node: Any, source: Value, width: int, kind: Callable[..., Layer], *given: Any, **more: Any
 ) -> Value:
-    """A value that a layer makes; `arrays` are its parameters."""
+    """Make the Value of a layer `kind(*given, **more)`, with the parameters `arrays`."""
     arrays = more.pop("arrays", {})
     try:
         layer = kind(*given, **more)
     except (ValueError, TypeError) as error:
-        refuse(node, f"can't be taken: {error}")
+        refuse(node, f"cannot be converted: {error}")
     return Value(width, (source,), Piece(layer, arrays), node, source, source.depth + 1)
 
 
 def attributes(node: Any) -> dict[str, Any]:
-    """The attributes of a node; floats as the shortest number that is the same float32."""
+    """Return the attributes of a node; a float is the shortest number with the same float32."""
     found = {a.name: a for a in node.attribute}
     return {
         name: float(str(np.float32(a.f)))
@@ -154,10 +171,12 @@ def attributes(node: Any) -> dict[str, Any]:
 
 
 def array_of(tensor: Any) -> Array:
-    """The array of a tensor that is in the model itself."""
+    """Return the array of a tensor, which must be stored in the model itself."""
     name = tensor.name or "of a Constant"
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise ValueError(f"tensor {name!r} lies outside of the model; save the model with its weights inside")
+        raise ValueError(
+            f"tensor {name!r} is stored outside of the model; save the model with its weights inside"
+        )
     try:
         if any(extent < 0 for extent in tensor.dims):
             raise ValueError(f"its shape is {tuple(tensor.dims)}")
@@ -167,18 +186,20 @@ def array_of(tensor: Any) -> Array:
 
 
 def row(x: Any, width: int) -> Array:
+    """Broadcast a number, or one number per column, to (width,)."""
     return np.broadcast_to(np.asarray(x, np.float64), (width,))
 
 
 def foldable(value: Value) -> bool:
+    """Whether a value is the output of a dense layer, into which a scale and shift can be folded."""
     return value.piece is not None and isinstance(value.piece.layer, Dense)
 
 
 def folded(affine: Partial) -> Value:
-    """a (X W + b) + c as one dense layer."""
+    """Fold a (X W + b) + c into one dense layer."""
     value = affine.value
     if not foldable(value):
-        refuse(affine.node, "scales or shifts what is not the output of a dense layer")
+        refuse(affine.node, "scales or shifts a value that is not the output of a dense layer")
     assert value.piece is not None
     assert isinstance(value.piece.layer, Dense)
     W, b = value.piece.arrays["W"], value.piece.arrays.get("b")

@@ -1,4 +1,4 @@
-"""PyTorch's losses and optimizers as bpfast's: those that mean exactly the same."""
+"""PyTorch's losses and optimizers whose counterparts in bpfast compute exactly the same."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from ...specs.optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMS
 
 @dataclass(frozen=True)
 class LossRow:
-    """One of PyTorch's losses.
+    """The counterpart of a PyTorch loss.
 
     Attributes
     ----------
     make : callable
-        Its instance to a loss.
-    wanted : dict
-        The only values of its attributes that mean the same here, beside reduction="mean".
+        Makes the loss from an instance of PyTorch's.
+    required : dict
+        Required values of the instance's attributes, in addition to reduction="mean".
     link : type, optional
-        The module that must end what it is used with.
+        Module that must be the last one of the module that the loss is used with.
     """
 
     make: Callable[[Any], Loss]
-    wanted: Mapping[str, Any]
+    required: Mapping[str, Any]
     link: type | None = None
 
 
@@ -57,7 +57,7 @@ LOSSES: dict[type, LossRow] = {
 
 
 def read_loss(loss: Any) -> tuple[Loss, LossRow | None]:
-    """A loss of either library as bpfast's; with its row where it is PyTorch's."""
+    """Read a loss of bpfast or PyTorch; for the latter also return its row of `LOSSES`."""
     if isinstance(loss, type) and issubclass(loss, nn.Module):
         loss = loss()
     if not isinstance(loss, nn.Module):
@@ -67,13 +67,13 @@ def read_loss(loss: Any) -> tuple[Loss, LossRow | None]:
         known = ", ".join(kind.__name__ for kind in LOSSES)
         raise ValueError(f"loss {name} has no counterpart in bpfast (of PyTorch's: {known})")
     _require_same(
-        f"loss {name}", vars(loss) | dict(loss.named_buffers()), {"reduction": "mean", **row.wanted}
+        f"loss {name}", vars(loss) | dict(loss.named_buffers()), {"reduction": "mean", **row.required}
     )
     return row.make(loss), row
 
 
-def _require_same(what: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in wanted.items():
+def _require_same(what: str, given: Mapping[str, Any], required: Mapping[str, Any]) -> None:
+    for name, value in required.items():
         came = given.get(name)
         if (came is None) != (value is None) or (value is not None and came != value):
             came = "a tensor" if isinstance(came, torch.Tensor) else repr(came)
@@ -82,13 +82,21 @@ def _require_same(what: str, given: Mapping[str, Any], wanted: Mapping[str, Any]
 
 @dataclass(frozen=True)
 class OptimizerRow:
-    """One of PyTorch's optimizers: its parameter group to bpfast's, and the values that it must have."""
+    """The counterpart of a PyTorch optimizer.
+
+    Attributes
+    ----------
+    make : callable
+        Makes the optimizer from a parameter group of PyTorch's.
+    required : dict
+        Required values of the parameter group.
+    """
 
     make: Callable[[dict[str, Any]], Optimizer]
-    wanted: Mapping[str, Any]
+    required: Mapping[str, Any]
 
 
-#: PyTorch's weight_decay decays biases too, so that 0 alone means the same.
+#: PyTorch's weight_decay also decays biases, so that only 0 has a counterpart.
 OPTIMIZERS: dict[type, OptimizerRow] = {
     torch.optim.SGD: OptimizerRow(
         lambda g: SGD(g["lr"], g["momentum"], g["nesterov"]), {"weight_decay": 0, "dampening": 0}
@@ -113,25 +121,28 @@ OPTIMIZERS: dict[type, OptimizerRow] = {
 
 
 def read_optimizer(optimizer: Any, trained: list[Any]) -> Optimizer | LBFGS:
-    """An optimizer of either library as bpfast's; PyTorch's must be new, and of these tensors."""
+    """Read an optimizer of bpfast or PyTorch; the latter must be new and have all trained tensors."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         return resolve_optimizer(optimizer)
     name, row = type(optimizer).__name__, OPTIMIZERS.get(type(optimizer))
     if row is None:
         known = ", ".join(kind.__name__ for kind in OPTIMIZERS)
-        raise ValueError(f"optimizer {name} has no counterpart that is read (of PyTorch's: {known})")
+        raise ValueError(f"optimizer {name} has no counterpart in bpfast (of PyTorch's: {known})")
     if len(optimizer.param_groups) != 1:
-        raise ValueError(f"optimizer {name} has {len(optimizer.param_groups)} parameter groups; 1 is wanted")
+        raise ValueError(
+            f"optimizer {name} has {len(optimizer.param_groups)} parameter groups; only 1 is supported"
+        )
     group = optimizer.param_groups[0]
     if not {id(t) for t in trained} <= {id(t) for t in group["params"]}:
         raise ValueError(f"optimizer {name} does not have all parameters of the module that require grad")
-    # Adagrad has a state before its first step; that of SGD has no number of steps.
+    # Adagrad has a state before its first step; the state of SGD has no step counter.
     if any(float(s.get("step", s.get("momentum_buffer") is not None)) > 0 for s in optimizer.state.values()):
-        raise ValueError(f"optimizer {name} has made steps, and its state is not taken; pass a new one")
+        raise ValueError(f"optimizer {name} has made steps, and its state cannot be used; pass a new one")
     if float(group.get("weight_decay", 0)) != 0:
         raise ValueError(
-            f"optimizer {name} has weight_decay {group['weight_decay']}, which shrinks biases too, as bpfast "
-            f"does not; pass weight_decay=0 with penalty=bpfast.L2(...), or optimizer=bpfast.AdamW(...)"
+            f"optimizer {name} has weight_decay {group['weight_decay']}, which also applies to "
+            f"biases, unlike that of bpfast; pass weight_decay=0 and penalty=bpfast.L2(...), or "
+            f"optimizer=bpfast.AdamW(...)"
         )
-    _require_same(f"optimizer {name}", group, {"maximize": False, **row.wanted})
+    _require_same(f"optimizer {name}", group, {"maximize": False, **row.required})
     return row.make({key: float(v) if isinstance(v, torch.Tensor) else v for key, v in group.items()})
