@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from .spec import Family, Spec, number
+from .spec import Family, Spec, number, spec
 
 
-@dataclass(frozen=True)
 class Activation(Spec):
     """An elementwise function with at most one parameter."""
 
@@ -27,25 +25,25 @@ activations.hints["softmax"] = "the loss applies it to the outputs: use loss='cr
 
 
 @activations.register("identity", "linear")
-@dataclass(frozen=True)
+@spec
 class Identity(Activation):
     """f(z) = z, f'(z) = 1."""
 
 
 @activations.register("sigmoid", "logistic")
-@dataclass(frozen=True)
+@spec
 class Sigmoid(Activation):
     """f(z) = 1 / (1 + exp(-z)), f'(z) = f(z) (1 - f(z))."""
 
 
 @activations.register("tanh")
-@dataclass(frozen=True)
+@spec
 class Tanh(Activation):
     """f(z) = tanh(z), f'(z) = 1 - f(z)²."""
 
 
 @activations.register("relu")
-@dataclass(frozen=True)
+@spec
 class ReLU(Activation):
     """f(z) = max(0, z), f'(z) = 1 if z > 0, else 0 (Nair & Hinton 2010)."""
 
@@ -54,7 +52,7 @@ class ReLU(Activation):
 
 
 @activations.register("leaky_relu")
-@dataclass(frozen=True)
+@spec
 class LeakyReLU(Activation):
     """f(z) = z if z > 0, else slope · z (Maas et al. 2013).
 
@@ -77,7 +75,7 @@ class LeakyReLU(Activation):
 
 
 @activations.register("elu")
-@dataclass(frozen=True)
+@spec
 class ELU(Activation):
     """f(z) = z if z > 0, else alpha · (exp(z) - 1) (Clevert et al. 2016).
 
@@ -99,7 +97,7 @@ class ELU(Activation):
 
 
 @activations.register("selu")
-@dataclass(frozen=True)
+@spec
 class SELU(Activation):
     """f(z) = λ z if z > 0, else λ α (exp(z) - 1); λ = 1.0507…, α = 1.6733… (Klambauer et al. 2017)."""
 
@@ -108,7 +106,7 @@ class SELU(Activation):
 
 
 @activations.register("gelu")
-@dataclass(frozen=True)
+@spec
 class GELU(Activation):
     """f(z) = z Φ(z) with the normal distribution function Φ, computed by erf (Hendrycks & Gimpel 2016)."""
 
@@ -116,7 +114,7 @@ class GELU(Activation):
 
 
 @activations.register("silu", "swish")
-@dataclass(frozen=True)
+@spec
 class SiLU(Activation):
     """f(z) = z sigmoid(z) (Elfwing et al. 2018)."""
 
@@ -124,7 +122,7 @@ class SiLU(Activation):
 
 
 @activations.register("softplus")
-@dataclass(frozen=True)
+@spec
 class Softplus(Activation):
     """f(z) = log(1 + exp(z)), f'(z) = sigmoid(z) (Dugas et al. 2001)."""
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .spec import Family, Spec, number
+from .spec import Family, Spec, number, spec
 
 
-@dataclass(frozen=True)
 class Initializer(Spec):
     """Initial values of a parameter of shape (I, O), or (O,) for a bias."""
 
@@ -37,7 +35,7 @@ def _uniform(limit: float, shape: tuple[int, ...], rng: np.random.Generator) -> 
 
 
 @initializers.register("xavier_uniform", "glorot_uniform", "xavier", "glorot")
-@dataclass(frozen=True)
+@spec
 class XavierUniform(Initializer):
     """U(-a, a) with a = √(6 / (I + O)) (Glorot & Bengio 2010)."""
 
@@ -46,7 +44,7 @@ class XavierUniform(Initializer):
 
 
 @initializers.register("xavier_normal", "glorot_normal")
-@dataclass(frozen=True)
+@spec
 class XavierNormal(Initializer):
     """N(0, 2 / (I + O)) (Glorot & Bengio 2010)."""
 
@@ -55,7 +53,7 @@ class XavierNormal(Initializer):
 
 
 @initializers.register("he_uniform")
-@dataclass(frozen=True)
+@spec
 class HeUniform(Initializer):
     """U(-a, a) with a = √(6 / I) (He et al. 2015)."""
 
@@ -64,7 +62,7 @@ class HeUniform(Initializer):
 
 
 @initializers.register("he_normal", "he")
-@dataclass(frozen=True)
+@spec
 class HeNormal(Initializer):
     """N(0, 2 / I) (He et al. 2015)."""
 
@@ -73,7 +71,7 @@ class HeNormal(Initializer):
 
 
 @initializers.register("lecun_uniform")
-@dataclass(frozen=True)
+@spec
 class LeCunUniform(Initializer):
     """U(-a, a) with a = √(3 / I) (LeCun et al. 1998)."""
 
@@ -82,7 +80,7 @@ class LeCunUniform(Initializer):
 
 
 @initializers.register("lecun_normal", "lecun")
-@dataclass(frozen=True)
+@spec
 class LeCunNormal(Initializer):
     """N(0, 1 / I) (LeCun et al. 1998)."""
 
@@ -91,7 +89,7 @@ class LeCunNormal(Initializer):
 
 
 @initializers.register("orthogonal")
-@dataclass(frozen=True)
+@spec
 class Orthogonal(Initializer):
     """gain · Q with orthonormal rows or columns, by QR decomposition of a normal matrix (Saxe et al. 2014).
 
@@ -115,7 +113,7 @@ class Orthogonal(Initializer):
 
 
 @initializers.register("constant")
-@dataclass(frozen=True)
+@spec
 class Constant(Initializer):
     """The same value for every element.
 
@@ -135,7 +133,7 @@ class Constant(Initializer):
 
 
 @initializers.register("zeros")
-@dataclass(frozen=True)
+@spec
 class Zeros(Initializer):
     """0 for every element; the default for biases."""
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from . import activations as _activations
 from .builder import Builder
 from .initializers import Constant, Initializer, initializers
 from .losses import Loss, losses
-from .spec import Family, Spec, flag, integer, number
+from .spec import Family, Spec, flag, integer, number, spec
 
 
-@dataclass(frozen=True)
 class Layer(Spec):
     """A layer of a network."""
 
@@ -42,7 +40,7 @@ def _resolve_initializer(value: Any) -> Initializer:
 
 
 @layers.register("dense")
-@dataclass(frozen=True)
+@spec
 class Dense(Layer):
     """Fully connected layer: A = f(Z), Z = X W + b.
 
@@ -92,7 +90,7 @@ class Dense(Layer):
 
 
 @layers.register("activation")
-@dataclass(frozen=True)
+@spec
 class Activation(Layer):
     """Activation as a separate layer: A = f(X).
 
@@ -119,7 +117,7 @@ class Activation(Layer):
 
 
 @layers.register("dropout")
-@dataclass(frozen=True)
+@spec
 class Dropout(Layer):
     """A = X ⊙ M / (1 - rate) in training, with M = 0 with probability rate, else 1; A = X in prediction.
 
@@ -168,7 +166,7 @@ def _build_batch_norm(builder: Builder, source: int, numbers: tuple[float, ...])
 
 
 @layers.register("batch_norm")
-@dataclass(frozen=True, kw_only=True)
+@spec(kw_only=True)
 class BatchNorm(Layer):
     """Batch normalization: A = γ (X - μ) / √(σ² + ε) + β per column (Ioffe & Szegedy 2015).
 
@@ -200,7 +198,7 @@ class BatchNorm(Layer):
 
 
 @layers.register("batch_renorm")
-@dataclass(frozen=True, kw_only=True)
+@spec(kw_only=True)
 class BatchRenorm(Layer):
     """Batch renormalization: A = γ (r (X - μ) / √(σ² + ε) + d) + β per column (Ioffe 2017).
 
@@ -247,7 +245,7 @@ class BatchRenorm(Layer):
 
 
 @layers.register("layer_norm")
-@dataclass(frozen=True, kw_only=True)
+@spec(kw_only=True)
 class LayerNorm(Layer):
     """Layer normalization: A = γ (X - μ) / √(σ² + ε) + β per row (Ba, Kiros & Hinton 2016).
 
@@ -272,7 +270,7 @@ class LayerNorm(Layer):
 
 
 @layers.register("maxout")
-@dataclass(frozen=True)
+@spec
 class Maxout(Layer):
     """Maxout: A = max over k of (X Wₖ + bₖ) (Goodfellow et al. 2013).
 
@@ -313,7 +311,7 @@ class Maxout(Layer):
 
 
 @layers.register("prelu")
-@dataclass(frozen=True)
+@spec
 class PReLU(Layer):
     """Parametric ReLU: A = max(0, X) + a ⊙ min(0, X) with trained slopes a (O,) (He et al. 2015).
 
@@ -336,7 +334,7 @@ class PReLU(Layer):
 
 
 @layers.register("rrelu")
-@dataclass(frozen=True)
+@spec
 class RReLU(Layer):
     """Randomized leaky ReLU: A = max(0, X) + a ⊙ min(0, X) with random slopes a (Xu et al. 2015).
 
@@ -365,7 +363,7 @@ class RReLU(Layer):
 
 
 @layers.register("residual")
-@dataclass(frozen=True, init=False)
+@spec(init=False)
 class Residual(Layer):
     """Residual block: A = X + F(X), where F is a sequence of layers (He et al. 2016).
 
@@ -419,7 +417,7 @@ class Residual(Layer):
 
 
 @layers.register("auxiliary")
-@dataclass(frozen=True)
+@spec
 class Auxiliary(Layer):
     """Auxiliary head: adds weight · L(y, X W + b) to the objective; A = X.
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .spec import Family, Spec, number
+from .spec import Family, Spec, number, spec
 
 
-@dataclass(frozen=True)
 class Loss(Spec):
     """A loss L(Y, Z) and the link function that turns Z into a prediction.
 
@@ -44,7 +42,7 @@ class Loss(Spec):
 losses: Family[Loss] = Family("loss", Loss)
 
 
-@dataclass(frozen=True)
+@spec
 class _Capped(Loss):
     """A loss whose value can be capped, but not its gradient."""
 
@@ -60,13 +58,13 @@ class _Capped(Loss):
 
 
 @losses.register("squared_error", "mse")
-@dataclass(frozen=True)
+@spec
 class SquaredError(Loss):
     """L = (z - y)², ∂L/∂z = 2 (z - y)."""
 
 
 @losses.register("absolute_error", "mae")
-@dataclass(frozen=True)
+@spec
 class AbsoluteError(Loss):
     """L = |z - y|, ∂L/∂z = sign(z - y), with 0 at z = y."""
 
@@ -74,7 +72,7 @@ class AbsoluteError(Loss):
 
 
 @losses.register("log_loss", "binary_cross_entropy", "binary_crossentropy")
-@dataclass(frozen=True)
+@spec
 class LogLoss(_Capped):
     """L = softplus(z) - y z = -y log p - (1 - y) log(1 - p) with p = sigmoid(z); ∂L/∂z = p - y.
 
@@ -98,7 +96,7 @@ class LogLoss(_Capped):
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
 )
-@dataclass(frozen=True)
+@spec
 class CrossEntropy(_Capped):
     """L = -Σ y log softmax(z) over the outputs; ∂L/∂z = softmax(z) - y.
 
@@ -116,7 +114,7 @@ class CrossEntropy(_Capped):
 
 
 @losses.register("exponential")
-@dataclass(frozen=True)
+@spec
 class Exponential(Loss):
     """L = exp(-y z) for y = ±1, ∂L/∂z = -y exp(-y z) (as in AdaBoost; Friedman et al. 2000).
 
@@ -129,7 +127,7 @@ class Exponential(Loss):
 
 
 @losses.register("hinge")
-@dataclass(frozen=True)
+@spec
 class Hinge(Loss):
     """L = max(0, 1 - y z) for y = ±1, ∂L/∂z = -y if y z < 1, else 0 (as in a linear SVM)."""
 
@@ -139,7 +137,7 @@ class Hinge(Loss):
 
 
 @losses.register("huber")
-@dataclass(frozen=True)
+@spec
 class Huber(Loss):
     """L = ½ r² if |r| ≤ threshold, else threshold (|r| - ½ threshold), with r = z - y (Huber 1964).
 
@@ -160,7 +158,7 @@ class Huber(Loss):
 
 
 @losses.register("quantile", "pinball")
-@dataclass(frozen=True)
+@spec
 class Quantile(Loss):
     """L = max(q r, (q - 1) r) with r = y - z; its minimum is the q-quantile of y (Koenker 1978).
 
@@ -184,7 +182,7 @@ class Quantile(Loss):
 
 
 @losses.register("poisson")
-@dataclass(frozen=True)
+@spec
 class Poisson(Loss):
     """L = exp(z) - y z for counts y ≥ 0, with link exp; ∂L/∂z = exp(z) - y.
 
@@ -196,7 +194,7 @@ class Poisson(Loss):
     targets: ClassVar[str] = "counts"
 
 
-@dataclass(frozen=True)
+@spec
 class CustomLoss(Loss):
     """A user-defined loss in Python; the rest of the training step stays native.
 

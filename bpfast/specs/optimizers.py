@@ -6,14 +6,14 @@ reads them, and the state of the rule: named arrays with one element per weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from .schedules import Schedule, resolve_rate
-from .spec import Family, Spec, flag, integer, number
+from .spec import Family, Spec, flag, integer, number, spec
 
 
-@dataclass(frozen=True)
+@spec
 class Optimizer(Spec):
     """An update rule and its hyperparameters.
 
@@ -70,7 +70,7 @@ optimizers.hints["lbfgs"] = "L-BFGS needs all rows at once and is available only
 
 
 @optimizers.register("sgd")
-@dataclass(frozen=True)
+@spec
 class SGD(Optimizer):
     """Stochastic gradient descent: v ← μ v - η g, w ← w + v.
 
@@ -122,7 +122,7 @@ def _check_betas(owner: str, spec: Adam | AdamW) -> None:
 
 
 @optimizers.register("adam")
-@dataclass(frozen=True)
+@spec
 class Adam(Optimizer):
     """Adam: m ← β₁ m + (1-β₁) g, v ← β₂ v + (1-β₂) g², w ← w - η m̂ / (√v̂ + ε) (Kingma & Ba 2015).
 
@@ -163,7 +163,7 @@ class Adam(Optimizer):
 
 
 @optimizers.register("adamw")
-@dataclass(frozen=True)
+@spec
 class AdamW(Optimizer):
     """Adam with decoupled weight decay: w ← w - η λ w before the update (Loshchilov & Hutter 2019).
 
@@ -205,7 +205,7 @@ class AdamW(Optimizer):
 
 
 @optimizers.register("rmsprop")
-@dataclass(frozen=True)
+@spec
 class RMSprop(Optimizer):
     """RMSprop: v ← ρ v + (1-ρ) g², w ← w - η g / (√v + ε) (Tieleman & Hinton 2012).
 
@@ -240,7 +240,7 @@ class RMSprop(Optimizer):
 
 
 @optimizers.register("adagrad")
-@dataclass(frozen=True)
+@spec
 class Adagrad(Optimizer):
     """AdaGrad: v ← v + g², w ← w - η g / (√v + ε) (Duchi et al. 2011).
 
@@ -271,7 +271,7 @@ class Adagrad(Optimizer):
 
 
 @optimizers.register("rprop")
-@dataclass(frozen=True)
+@spec
 class Rprop(Optimizer):
     """Rprop: a step size Δ per weight, adapted by the sign of g (Riedmiller & Braun 1993; iRprop⁻).
 
@@ -322,7 +322,7 @@ class Rprop(Optimizer):
         return {"previous": 0.0, "delta": self.schedule.rate(0.0)}
 
 
-@dataclass(frozen=True)
+@spec
 class LBFGS(Spec):
     """L-BFGS (Liu & Nocedal 1989): line searches along -H g; runs SciPy's L-BFGS-B.
 

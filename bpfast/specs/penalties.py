@@ -10,13 +10,12 @@ to the scaled gradient, not to the gradient of J.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from .spec import Family, Spec, number
+from .spec import Family, Spec, number, spec
 
 
-@dataclass(frozen=True)
+@spec
 class Penalty(Spec):
     """A penalty and its strength.
 
@@ -43,13 +42,13 @@ penalties: Family[Penalty] = Family("penalty", Penalty)
 
 
 @penalties.register("l2", "ridge")
-@dataclass(frozen=True)
+@spec
 class L2(Penalty):
     """Ω = ½ ‖W‖₂², gradient α W (ridge)."""
 
 
 @penalties.register("l1", "lasso")
-@dataclass(frozen=True)
+@spec
 class L1(Penalty):
     """Ω = ‖W‖₁, proximal step W ← sign(W) max(0, |W| - η α) (lasso; Tibshirani 1996)."""
 
@@ -57,7 +56,7 @@ class L1(Penalty):
 
 
 @penalties.register("elastic_net", "elasticnet")
-@dataclass(frozen=True)
+@spec
 class ElasticNet(Penalty):
     """Ω = ρ ‖W‖₁ + ½ (1 - ρ) ‖W‖₂² with ρ = l1_ratio (Zou & Hastie 2005).
 
@@ -82,7 +81,7 @@ class ElasticNet(Penalty):
 
 
 @penalties.register("l0")
-@dataclass(frozen=True)
+@spec
 class L0(Penalty):
     """Ω = #(W ≠ 0), proximal step W ← 0 if |W| ≤ √(2 η α) (hard threshold; Blumensath & Davies 2008)."""
 
@@ -90,6 +89,6 @@ class L0(Penalty):
 
 
 @penalties.register("frobenius")
-@dataclass(frozen=True)
+@spec
 class Frobenius(Penalty):
     """Ω = Σ over matrices ‖W‖_F, not squared; gradient α W / ‖W‖_F, or 0 for W = 0."""

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .monitor import improves
-from .spec import Family, Spec, integer, number
+from .spec import Family, Spec, integer, number, spec
 
 
-@dataclass(frozen=True)
 class Schedule(Spec):
     """A learning rate that varies with time."""
 
@@ -45,7 +44,7 @@ class _Initial:
 
 
 @schedules.register("constant")
-@dataclass(frozen=True, repr=False)
+@spec
 class Constant(_Initial, Schedule):
     """A constant rate: η(t) = η₀.
 
@@ -66,7 +65,7 @@ class Constant(_Initial, Schedule):
 
 
 @schedules.register("step")
-@dataclass(frozen=True)
+@spec
 class StepDecay(_Initial, Schedule):
     """Step decay: η(t) = η₀ factor^⌊t / every⌋.
 
@@ -94,7 +93,7 @@ class StepDecay(_Initial, Schedule):
 
 
 @schedules.register("exponential")
-@dataclass(frozen=True)
+@spec
 class ExponentialDecay(_Initial, Schedule):
     """Exponential decay: η(t) = η₀ factor^t.
 
@@ -118,7 +117,7 @@ class ExponentialDecay(_Initial, Schedule):
 
 
 @schedules.register("invscaling", "inverse_time")
-@dataclass(frozen=True)
+@spec
 class InverseTime(_Initial, Schedule):
     """Inverse time decay: η(t) = η₀ / (1 + decay · t)^power.
 
@@ -146,7 +145,7 @@ class InverseTime(_Initial, Schedule):
 
 
 @schedules.register("cosine")
-@dataclass(frozen=True)
+@spec
 class Cosine(_Initial, Schedule):
     """Cosine decay: η(t) = final + ½ (η₀ - final) (1 + cos(π t / epochs)) (Loshchilov & Hutter 2017).
 
@@ -175,7 +174,7 @@ class Cosine(_Initial, Schedule):
 
 
 @schedules.register("warm_up")
-@dataclass(frozen=True)
+@spec
 class WarmUp(Schedule):
     """Linear warm-up from start · η(0) to η(0), followed by the schedule η (Goyal et al. 2017).
 
@@ -211,7 +210,7 @@ class WarmUp(Schedule):
 
 
 @schedules.register("reduce_on_plateau")
-@dataclass(frozen=True)
+@spec
 class ReduceOnPlateau(Schedule):
     """Reduce the rate when the monitored loss has stopped improving.
 
