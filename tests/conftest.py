@@ -21,8 +21,9 @@ OPTIONAL = ("skl2onnx", "pytorch", "exchange")
 #: Folders, and words in the names of files, whose tests run native code.
 ISA = {"engine", "native", "reference"}
 ISA_FILES = ("spars",)
-#: Words in the names of files that do so with every instruction set already.
-NOT_ISA_FILES = ("tiles", "vmath")
+#: Words in the names of files that do so with every instruction set already, or whose subject the stacks of
+#: the layers' tests include.
+NOT_ISA_FILES = ("dropout", "tiles", "vmath")
 #: Words in the names of files in `native` that a build without OpenMP need not run.
 NOT_SERIAL_FILES = ("kernels", "speed", "tiles", "vmath")
 
