@@ -74,7 +74,7 @@ def test_regressor(build, error, rng, activation, solver, batch_size, outputs):
     net = build((INPUTS, 6, 4, outputs), ACTIVATIONS[activation])
     estimator = estimator_of(MLPRegressor, activation, options, batch_size)
     expected = train(estimator, net, X, y if outputs > 1 else y[:, 0], epochs=10)
-    # The gradient of scikit-learn is Σ (z - y) / B, that of half the sum of squares; that of bpfast is 2 (z - y) / (B O).
+    # The gradient of scikit-learn is Σ (z - y) / B, that of bpfast 2 (z - y) / (B O).
     factor = outputs / 2
     if solver == "adam":
         # For Adam the factor only matters relative to ε.
@@ -156,7 +156,7 @@ def one_layer(backend, loss, X, y, penalty, outputs=1, rate=0.1, momentum=0.5):
 def test_ridge(backend, line, alpha):
     X, y = line
     W, b = one_layer(backend, "squared_error", X, y, bp.L2(alpha))
-    model = Ridge(alpha=len(X) * alpha / 2, solver="cholesky").fit(X, y)  # n × our objective
+    model = Ridge(alpha=len(X) * alpha / 2, solver="cholesky").fit(X, y)  # n times the objective of bpfast
     assert W[0] == pytest.approx(model.coef_, abs=1e-9)
     assert b[0] == pytest.approx(model.intercept_, abs=1e-9)
 
