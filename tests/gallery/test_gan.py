@@ -1,4 +1,4 @@
-"""The gallery's GAN: what it counts, the gradient that crosses two networks, and that it learns."""
+"""The GAN of the gallery: coverage of modes, the gradient through two networks, and training."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def test_points_on_every_mode_cover_eight():
     real = gan.ring(4000, np.random.default_rng(1))
     covered, good = gan.coverage(real)
     assert covered == 8
-    # Of a Gaussian in the plane 1 - exp(-9/2) = 98.9 % lie within 3 deviations.
+    # 1 - exp(-9/2) = 98.9 % of a two-dimensional Gaussian lies within 3 standard deviations.
     assert good == pytest.approx(1 - np.exp(-4.5), abs=0.01)
 
 
@@ -22,7 +22,7 @@ def test_a_mode_with_too_few_points_is_not_covered():
     assert gan.coverage(np.repeat(centres[2:3], 50, axis=0)) == (1, 1.0)
 
 
-def test_points_off_the_modes_count_for_none():
+def test_points_far_from_all_modes_do_not_count():
     inside, outside = gan.centres() * (1 + 2.9 * 0.02 / 2), gan.centres() * (1 + 3.1 * 0.02 / 2)
     assert gan.coverage(inside) == (8, 1.0)
     assert gan.coverage(outside) == (0, 0.0)
@@ -35,7 +35,7 @@ def test_the_gradient_reaches_the_generator_through_the_discriminator(packing, r
     loss, dpoints = gan.judge(discriminator, generator.forward(noise, training=True), real)
     generator.backward(dpoints)
     assert loss == pytest.approx(-np.log(discriminator.predict(packs(generator, noise, packing))).mean())
-    given, wanted = [], []
+    computed, expected = [], []
     for name, array in generator.parameters.items():
         flat = array.reshape(-1)
         for i in range(0, flat.size, 97):
@@ -43,16 +43,16 @@ def test_the_gradient_reaches_the_generator_through_the_discriminator(packing, r
             for flat[i] in (kept + 1e-6, kept - 1e-6):
                 sides.append(-np.log(discriminator.predict(packs(generator, noise, packing))).mean())
             flat[i] = kept
-            wanted.append((sides[0] - sides[1]) / 2e-6)
-            given.append(generator.gradient[name].reshape(-1)[i])
-    assert error(given, wanted) < 1e-6
+            expected.append((sides[0] - sides[1]) / 2e-6)
+            computed.append(generator.gradient[name].reshape(-1)[i])
+    assert error(computed, expected) < 1e-6
 
 
 def packs(generator, noise, packing):
     return generator.forward(noise).reshape(-1, 2 * packing)
 
 
-def test_the_discriminators_gradient_tells_real_from_generated(rng):
+def test_the_gradient_of_the_discriminator(rng):
     _, discriminator = gan.networks(0, 2, dtype="float64")
     points, real = rng.normal(size=(12, 2)), np.repeat([1.0, 0.0], 6)
     gan.judge(discriminator, points, real)
@@ -61,21 +61,21 @@ def test_the_discriminators_gradient_tells_real_from_generated(rng):
         np.testing.assert_allclose(array, expected[name], rtol=1e-12, atol=1e-15)
 
 
-def test_the_same_bits_on_each_run():
+def test_results_are_bitwise_reproducible():
     runs = [gan.train(0, steps=60) for _ in range(2)]
     (first, losses), (second, again) = runs
     assert gan.sample(first).tobytes() == gan.sample(second).tobytes()
     assert losses.tobytes() == again.tobytes()
 
 
-def test_it_covers_the_ring_with_three_seeds_and_draws(tmp_path, capsys):
+def test_coverage_with_three_seeds_and_picture(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "gan.png"
     figures = gallery.run("gan", picture)
     assert len(figures["modes"]) == 3
     assert min(figures["modes"]) >= 7
     assert min(figures["quality"]) >= 0.75
-    # What packing is for: without it modes are dropped.
+    # Without packing, modes are dropped.
     assert figures["modes_without_packing"] < min(figures["modes"])
     assert picture.stat().st_size > 10_000
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The gallery's capsules: squashing, routing and margin loss by themselves, the check, and the whole."""
+"""The capsules of the gallery: squashing, routing, margin loss, the gradient check, and training."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from bpfast.gallery import capsule
 
 
 def slopes(f, array, h=1e-6):
-    """Central differences of f() by the elements of an array, which f reads."""
+    """Central differences of f() with respect to the elements of an array that f reads."""
     result = np.empty_like(array)
     for place in np.ndindex(array.shape):
         kept, sides = array[place], []
@@ -32,13 +32,13 @@ def test_the_gradient_of_squash(rng, error):
     assert not capsule.squash_backward(np.zeros((1, 4)), G[:1]).any()
 
 
-def test_routing_starts_even_and_goes_where_capsules_agree():
-    # Two capsules expect the same of digit 0 and the opposite of digit 1.
+def test_routing_starts_uniform_and_follows_agreement():
+    # Two capsules have equal predictions for digit 0 and opposite ones for digit 1.
     U = np.array([[[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [-1.0, 0.0]]]])
     tape = capsule.route(U)
     first, _, v = tape[0]
     np.testing.assert_array_equal(first, np.full((1, 2, 2), 0.5))
-    # s = (1, 0) for digit 0, squashed to ½ of it; nothing for digit 1.
+    # s = (1, 0) for digit 0, squashed to half of it; 0 for digit 1.
     np.testing.assert_allclose(v, [[[0.5, 0.0], [0.0, 0.0]]], atol=1e-15)
     second = tape[1][0]
     np.testing.assert_allclose(second[0, :, 0], 1 / (1 + np.exp(-0.5)), rtol=1e-14)
@@ -53,7 +53,7 @@ def test_the_gradient_goes_through_every_iteration(iterations, rng, error):
     numeric = slopes(lambda: (G * capsule.route(U, iterations)[-1][2]).sum(), U)
     tape = capsule.route(U, iterations)
     assert error(capsule.route_backward(U, tape, G), numeric) < 1e-8
-    # With the couplings of the last iteration taken as constant it is another gradient.
+    # Treating the couplings of the last iteration as constant gives a different gradient.
     if iterations > 1:
         assert error(capsule.route_backward(U, tape[-1:], G), numeric) > 1e-2
 
@@ -69,7 +69,7 @@ def test_the_margin_loss_by_hand(rng, error):
     assert error(capsule.margin_loss(V, y)[1], slopes(lambda: capsule.margin_loss(V, y)[0], V)) < 1e-8
 
 
-def test_the_check_finds_a_backward_pass_that_leaves_something_out(monkeypatch):
+def test_the_check_detects_an_incomplete_backward_pass(monkeypatch):
     right = capsule.check(capsule.Capsules(seed=3))
     assert max(right) < 1e-6
     whole = capsule.route_backward
@@ -78,14 +78,14 @@ def test_the_check_finds_a_backward_pass_that_leaves_something_out(monkeypatch):
     assert min(wrong) > 1e-4
 
 
-def test_the_same_bits_on_each_run(bytes_of):
+def test_results_are_bitwise_reproducible(bytes_of):
     (first, history), (second, again) = (capsule.train(epochs=1, seed=5) for _ in range(2))
     assert history.tobytes() == again.tobytes()
     for a, b in zip(first.networks, second.networks, strict=True):
         assert bytes_of(a) == bytes_of(b)
 
 
-def test_it_reads_the_digits_and_draws(tmp_path, capsys):
+def test_accuracy_and_picture(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "capsule.png"
     figures = gallery.run("capsule", picture)
