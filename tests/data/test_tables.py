@@ -58,9 +58,9 @@ def test_csv_gzipped_and_with_a_byte_order_mark(tmp_path: Path) -> None:
         ("a,yy\n1,2\n", "has no column 'y'; did you mean 'yy'"),
         ("a;y\n1;2\n", "separated by commas"),
         ("a,y\n1,2,3\n1,2,3\n", "more values than its header"),
-        ("a,y\n1,2\n1,2,3\n", "can't be read as CSV"),
+        ("a,y\n1,2\n1,2,3\n", "as CSV: "),
         ("a,b,a,y\n1,2,3,4\n", "two columns named 'a'"),
-        ("y\n1\n", "no column to learn from besides 'y'"),
+        ("y\n1\n", "no input column besides the target 'y'"),
     ],
 )
 def test_csv_mistakes(tmp_path: Path, text: str, message: str) -> None:
@@ -107,12 +107,12 @@ def test_npz(tmp_path: Path) -> None:
     [
         ({"x": np.ones((3, 2)), "y": np.ones(3)}, "no array 'X'"),
         ({"X": np.ones((3, 2))}, "no array 'y'"),
-        ({"X": np.ones((3, 2)), "y": np.ones(4)}, r"need shape \(3,\)"),
-        ({"X": np.ones(3), "y": np.ones(3)}, "rows and columns are wanted"),
-        ({"X": np.ones((0, 2)), "y": np.ones(0)}, "rows and columns are wanted"),
-        ({"X": np.array([["a"]]), "y": np.ones(1)}, "real numbers are wanted"),
-        ({"X": np.ones((1, 1)), "y": np.array([1j])}, "numbers or texts are wanted"),
-        ({"X": np.array([[object()]]), "y": np.ones(1)}, "can't be read as NPZ"),
+        ({"X": np.ones((3, 2)), "y": np.ones(4)}, r"must have shape \(3,\)"),
+        ({"X": np.ones(3), "y": np.ones(3)}, "must have rows and columns"),
+        ({"X": np.ones((0, 2)), "y": np.ones(0)}, "must have rows and columns"),
+        ({"X": np.array([["a"]]), "y": np.ones(1)}, "must contain real numbers"),
+        ({"X": np.ones((1, 1)), "y": np.array([1j])}, "must be numbers or strings"),
+        ({"X": np.array([[object()]]), "y": np.ones(1)}, "cannot read .* as NPZ"),
     ],
 )
 def test_npz_mistakes(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
@@ -126,7 +126,7 @@ def test_npz_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, X=np.ones((30, 2)), y=np.ones(30))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="can't be read as NPZ"):
+    with pytest.raises(UserError, match=r"cannot read .* as NPZ"):
         tables.read_npz(str(path), target="y")
 
 
@@ -156,14 +156,14 @@ def test_idx_mistakes(tmp_path: Path) -> None:
     whole = idx_bytes(np.ones((6, 2, 2)))
     for cut in (5, 15, 30):
         (tmp_path / "a").write_bytes(whole[:cut])
-        with pytest.raises(UserError, match=r"damaged|cut off"):
+        with pytest.raises(UserError, match=r"is damaged"):
             tables.read_idx(str(tmp_path / "a"))
     (tmp_path / "a").write_bytes(whole)
     (tmp_path / "b").write_bytes(idx_bytes(np.ones(5)))
-    with pytest.raises(UserError, match=r"need shape \(6,\)"):
+    with pytest.raises(UserError, match=r"must have shape \(6,\)"):
         tables.read_idx(str(tmp_path / "a"), labels=str(tmp_path / "b"))
     (tmp_path / "c.gz").write_bytes(gzip.compress(whole)[:20])
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match="cannot read"):
         tables.read_idx(str(tmp_path / "c.gz"))
 
 
@@ -171,5 +171,5 @@ def test_idx_mistakes(tmp_path: Path) -> None:
 def test_more_values_than_names_never_shift_the_columns(tmp_path: Path, first: str) -> None:
     path = tmp_path / "shift.csv"
     path.write_text("a,b,y\n" + f"{first},1,2,3\n" + "1,4,5,6\n")
-    with pytest.raises(UserError, match="more values than its header has names"):
+    with pytest.raises(UserError, match="more values than its header has columns"):
         tables.read_csv(str(path))

@@ -77,7 +77,7 @@ def test_history_plots_itself(tmp_path: Path) -> None:
 
 def test_unknown_format(tmp_path: Path) -> None:
     for name in ("a.bmpp", "a"):
-        with pytest.raises(ValueError, match="names no picture format"):
+        with pytest.raises(ValueError, match="must have the extension of a supported image format"):
             plot_history(history(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 

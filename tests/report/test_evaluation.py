@@ -197,7 +197,7 @@ def test_confusion_is_drawn(tmp_path: Path) -> None:
         *("1\n50%", "1\n50%", "0"),
         *("0", "0", "1\n100%"),
     ]
-    assert axis.get_title(loc="left") == "3 of 4 right (75.00%)"
+    assert axis.get_title(loc="left") == "3 of 4 correct (75.00%)"
     np.testing.assert_allclose(axis.images[0].get_array(), [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 1]])
     P = np.eye(3)[[0, 1, 0, 2]]
     same = plotting.plot_confusion([0, 1, 1, 2], P, ["cat", "dog", "eel"])
@@ -240,11 +240,11 @@ def test_calibration_is_drawn() -> None:
     assert top.get_title(loc="left") == f"expected calibration error {found.error:.4f} (15 bins)"
     np.testing.assert_allclose(top.get_lines()[1].get_ydata(), found.observed)
     assert [bar.get_height() for bar in bottom.patches] == found.all_counts.tolist()
-    assert bottom.get_xlabel() == "probability stated of the predicted class"
+    assert bottom.get_xlabel() == "probability of the predicted class"
     other = plot_calibration(y, P, ["a", "b", "$c$"], of="$c$")
-    assert other.axes[1].get_xlabel() == "probability stated of $c$"
+    assert other.axes[1].get_xlabel() == "predicted probability of $c$"
     second = plot_calibration(y == 1, P[:, 1], [False, True])
-    assert second.axes[1].get_xlabel() == "probability stated of the second class"
+    assert second.axes[1].get_xlabel() == "predicted probability of the second class"
 
 
 @pytest.mark.parametrize("n", [1, 300, 5000])
@@ -265,7 +265,7 @@ def test_predictions_are_drawn(n: int, tmp_path: Path) -> None:
     hidden = 0 if n == 1 else round(n / 100)
     assert counted == n - hidden
     assert right.get_xlabel() == "predicted − true" + (
-        f" ({hidden} larger ones are not shown)" if hidden else ""
+        f" ({hidden} larger errors not shown)" if hidden else ""
     )
 
 
@@ -277,11 +277,11 @@ def test_importance_is_drawn() -> None:
     (axis,) = plot_importance(found, unit="R²").axes
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names == [f"column {k}" for k in range(29, 9, -1)]
-    assert axis.get_xlabel() == "R² lost when the column is shuffled"
+    assert axis.get_xlabel() == "decrease of the R² when the column is shuffled"
     alike = {"x" * 40 + str(k) + "y" * 40: (1.0 - k / 10, 0.0) for k in range(3)}
     (axis,) = plot_importance(alike).axes
     assert len({label.get_text() for label in axis.get_yticklabels()}) == 3
-    with pytest.raises(ValueError, match="a column at least"):
+    with pytest.raises(ValueError, match="at least one column"):
         plot_importance({})
 
 

@@ -126,7 +126,7 @@ def test_classification(capsys: pytest.CaptureFixture[str]) -> None:
     assert page.all("title") == ["kind of blobs.csv"]
     headline = next(text for text in page.all("p") if text.startswith("Test accuracy"))
     assert headline[1:-1] in printed
-    assert "chosen by them: somewhat optimistic" in headline
+    assert "chosen by them: slightly optimistic" in headline
     assert "240: 192 to train on, 48 held out" in page.text
     assert page.all("code") == [
         "bpfast train blobs.csv --target kind --epochs 30 --patience 3 --hidden 8 --predictions p.csv "
@@ -172,7 +172,7 @@ def test_regression() -> None:
     page = read("report.html")
     assert "20 (b 20)" in page.text
     assert len(page.pictures()) == 3, "curves, predictions, importance"
-    found = page.tables["Rows with the largest errors, numbered from 0"]
+    found = page.tables["Largest errors (rows are numbered from 0)"]
     assert found[0] == ["row", "true", "predicted", "error", "a", "b", "town"]
     assert len(found) == 11
     held_out = {int(row[0]) for row in found[1:]}
@@ -184,7 +184,7 @@ def test_regression() -> None:
     assert row[6] == town[int(row[0])]
     errors = [abs(float(row[3].replace(",", ""))) for row in found[1:]]
     assert errors == sorted(errors, reverse=True)
-    importance = page.tables["Loss of R², in falling order"]
+    importance = page.tables["Decrease of the R², in descending order"]
     assert {row[0] for row in importance[1:]} == {"a", "b", "town"}
     assert "None" not in page.text
 
@@ -193,7 +193,7 @@ def test_binary_calibration_is_of_the_second_class() -> None:
     write_csv("two.csv", blobs(["no", "yes"]))
     assert train("two.csv", "--target", "kind", "--epochs", "3") == 0
     page = read("report.html")
-    assert "Classes most often taken for another" not in page.tables
+    assert "Most frequent confusions" not in page.tables
     assert "Calibration" in page.all("h2")
 
 
@@ -222,14 +222,16 @@ def test_names_are_text_and_never_markup() -> None:
     assert page.all("title") == [f"\u2068{target}\u2069 of <i>&'.csv"]
     shown = {row[0] for row in page.tables["Rows of each class"][1:]}
     assert shown == {name.replace("\x07", "\N{REPLACEMENT CHARACTER}") for name in NASTY}
-    assert {row[0] for row in page.tables["Loss of accuracy, in falling order"][1:]} == set(columns)
+    assert {row[0] for row in page.tables["Decrease of the accuracy, in descending order"][1:]} == set(
+        columns
+    )
 
 
 def test_fifty_classes_and_more() -> None:
     write_csv("many.csv", blobs([f"class {k:02}" for k in range(55)], 700))
     assert train("many.csv", "--target", "kind", "--epochs", "1", "--hidden", "0") == 0
     page = read("report.html")
-    assert "A matrix of 55 classes is too large to draw." in page.text
+    assert "A confusion matrix of 55 classes is too large to draw." in page.text
     assert len(page.tables["Rows of each class"]) == 56
 
 
@@ -256,8 +258,8 @@ def test_an_interruption_leaves_a_report(epochs: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(training, "run_epoch", run_epoch)
     assert train("two.csv", "--target", "kind") == 130
     page = read("report.html")
-    after = "its state after epoch 3" if epochs else "part of its first epoch"
-    assert f"The training was interrupted; the network has {after}." in page.text
+    after = "after epoch 3" if epochs else "partway through epoch 1"
+    assert f"The training was interrupted; the network has the weights {after}." in page.text
     assert f"{epochs} of at most" in page.text
     assert "Confusion" in page.all("h2")
 
@@ -270,8 +272,8 @@ def test_mistakes_are_met_before_the_training(
     common = ["train", "two.csv", "--target", "kind", "--no-plot", "--report"]
     for path, message in (
         ("nowhere/r.html", "no directory"),
-        ("two.csv", "named twice"),
-        ("model.safetensors", "named twice"),
+        ("two.csv", "given twice"),
+        ("model.safetensors", "given twice"),
     ):
         assert main([*common, path]) == 2
         assert message in capsys.readouterr().err
@@ -297,7 +299,9 @@ def test_as_a_function() -> None:
     write_report("r.html", net, history, held_out, classes=[0, 1], subject=Subject("Mine", "Good."))
     page = read("r.html")
     assert page.all("h1") == ["Mine"]
-    assert {"0", "1", "2"} == {row[0] for row in page.tables["Loss of accuracy, in falling order"][1:]}
+    assert {"0", "1", "2"} == {
+        row[0] for row in page.tables["Decrease of the accuracy, in descending order"][1:]
+    }
     layers = [row[0] for row in page.tables["Layers, from input to output"][1:]]
     assert layers == ["0 residual", "· 0.0 dense", "1 dense"]
 
