@@ -16,10 +16,10 @@ from bpfast.data.tables import UserError
 from bpfast.storage import atomic
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout here")
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout")
 @pytest.mark.parametrize("write", ["open_atomically", "write_atomically"])
 def test_writing_to_dev_stdout(write: str) -> None:
-    """It is a link to a pipe, which has no path of its own."""
+    """/dev/stdout is a link to a pipe, which has no path."""
     program = {
         "open_atomically": "with atomic.open_atomically('/dev/stdout') as file: file.write(b'a\\n')",
         "write_atomically": "atomic.write_atomically('/dev/stdout', b'a\\n')",
@@ -32,7 +32,7 @@ def test_writing_to_dev_stdout(write: str) -> None:
     assert (ended.stdout, ended.stderr, ended.returncode) == (b"a\n", b"", 0)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_a_pipe_needs_no_writable_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> Any:
         raise PermissionError(13, "Permission denied")

@@ -121,7 +121,7 @@ def test_a_read_only_directory(monkeypatch: pytest.MonkeyPatch, error_of: Any) -
     def refuse(**_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    if os.access("locked", os.W_OK):  # root may write anywhere: it is told what others are told
+    if os.access("locked", os.W_OK):  # root may write anywhere, so simulate the error
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     said = error_of("train", "--out", "locked/model.safetensors")
     assert "cannot write 'locked/model.safetensors': Permission denied" in said

@@ -79,7 +79,7 @@ def test_ctrl_c() -> None:
 def test_resuming_from_a_checkpoint(
     capsys: pytest.CaptureFixture[str], write_csv: Any, houses: Any, error_of: Any
 ) -> None:
-    """Stopped, the same command goes on; the model is the same; another run is told apart."""
+    """The same command resumes and gives the same model; a checkpoint of another run is rejected."""
     write_csv("houses.csv", houses())
     command = ["train", "houses.csv", "--target", "price", "--no-plot", "--patience", "9", "--seed", "3"]
 
@@ -91,18 +91,18 @@ def test_resuming_from_a_checkpoint(
     assert "resumed" not in run("kept", "--epochs", "2", "--checkpoint", "run")
     assert "resumed   after epoch 2\n" in run("kept", "--epochs", "6", "--checkpoint", "run")
     assert Path("kept").read_bytes() == Path("plain").read_bytes()
-    said = run("kept", "--epochs", "6", "--checkpoint", "run")
-    assert "resumed   after epoch 6 (already complete)\n" in said
+    printed = run("kept", "--epochs", "6", "--checkpoint", "run")
+    assert "resumed   after epoch 6 (already complete)\n" in printed
     assert Path("kept").read_bytes() == Path("plain").read_bytes()
-    said = error_of(*command, "--batch-size", "8", "--epochs", "6", "--checkpoint", "run")
-    assert "had batch_size 32; this fit has batch_size 8" in said
+    printed = error_of(*command, "--batch-size", "8", "--epochs", "6", "--checkpoint", "run")
+    assert "had batch_size 32; this fit has batch_size 8" in printed
     assert "is given twice" in error_of(*command, "--out", "kept", "--checkpoint", "kept")
 
 
 def test_ctrl_c_after_resuming_keeps_complete_epochs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, write_csv: Any, houses: Any
 ) -> None:
-    """Interrupted in the first epoch of this process, the model is that of the last whole one."""
+    """Interrupted in the first epoch after resuming, the model is that of the last complete epoch."""
     write_csv("houses.csv", houses())
     command = ["train", "houses.csv", "--target", "price", "--no-plot", "--out", "m", "--checkpoint", "run"]
     assert main([*command, "--epochs", "2"]) == 0

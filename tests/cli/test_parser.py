@@ -38,7 +38,7 @@ def test_as_a_module() -> None:
 
 
 def test_import_from_an_unbuilt_checkout(tmp_path: Path) -> None:
-    """The sources are found first there: a line says so, whichever way they are imported."""
+    """Python finds the sources first there; both ways of importing them say so."""
     package = Path(bp.__file__).parent
     compiled = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
     shutil.copytree(package, tmp_path / "bpfast", ignore=compiled)

@@ -36,7 +36,7 @@ def test_the_same_seed_gives_the_same_bytes(capsys: pytest.CaptureFixture[str]) 
     assert Path("a").read_bytes() == Path("b").read_bytes() != Path("c").read_bytes()
     out, err = capsys.readouterr()
     assert not err
-    assert out.count("\n") == 3, "quiet prints the result alone"
+    assert out.count("\n") == 3, "quiet prints only the result"
     assert not Path("curve.png").exists()
 
 
@@ -68,7 +68,7 @@ def test_regression_and_its_predictions(
     assert "40 predictions of 'price'" in out
     again = read_csv("predictions.csv")
     assert again[0] == ["prediction"]
-    assert [row[0] for row in again[1:]] == [row[1] for row in tested[1:]], "to the last bit"
+    assert [row[0] for row in again[1:]] == [row[1] for row in tested[1:]], "bitwise"
 
 
 def test_classification_and_its_predictions(

@@ -15,7 +15,7 @@ pytest.importorskip("pandas")
 
 
 def learn_and_prepare(stream: Any, share: float = 0.2) -> tuple[Any, Any]:
-    """(preparation, array_files) of a stream, and of the same file in one piece."""
+    """Split the rows of a stream, learn from them and prepare them: (split, prepared rows)."""
     target = stream.targets()
     row_ids = np.flatnonzero(~preparation.missing(target))
     target = target[row_ids]
@@ -91,7 +91,7 @@ def test_moments_in_blocks(offset: float) -> None:
         moments.add(X[start : start + 130])
     np.testing.assert_array_equal(moments.count, (~np.isnan(X)).sum(axis=0))
     np.testing.assert_allclose(moments.mean, np.nanmean(X, axis=0), rtol=1e-14)
-    # About a mean of 1e9 float64 knows a deviation of 1e-3 to four digits.
+    # Around a mean of 1e9, float64 resolves a deviation of 1e-3 to four digits.
     np.testing.assert_allclose(moments.deviation, np.nanstd(X, axis=0), rtol=1e-11, atol=abs(offset) * 1e-14)
     assert moments.medians() == np.nanmedian(X, axis=0).tolist()
 
@@ -102,8 +102,8 @@ def test_medians_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = fit_stream.Moments(2, len(X))
     for start in range(0, 1000, 33):
         moments.add(X[start : start + 33])
-    taken = X[::7]  # 150 rows of two numbers at most: every seventh
+    taken = X[::7]  # at most 150 rows of two numbers: every seventh
     assert moments.medians() == np.nanmedian(taken, axis=0).tolist()
     empty = fit_stream.Moments(1, 1000)
     empty.add(np.where(np.arange(1000) % 7, 2.5, np.nan)[:, None])
-    assert empty.medians() == [2.5], "the mean where the sample has none"
+    assert empty.medians() == [2.5], "the mean if the sample has no values"

@@ -23,7 +23,7 @@ pytest.importorskip("pandas")
 
 
 def expected(table: tables.Table) -> bytes:
-    """The predictions of a table in one piece."""
+    """The predictions of a whole table."""
     network = bp.load("model.safetensors")
     prepared = Preparation.from_json(network.metadata["preparation"])
     X, _ = prepared.inputs(table, network.dtype)
@@ -124,7 +124,7 @@ def test_an_interruption_keeps_the_old_file(
     X, y = blobs()
     np.savez("a.npz", X=X, y=y)
     run("train", "a.npz", "--epochs", "1", "--no-plot")
-    Path("predictions.csv").write_text("of before")
+    Path("predictions.csv").write_text("old")
     before, seen = sorted(os.listdir()), []
     plain = bp.Network.predict
 
@@ -137,11 +137,11 @@ def test_an_interruption_keeps_the_old_file(
     monkeypatch.setattr(bp.Network, "predict", predict)
     assert main(["predict", "model.safetensors", "a.npz"]) == 130
     assert sorted(os.listdir()) == before
-    assert len(seen[-1]) == len(before) + 1, "until then it was written beside it"
-    assert Path("predictions.csv").read_text() == "of before"
+    assert len(seen[-1]) == len(before) + 1, "a temporary file is written next to it"
+    assert Path("predictions.csv").read_text() == "old"
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_predictions_into_a_pipe(small_chunks: None, blobs: Any, run: Any) -> None:
     X, y = blobs()
     np.savez("a.npz", X=X, y=y)
@@ -155,7 +155,7 @@ def test_predictions_into_a_pipe(small_chunks: None, blobs: Any, run: Any) -> No
     assert got == [expected(tables.read_npz("a.npz"))]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout here")
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout")
 def test_predictions_to_standard_output(blobs: Any, run: Any) -> None:
     X, y = blobs(20)
     np.savez("a.npz", X=X, y=y)

@@ -31,24 +31,24 @@ def test_training_on_a_csv_in_chunks(
 ) -> None:
     write_csv("houses.csv", houses())
     before = sorted(os.listdir())
-    said, tested = [], []
+    printed, tested = [], []
     for memory in ("256", "0"):
         out = run(
             *("train", "houses.csv", "--target", target, "--epochs", "40", "--learning-rate", "0.01"),
             *("--memory", memory, "--predictions", "test.csv", "--plot", f"curve{memory}.png"),
             *("--out", f"model{memory}"),
         )
-        said.append(out)
+        printed.append(out)
         tested.append(read_csv("test.csv"))
-    assert abs(score_of(said[0]) - score_of(said[1])) < 0.05
+    assert abs(score_of(printed[0]) - score_of(printed[1])) < 0.05
     assert [row[0] for row in tested[0]] == [row[0] for row in tested[1]], "the same rows are held out"
     margins = ("task", "data", "split", "imputed", "network", "note")
-    told = [[line for line in out.splitlines() if line.startswith(margins)] for out in said]
-    # The rows come in another order, so that of its best epoch each run has its own to tell.
-    told = [[line for line in lines if "the held-out loss was lowest" not in line] for lines in told]
-    assert told[0] == told[1]
-    assert "streamed" in said[1]
-    assert "streamed" not in said[0]
+    lines_of = [[line for line in out.splitlines() if line.startswith(margins)] for out in printed]
+    # The rows are shuffled differently, so the best epoch may differ.
+    lines_of = [[line for line in lines if "the held-out loss was lowest" not in line] for lines in lines_of]
+    assert lines_of[0] == lines_of[1]
+    assert "streamed" in printed[1]
+    assert "streamed" not in printed[0]
     made = ["curve256.png", "curve0.png", "model256", "model0", "test.csv"]
     assert sorted(os.listdir()) == sorted([*before, *made]), "no temporary file is left"
     network = bp.load("model0")
@@ -136,9 +136,9 @@ def test_not_enough_disk_space(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     monkeypatch.setenv("TMPDIR", os.getcwd())
-    said = error_of("train", "houses.csv", "--target", "price", "--memory", "0", "--no-plot")
-    assert "the prepared rows need" in said
-    assert os.getcwd() in said
+    printed = error_of("train", "houses.csv", "--target", "price", "--memory", "0", "--no-plot")
+    assert "the prepared rows need" in printed
+    assert os.getcwd() in printed
 
 
 def test_a_disk_that_fills_up_while_writing(
@@ -204,17 +204,17 @@ def test_errors_do_not_depend_on_streaming(
     small_chunks: None, message: str, write_csv: Any, error_of: Any
 ) -> None:
     write_csv("a.csv", [["a", "b", "y"], *BAD[message]])
-    said = [error_of("train", "a.csv", "--target", "y", "--memory", memory) for memory in ("256", "0")]
-    assert message in said[0]
-    assert said[0] == said[1]
+    printed = [error_of("train", "a.csv", "--target", "y", "--memory", memory) for memory in ("256", "0")]
+    assert message in printed[0]
+    assert printed[0] == printed[1]
 
 
 def test_errors_name_the_row_in_the_file(small_chunks: None, write_csv: Any, error_of: Any) -> None:
     write_csv("a.csv", [["x", "y"], [0, ""], *[[i, i if i % 2 else "no"] for i in range(60)]])
     words = ("train", "a.csv", "--target", "y", "--task", "regression", "--memory")
-    said = {error_of(*words, memory) for memory in ("256", "0")}
-    assert len(said) == 1
-    assert "target 'y' of 'a.csv' contains 'no' (row 1, counted from 0)" in said.pop()
+    printed = {error_of(*words, memory) for memory in ("256", "0")}
+    assert len(printed) == 1
+    assert "target 'y' of 'a.csv' contains 'no' (row 1, counted from 0)" in printed.pop()
 
 
 @pytest.mark.parametrize(
@@ -235,9 +235,9 @@ def test_duplicate_column_names_are_rejected(
     Path("b.csv").write_text("a,y\n" + "1,0\n2,1\n" * 30)
     run("train", "b.csv", "--target", "y", "--epochs", "1", "--no-plot")
     train = ("train", "a.csv", "--target", "y", *options.split(), "--memory")
-    said = {error_of(*train, memory) for memory in ("256", "0")}
-    said |= {error_of(*words) for words in (("train", "a.csv"), ("predict", "model.safetensors", "a.csv"))}
-    assert said == {f"bpfast: error: 'a.csv' has two columns named {name!r}; names must be unique\n"}
+    printed = {error_of(*train, memory) for memory in ("256", "0")}
+    printed |= {error_of(*words) for words in (("train", "a.csv"), ("predict", "model.safetensors", "a.csv"))}
+    assert printed == {f"bpfast: error: 'a.csv' has two columns named {name!r}; names must be unique\n"}
 
 
 @pytest.mark.parametrize("end", ["tar", "tar.gz", "TAR.GZ", "tar.bz2", "tar.xz"])
@@ -248,9 +248,9 @@ def test_tar_archives_are_rejected(end: str, write_csv: Any, run: Any, error_of:
     with tarfile.open(packed, f"w:{end.lower().partition('.')[2]}") as archive:  # type: ignore[call-overload]
         archive.add("a.csv")
     train = ("train", packed, "--target", "y", "--memory")
-    said = {error_of(*train, memory) for memory in ("256", "0")}
-    said.add(error_of("predict", "model.safetensors", packed))
-    assert said == {f"bpfast: error: {packed!r} is a tar archive; extract the CSV file from it first\n"}
+    printed = {error_of(*train, memory) for memory in ("256", "0")}
+    printed.add(error_of("predict", "model.safetensors", packed))
+    assert printed == {f"bpfast: error: {packed!r} is a tar archive; extract the CSV file from it first\n"}
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_the_benchmark_runs(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-P", str(script), *words, *small], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(r"peak \d+ MB \(most 600\)", done.stdout)
-    assert not os.listdir(), "its files are gone"
+    assert not os.listdir(), "its files are removed"
 
 
 def test_report_of_streamed_rows(write_csv: Any, houses: Any, run: Any) -> None:

@@ -34,7 +34,7 @@ FILES = st.integers(2, 4).flatmap(
 
 
 def same(ours: Any, theirs: Any) -> None:
-    """The same texts, or the same float64 numbers to the bit."""
+    """The same strings, or bitwise identical float64 numbers."""
     if theirs.dtype == object:
         assert ours.tolist() == theirs.tolist()
     else:
@@ -81,7 +81,7 @@ def test_a_chunk_that_changes_a_type_raises(monkeypatch: pytest.MonkeyPatch, wri
             np.concatenate([table.columns["a"] for table in stream.chunks()]),
             tables.read_csv("a.csv").columns["a"],
         )
-        assert len(list(CsvStream("a.csv", watch=[]).chunks())) == 2, "nobody looks at that column"
+        assert len(list(CsvStream("a.csv", watch=[]).chunks())) == 2, "that column is not watched"
 
 
 def test_names_that_only_look_renamed_are_kept() -> None:
@@ -92,7 +92,7 @@ def test_names_that_only_look_renamed_are_kept() -> None:
 
 
 def test_renamed_columns_stay_distinct(small_chunks: None, write_csv: Any) -> None:
-    """What pandas writes twice has an index without a name and one that is named so."""
+    """A CSV file that pandas wrote twice has two index columns: one unnamed, one renamed."""
     rows = [[i, "t" if i % 9 else i, i % 2] for i in range(100)]
     path = write_csv("a.csv", [["", "Unnamed: 0", "y"], *rows])
     stream = CsvStream(path, target="y")

@@ -1,4 +1,4 @@
-"""Reading CSV, NPZ and idx files."""
+"""Reading CSV, NPZ and IDX files."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_csv_numbers_and_texts(tmp_path: Path) -> None:
     assert list(table.columns) == ["n", "t", "b"]
     np.testing.assert_array_equal(table.columns["n"], [1, np.nan, 2.5])
     assert table.columns["t"].tolist() == ["x", None, "z"]
-    assert table.columns["b"].tolist() == ["True", "false", None], "the spelling of truth values is kept"
+    assert table.columns["b"].tolist() == ["True", "false", None], "the spelling of booleans is kept"
     assert table.target is not None
     assert table.target.tolist() == [3, 4, 5]
     assert len(table) == 3
 
 
-def test_csv_text_on_demand_keeps_zeros(tmp_path: Path) -> None:
+def test_csv_text_columns_keep_leading_zeros(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "zip,y\n007,1\n7,2\n")
     assert tables.read_csv(path, target="y", text=["zip"]).columns["zip"].tolist() == ["007", "7"]
 
@@ -63,19 +63,19 @@ def test_csv_gzipped_and_with_a_byte_order_mark(tmp_path: Path) -> None:
         ("y\n1\n", "no input column besides the target 'y'"),
     ],
 )
-def test_csv_mistakes(tmp_path: Path, text: str, message: str) -> None:
+def test_csv_errors(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path / "a.csv", text)
     with pytest.raises(UserError, match=message):
         tables.read_csv(path, target="y")
 
 
-def test_csv_that_is_none(tmp_path: Path) -> None:
+def test_csv_in_an_unknown_format(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"\x89PNG\xff\xfe\xfd")
     with pytest.raises(UserError, match="neither a CSV file in UTF-8"):
         tables.read_csv(str(tmp_path / "a.csv"), target="y")
 
 
-def test_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+def test_a_missing_file_suggests_a_similar_name(tmp_path: Path) -> None:
     write(tmp_path / "housing.csv", "a,b\n1,2\n")
     with pytest.raises(UserError, match=r"did you mean 'housing.csv'"):
         tables.kind_of(str(tmp_path / "hosing.csv"))
@@ -115,14 +115,14 @@ def test_npz(tmp_path: Path) -> None:
         ({"X": np.array([[object()]]), "y": np.ones(1)}, "cannot read .* as NPZ"),
     ],
 )
-def test_npz_mistakes(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+def test_npz_errors(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     path = str(tmp_path / "a.npz")
     np.savez(path, **arrays)
     with pytest.raises(UserError, match=message):
         tables.read_npz(path, target="y")
 
 
-def test_npz_cut_off(tmp_path: Path) -> None:
+def test_truncated_npz(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, X=np.ones((30, 2)), y=np.ones(30))
     path.write_bytes(path.read_bytes()[:200])
@@ -149,10 +149,10 @@ def test_idx_types(tmp_path: Path, code: int) -> None:
     (tmp_path / "a").write_bytes(idx_bytes(np.array([[1, 2], [3, 100]]), code))
     table = tables.read_idx(str(tmp_path / "a"))
     assert table.columns["x1"].tolist() == [2, 100]
-    assert table.full_scale is None, "two dimensions are no images"
+    assert table.full_scale is None, "two dimensions are not images"
 
 
-def test_idx_mistakes(tmp_path: Path) -> None:
+def test_idx_errors(tmp_path: Path) -> None:
     whole = idx_bytes(np.ones((6, 2, 2)))
     for cut in (5, 15, 30):
         (tmp_path / "a").write_bytes(whole[:cut])

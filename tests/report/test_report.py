@@ -1,4 +1,4 @@
-"""The report of a training: one page that stands alone."""
+"""The HTML report of a training run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Page(HTMLParser):
-    """What a page holds: its texts by the tag around them; its tags must be balanced."""
+    """The texts of a page by their tag; checks that tags are balanced."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 
 def read(path: str | Path) -> Page:
-    """A page, after the checks that every page must pass."""
+    """Parse a page, and check what holds for every page."""
     text = Path(path).read_text(encoding="utf-8")
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>")
@@ -126,8 +126,8 @@ def test_classification(capsys: pytest.CaptureFixture[str]) -> None:
     assert page.all("title") == ["kind of blobs.csv"]
     headline = next(text for text in page.all("p") if text.startswith("Test accuracy"))
     assert headline[1:-1] in printed
-    assert "chosen by them: slightly optimistic" in headline
-    assert "240: 192 to train on, 48 held out" in page.text
+    assert "used only to choose the best of 30 epochs: slightly optimistic" in headline
+    assert "240: 192 for training, 48 held out" in page.text
     assert page.all("code") == [
         "bpfast train blobs.csv --target kind --epochs 30 --patience 3 --hidden 8 --predictions p.csv "
         "--no-plot --quiet --report report.html"
@@ -209,7 +209,7 @@ NASTY = [
 ]
 
 
-def test_names_are_text_and_never_markup() -> None:
+def test_names_are_escaped() -> None:
     columns = ("<b>bold</b>", "</td><td onclick='x'>")
     write_csv("<i>&'.csv", blobs(NASTY, 320, columns))
     target = "\u05e9 </title><script>"
@@ -227,7 +227,7 @@ def test_names_are_text_and_never_markup() -> None:
     )
 
 
-def test_fifty_classes_and_more() -> None:
+def test_more_than_fifty_classes() -> None:
     write_csv("many.csv", blobs([f"class {k:02}" for k in range(55)], 700))
     assert train("many.csv", "--target", "kind", "--epochs", "1", "--hidden", "0") == 0
     page = read("report.html")
@@ -235,7 +235,7 @@ def test_fifty_classes_and_more() -> None:
     assert len(page.tables["Rows of each class"]) == 56
 
 
-def test_nothing_held_out() -> None:
+def test_without_held_out_rows() -> None:
     write_csv("two.csv", blobs(["no", "yes"]))
     assert train("two.csv", "--target", "kind", "--epochs", "2", "--validation", "0") == 0
     page = read("report.html")
@@ -245,7 +245,7 @@ def test_nothing_held_out() -> None:
 
 
 @pytest.mark.parametrize("epochs", [0, 3])
-def test_an_interruption_leaves_a_report(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_of_an_interrupted_training(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write_csv("two.csv", blobs(["no", "yes"]))
     done, whole = [], training.run_epoch
 
@@ -264,7 +264,7 @@ def test_an_interruption_leaves_a_report(epochs: int, monkeypatch: pytest.Monkey
     assert "Confusion" in page.all("h2")
 
 
-def test_mistakes_are_met_before_the_training(
+def test_errors_are_raised_before_training(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv("two.csv", blobs(["no", "yes"]))
@@ -277,7 +277,7 @@ def test_mistakes_are_met_before_the_training(
     ):
         assert main([*common, path]) == 2
         assert message in capsys.readouterr().err
-    # As an import of what is not installed.
+    # Makes the import fail as if matplotlib were not installed.
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main([*common, "r.html"]) == 2
     assert 'pip install "bpfast[plot]"' in capsys.readouterr().err
@@ -289,7 +289,7 @@ def network(loss: str, outputs: int) -> bp.Network:
     return bp.Network(layers, n_inputs=3, loss=loss, seed=1)
 
 
-def test_as_a_function() -> None:
+def test_write_report() -> None:
     random = np.random.default_rng(0)
     X = random.normal(size=(300, 3))
     y = (X[:, 0] > 0).astype(np.int64)
@@ -306,7 +306,7 @@ def test_as_a_function() -> None:
     assert layers == ["0 residual", "· 0.0 dense", "1 dense"]
 
 
-def test_a_network_that_was_not_trained() -> None:
+def test_report_of_an_untrained_network() -> None:
     net = network("squared_error", 1)
     for history in (None, bp.History()):
         write_report("r.html", net, history)
@@ -315,7 +315,7 @@ def test_a_network_that_was_not_trained() -> None:
         assert "No rows were held out" in page.text
 
 
-def test_what_does_not_fit_leaves_the_old_page() -> None:
+def test_an_error_keeps_the_old_page() -> None:
     Path("r.html").write_text("old")
     net = network("squared_error", 2)
     with pytest.raises(ValueError, match="one number per row"):
