@@ -226,12 +226,12 @@ def test_the_pictures(tmp_path, rng):
     X, y = data(rng)
     net = network("native")
     record = bp.GradientFlow(X, y)
-    with pytest.raises(ValueError, match="recorded nothing yet"):
+    with pytest.raises(ValueError, match="this GradientFlow is empty"):
         record.plot()
     net.fit(X, y, epochs=3, callbacks=[record])
     figure = record.plot(tmp_path / "record.png")
     assert [axis.get_ylabel() for axis in figure.axes] == [
-        "‖∂L/∂W‖", "‖ΔW‖ / ‖W‖ an epoch", "share where f is flat",
+        "‖∂L/∂W‖", "‖ΔW‖ / ‖W‖ per epoch", "share where f is flat",
     ]  # fmt: skip
     assert figure.axes[0].get_yscale() == "log"
     assert len(figure.axes[0].get_lines()) == 3

@@ -111,10 +111,14 @@ def test_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no 'sadle'; did you mean 'saddle'?" in error_of(capsys, "sadle")
     assert "did you mean 'learning-rate'?" in error_of(capsys, "Learning_Rate")
     assert "no 'qqq' (examples: learning-rate, " in error_of(capsys, "qqq")
-    assert "names no picture format" in error_of(capsys, "saddle", "--out", "saddle")
-    assert "names no picture format" in error_of(capsys, "saddle", "--out", "saddle.xyz")
-    assert "there is no folder" in error_of(capsys, "saddle", "--out", "nowhere/saddle.png")
-    assert "which one is wanted too" in error_of(capsys, "--out", "saddle.png")
+    assert "must have the extension of a supported image format" in error_of(
+        capsys, "saddle", "--out", "saddle"
+    )
+    assert "must have the extension of a supported image format" in error_of(
+        capsys, "saddle", "--out", "saddle.xyz"
+    )
+    assert "there is no directory" in error_of(capsys, "saddle", "--out", "nowhere/saddle.png")
+    assert "--out needs the NAME of an example" in error_of(capsys, "--out", "saddle.png")
     os.mkdir("folder.png")
     assert "is a directory" in error_of(capsys, "saddle", "--out", "folder.png")
     with pytest.raises(ValueError, match="did you mean 'saddle'"):
