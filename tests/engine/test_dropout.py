@@ -1,11 +1,8 @@
-"""Dropout: masks by counter, the same in both engines; what is dropped in training alone."""
+"""Dropout in training and prediction."""
 
 import copy
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,18 +12,11 @@ from scipy import sparse
 
 import bpfast as bp
 from bpfast import reference
-from bpfast.native import _runtime
+
+pytestmark = pytest.mark.usefixtures("every_thread_works")
 
 THREADS = (1, 2, 3, 5)
-WIDTHS = (1, 3, 17, 100)
 DTYPES = ("float32", "float64")
-
-
-@pytest.fixture(autouse=True)
-def every_thread_works():
-    old = _runtime.work_per_thread(0)
-    yield
-    _runtime.work_per_thread(old)
 
 
 def network(layers, n_inputs, loss="squared_error", dtype="float64", seed=7, **options):
@@ -41,25 +31,6 @@ def alone(width, rate=0.5, **options):
 def mask(net, rows):
     """What the next step of `alone` keeps."""
     return net.forward(np.ones((rows, net.n_inputs)), training=True) != 0
-
-
-def mix(z):
-    """SplitMix64's finaliser, of Python's integers."""
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return z ^ (z >> 31)
-
-
-def expected_mask(rows, width, rate, seed, step, place=1):
-    """The formula, one number at a time: `place` is 1 for the first op."""
-    key = mix((mix((mix(seed) + step) % 2**64) + place) % 2**64)
-    kept = np.empty((rows, width), bool)
-    for row in range(rows):
-        for column in range(width):
-            number = row * width + column
-            draw = mix((key + (number // 2 + 1) * 0x9E3779B97F4A7C15) % 2**64)
-            kept[row, column] = (draw >> 32 if number % 2 else draw % 2**32) >= int(rate * 2**32)
-    return kept
 
 
 LAYERS = {
@@ -79,119 +50,6 @@ LAYERS = {
     "nothing to train below": [bp.Activation("tanh"), bp.Dropout(0.1), bp.Dense(3)],
 }
 over_layers = pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
-
-
-# ---------------------------------------------------------------------------------------------
-# The masks.
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_mask_is_the_formula_s(backend, width, dtype):
-    for rows, rate, seed in ((1, 0.5, 0), (2, 0.1, 7), (5, 0.75, 2**63 - 1), (40, 0.5, 3)):
-        net = alone(width, rate, dtype=dtype, seed=seed, backend=backend)
-        for step in range(3):
-            assert (mask(net, rows) == expected_mask(rows, width, rate, seed, step)).all()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_the_masks_of_training(backend, width, dtype, shuffle):
-    """W starts at 0 and row r alone wants output r: the last batch's rows are columns of W, as dropped."""
-    for n, batch, threads in ((1, 1, 1), (8, 8, 2), (13, 5, 3), (40, 16, 5), (700, 700, 3)):
-        net = network(
-            [bp.Dropout(0.4), bp.Dense(n, initializer="zeros", bias=False)],
-            width,
-            dtype=dtype,
-            threads=threads,
-            backend=backend,
-        )
-        y = np.eye(n)
-        order = reference.permutation(n, 7, 0) if shuffle else np.arange(n)
-        first = (n - 1) // batch * batch
-        net.fit(np.ones((n, width)), y, epochs=1, batch_size=batch, optimizer=bp.SGD(1.0), shuffle=shuffle)
-        found = net.parameters["1.W"].T[order[first:]] != 0
-        assert (found == expected_mask(n - first, width, 0.4, 7, first // batch)).all()
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_same_mask_in_both_engines_and_dtypes(rng, width):
-    X, D = rng.normal(size=(2, 301, width))
-    nets = [
-        alone(width, 0.3, dtype=dtype, backend=backend, threads=threads)
-        for dtype in DTYPES
-        for backend, threads in (("reference", 1), *(("native", threads) for threads in THREADS))
-    ]
-    for _ in range(3):
-        found = {net.dtype.name: set() for net in nets}
-        kept = set()
-        for net in nets:
-            A, dX = net.forward(X, training=True), net.backward(D)
-            found[net.dtype.name].add((A.tobytes(), dX.tobytes()))
-            kept.add((A != 0).tobytes())
-            assert ((A != 0) == (dX != 0)).all()
-        assert len(kept) == len(found["float32"]) == len(found["float64"]) == 1
-
-
-def test_no_pattern_of_blocks_shows(rng):
-    """The rows of a batch get the same mask however many come behind them."""
-    for width in WIDTHS:
-        whole = mask(alone(width), 1000)
-        for rows in (1, 2, 255, 256, 257):
-            assert (mask(alone(width), rows) == whole[:rows]).all()
-
-
-@pytest.mark.parametrize("rate", [0.0, 1e-3, 0.1, 0.5, 0.9])
-def test_the_share_and_the_mean(backend, rate):
-    """Five standard deviations; rows, columns and neighbours as independent ones."""
-    net = alone(100, rate, backend=backend)
-    n = 4000
-    A = net.forward(np.ones((n, 100)), training=True)
-    kept, spread = A != 0, np.sqrt(rate * (1 - rate))
-    assert abs(kept.mean() - (1 - rate)) <= 5 * spread / np.sqrt(kept.size)
-    assert np.abs(kept.mean(axis=0) - (1 - rate)).max() <= 5 * spread / np.sqrt(n)
-    assert np.abs(kept.mean(axis=1) - (1 - rate)).max() <= 6 * spread / np.sqrt(100) + 1e-2
-    assert abs(A.mean() - 1) <= 5 * spread / (1 - rate) / np.sqrt(kept.size)
-    assert (A[kept] == 1 / (1 - rate)).all()
-    flat = kept.ravel() - (1 - rate)
-    for lag in (1, 2, 3, 100, 101):
-        assert abs((flat[lag:] * flat[:-lag]).mean()) <= 5 * spread**2 / np.sqrt(kept.size) + 1e-15
-
-
-def test_other_steps_ops_and_seeds_have_other_masks(backend):
-    """Two independent masks of a half agree in a half."""
-    nets = [alone(100, seed=seed, backend=backend) for seed in (0, 1, 2)]
-    masks = [mask(net, 100) for net in nets for _ in range(3)]
-    two = network([bp.Dropout(), bp.Dropout()], 100, seed=0, backend=backend)
-    both = mask(two, 100)
-    assert not both[~masks[0]].any()
-    assert abs(both.sum() / masks[0].sum() - 0.5) < 0.04
-    for i in range(len(masks)):
-        for j in range(i):
-            assert abs((masks[i] == masks[j]).mean() - 0.5) < 0.025, (i, j)
-
-
-def test_every_instruction_set_drops_the_same():
-    """In a process each: the masks, and the bits of what is kept."""
-    code = (
-        "import sys, numpy as np, bpfast as bp\n"
-        "X = np.random.default_rng(0).normal(size=(90, 21))\n"
-        "for dtype in ('float32', 'float64'):\n"
-        "    net = bp.Network([bp.Dropout(0.3)], n_inputs=21, loss='squared_error', dtype=dtype)\n"
-        "    for rows in (1, 7, 90):\n"
-        "        sys.stdout.buffer.write(net.forward(X[:rows], training=True).tobytes())\n"
-    )
-    found = set()
-    for isa in _runtime.isas():
-        env = {**os.environ, "BPFAST_ISA": isa, "BPFAST_BACKEND": "native"}
-        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, env=env, check=True)
-        found.add(done.stdout)
-    assert len(found) == 1
-
-
-# ---------------------------------------------------------------------------------------------
-# Training.
 
 
 @over_layers
@@ -361,10 +219,6 @@ def test_training_finds_what_there_is(rng):
     assert (net.predict(X).argmax(axis=1) == y).mean() > 0.9
 
 
-# ---------------------------------------------------------------------------------------------
-# A loop of one's own.
-
-
 @over_layers
 @pytest.mark.parametrize("rows", [1, 8])
 def test_the_gradient_in_training_by_differences(rng, backend, error, layers, rows):
@@ -421,10 +275,6 @@ def test_backward_has_the_mask_of_the_last_forward(rng, backend):
     for _ in range(2):
         assert ((net.backward(D) != 0) == (A != 0)).all()
     assert ((net.forward(X, training=True) != 0) != (A != 0)).any()
-
-
-# ---------------------------------------------------------------------------------------------
-# What goes wrong, and what is shown.
 
 
 @pytest.mark.parametrize(
