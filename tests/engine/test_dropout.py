@@ -24,12 +24,12 @@ def network(layers, n_inputs, loss="squared_error", dtype="float64", seed=7, **o
 
 
 def alone(width, rate=0.5, **options):
-    """A network that does nothing else."""
+    """A network with a single dropout layer."""
     return network([bp.Dropout(rate)], width, **options)
 
 
 def mask(net, rows):
-    """What the next step of `alone` keeps."""
+    """The elements that the next step of `alone` keeps."""
     return net.forward(np.ones((rows, net.n_inputs)), training=True) != 0
 
 
@@ -55,7 +55,7 @@ over_layers = pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
 @over_layers
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
 def test_native_against_reference(rng, error, make_targets, layers, loss):
-    """1e-12 after a step, and after 20 of ragged batches."""
+    """The error is at most 1e-12 after one step, and after 20 steps with batches of unequal size."""
     X, y, w = rng.normal(size=(23, 5)), make_targets(loss, 23, 3, rng), 0.5 + rng.random(23)
     native, expected = (network(layers, 5, loss, backend=b) for b in ("native", "reference"))
     for options in (
@@ -98,8 +98,8 @@ def test_a_rate_of_0_drops_nothing(rng, backend, dtype):
 
 
 @over_layers
-def test_nothing_else_drops(rng, backend, layers):
-    """predict, loss, gradients, forward, validation and check_gradients: as without the layer."""
+def test_elements_are_dropped_only_in_training(rng, backend, layers):
+    """predict, loss, gradients, forward, validation and check_gradients ignore the layer."""
     X, y = rng.normal(size=(30, 5)), rng.normal(size=(30, 3))
     net = network(layers, 5, backend=backend)
     kept = [layer for layer in layers if not isinstance(layer, bp.Dropout)]
@@ -118,8 +118,8 @@ def test_nothing_else_drops(rng, backend, layers):
 
 
 @over_layers
-def test_two_epochs_and_three_are_five(rng, backend, bytes_of, tmp_path, layers):
-    """Also across copies, pickles, and files (whose optimizer starts afresh: SGD has no state)."""
+def test_two_epochs_and_three_equal_five(rng, backend, bytes_of, tmp_path, layers):
+    """Also for copies, pickles and files (which have no optimizer state; SGD needs none)."""
     X, y = rng.normal(size=(23, 5)), rng.normal(size=(23, 3))
     options = {"batch_size": 6, "optimizer": bp.SGD(0.05)}
     whole, half = (network(layers, 5, backend=backend) for _ in range(2))
@@ -135,7 +135,7 @@ def test_two_epochs_and_three_are_five(rng, backend, bytes_of, tmp_path, layers)
 
 
 def test_the_steps_in_a_file(backend, tmp_path):
-    """A file from before there were any has none; what is no number of steps is refused."""
+    """Files of older versions have no number of steps; an invalid number is rejected."""
     net = network([bp.Dense(2)], 3, backend=backend)
     net._steps = 5
     net.save(tmp_path / "m")
@@ -154,7 +154,7 @@ def test_the_steps_in_a_file(backend, tmp_path):
 
 
 def test_sparse_rows(rng, backend, error):
-    """Dropout that reads X: the bits of the dense matrix, and forward and backward too."""
+    """Dropout that reads a sparse X gives results identical to those of the dense matrix."""
     X = np.where(rng.random((301, 20)) < 0.2, rng.normal(size=(301, 20)), 0)
     y = rng.normal(size=(301, 3))
     layers = [bp.Dropout(0.2), bp.Dense(9, "tanh"), bp.Dropout(), bp.Dense(3)]
@@ -171,8 +171,8 @@ def test_sparse_rows(rng, backend, error):
             assert error(net.predict(sparse.csr_array(X)), dense.predict(X)) <= 1e-15
 
 
-def test_weights_of_empty_columns_rest(rng):
-    """Dense reads sparse rows, dropout is above: unread weights stay, and the bits are the dense ones."""
+def test_weights_of_empty_columns_do_not_change(rng):
+    """With a Dense layer before the dropout, weights of empty columns keep their values."""
     X = np.where(rng.random((60, 20)) < 0.1, rng.normal(size=(60, 20)), 0)
     X[:, 4:9] = 0
     y = rng.normal(size=(60, 3))
@@ -185,7 +185,7 @@ def test_weights_of_empty_columns_rest(rng):
 
 
 def test_a_custom_loss(rng, backend, error):
-    """Step by step from Python: the masks of the whole epoch's call."""
+    """A custom loss, which runs step by step, uses the same masks as a native epoch."""
 
     def squares(Y, Z):
         return ((Z - Y) ** 2).mean(axis=1), 2 * (Z - Y) / Z.shape[1]
@@ -211,7 +211,7 @@ def test_x_is_not_written(rng, backend):
     assert X.tobytes() == before
 
 
-def test_training_finds_what_there_is(rng):
+def test_training_learns_an_interaction(rng):
     X = rng.normal(size=(600, 10))
     y = (X[:, 0] * X[:, 1] > 0).astype(int)
     net = network([bp.Dense(64, "relu"), bp.Dropout(), bp.Dense(2)], 10, "cross_entropy", "float32")
@@ -253,7 +253,7 @@ def test_the_gradient_in_training_by_differences(rng, backend, error, layers, ro
         assert np.abs(difference).max() < 1e-7 * max(scale, 1e-3), name
 
 
-def test_a_loop_of_ones_own_is_fit(rng, backend, error):
+def test_a_custom_training_loop_agrees_with_fit(rng, backend, error):
     X, y = rng.normal(size=(20, 5)), rng.normal(size=(20, 3))
     fitted, looped = (network(LAYERS["between"], 5, backend=backend) for _ in range(2))
     fitted.fit(X, y, epochs=4, batch_size=None, shuffle=False, optimizer="adam")
@@ -266,7 +266,7 @@ def test_a_loop_of_ones_own_is_fit(rng, backend, error):
         assert error(looped.parameters[name], array) <= 1e-12
 
 
-def test_backward_has_the_mask_of_the_last_forward(rng, backend):
+def test_backward_uses_the_mask_of_the_last_forward(rng, backend):
     X, D = rng.normal(size=(2, 9, 6))
     net = alone(6, backend=backend)
     A = net.forward(X, training=True)
@@ -287,19 +287,19 @@ def test_backward_has_the_mask_of_the_last_forward(rng, backend):
         (True, TypeError, r"Dropout: rate must be a number; got True"),
     ],
 )
-def test_a_wrong_rate_is_refused(rate, kind, match):
+def test_an_invalid_rate_is_rejected(rate, kind, match):
     with pytest.raises(kind, match=match):
         bp.Dropout(rate)
 
 
 def test_the_largest_rate(backend):
-    """All but one in 2³² are dropped, and what a rate rounds to is the same in both engines."""
+    """All but one in 2³² elements are dropped; both engines round the rate identically."""
     net = alone(100, 1 - 2.0**-53, backend=backend)
     assert mask(net, 100).sum() == 0
 
 
-def test_what_is_dropped_is_0_whatever_it_was(backend):
-    """An overflow that is dropped leaves no NaN."""
+def test_dropped_elements_are_0_even_if_not_finite(backend):
+    """Dropping an infinite element gives 0, not NaN."""
     layers = [bp.Dense(50, initializer=bp.Constant(1e30), bias=False), bp.Dropout(0.5)]
     net = network(layers, 1, dtype="float32", backend=backend)
     Z = net.forward(np.full((4, 1), 1e30), training=True)
@@ -308,7 +308,7 @@ def test_what_is_dropped_is_0_whatever_it_was(backend):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_steps_of_a_failed_epoch_do_not_count(rng, backend, error):
-    """After an interrupt, on the other hand, those that were made are kept."""
+    """After an interrupt, however, completed steps are kept."""
     calls = []
 
     def failing(Y, Z):
@@ -346,7 +346,7 @@ def test_summary_and_profile(rng):
     assert profile.operations().sum() == 2 * 640 * (2 * 8 * 9 + 3 * 9 * 3)
 
 
-def test_the_runtime_refuses_wrong_noise(rng):
+def test_the_runtime_rejects_invalid_noise(rng):
     net = alone(3, dtype="float32", backend="native")
     X = np.ones((4, 3), np.float32)
     good = (1, 0, None, False, 0.0, (False,))

@@ -23,17 +23,17 @@ def network(layers, n_inputs, loss="squared_error", dtype="float64", seed=7, **o
 
 
 def alone(width, rate=0.5, **options):
-    """A network that does nothing else."""
+    """A network with a single dropout layer."""
     return network([bp.Dropout(rate)], width, **options)
 
 
 def mask(net, rows):
-    """What the next step of `alone` keeps."""
+    """The elements that the next step of `alone` keeps."""
     return net.forward(np.ones((rows, net.n_inputs)), training=True) != 0
 
 
 def mix(z):
-    """SplitMix64's finaliser, of Python's integers."""
+    """The finalizer of SplitMix64, with Python integers."""
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
     return z ^ (z >> 31)
@@ -53,7 +53,7 @@ def expected_mask(rows, width, rate, seed, step, place=1):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_mask_is_the_formula_s(backend, width, dtype):
+def test_the_mask_agrees_with_the_formula(backend, width, dtype):
     for rows, rate, seed in ((1, 0.5, 0), (2, 0.1, 7), (5, 0.75, 2**63 - 1), (40, 0.5, 3)):
         net = alone(width, rate, dtype=dtype, seed=seed, backend=backend)
         for step in range(3):
@@ -64,7 +64,7 @@ def test_the_mask_is_the_formula_s(backend, width, dtype):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_masks_of_training(backend, width, dtype, shuffle):
-    """W starts at 0 and row r alone wants output r: the last batch's rows are columns of W, as dropped."""
+    """W starts at 0 and y is the identity, so the columns of W show the dropped rows of the last batch."""
     for n, batch, threads in ((1, 1, 1), (8, 8, 2), (13, 5, 3), (40, 16, 5), (700, 700, 3)):
         net = network(
             [bp.Dropout(0.4), bp.Dense(n, initializer="zeros", bias=False)],
@@ -100,8 +100,8 @@ def test_the_same_mask_in_both_engines_and_dtypes(rng, width):
         assert len(kept) == len(found["float32"]) == len(found["float64"]) == 1
 
 
-def test_no_pattern_of_blocks_shows(rng):
-    """The rows of a batch get the same mask however many come behind them."""
+def test_masks_have_no_block_pattern(rng):
+    """The mask of a row does not depend on the number of rows after it."""
     for width in WIDTHS:
         whole = mask(alone(width), 1000)
         for rows in (1, 2, 255, 256, 257):
@@ -109,8 +109,8 @@ def test_no_pattern_of_blocks_shows(rng):
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-3, 0.1, 0.5, 0.9])
-def test_the_share_and_the_mean(backend, rate):
-    """Five standard deviations; rows, columns and neighbours as independent ones."""
+def test_the_dropped_fraction_and_the_mean(backend, rate):
+    """Rows, columns and neighbours agree as often as independent ones, within five standard deviations."""
     net = alone(100, rate, backend=backend)
     n = 4000
     A = net.forward(np.ones((n, 100)), training=True)
@@ -125,8 +125,8 @@ def test_the_share_and_the_mean(backend, rate):
         assert abs((flat[lag:] * flat[:-lag]).mean()) <= 5 * spread**2 / np.sqrt(kept.size) + 1e-15
 
 
-def test_other_steps_ops_and_seeds_have_other_masks(backend):
-    """Two independent masks of a half agree in a half."""
+def test_masks_differ_by_step_op_and_seed(backend):
+    """Two independent masks of rate ½ agree in half of their elements."""
     nets = [alone(100, seed=seed, backend=backend) for seed in (0, 1, 2)]
     masks = [mask(net, 100) for net in nets for _ in range(3)]
     two = network([bp.Dropout(), bp.Dropout()], 100, seed=0, backend=backend)
@@ -138,8 +138,8 @@ def test_other_steps_ops_and_seeds_have_other_masks(backend):
             assert abs((masks[i] == masks[j]).mean() - 0.5) < 0.025, (i, j)
 
 
-def test_every_instruction_set_drops_the_same():
-    """In a process each: the masks, and the bits of what is kept."""
+def test_every_instruction_set_gives_the_same_mask():
+    """The masks and the kept elements, each instruction set in its own process."""
     code = (
         "import sys, numpy as np, bpfast as bp\n"
         "X = np.random.default_rng(0).normal(size=(90, 21))\n"

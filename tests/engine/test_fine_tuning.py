@@ -1,4 +1,4 @@
-"""What changes a step beside its rule: clipping, noise on weights, layers at rates of their own; L-BFGS."""
+"""Clipping, weight noise, learning rate scales of layers, and L-BFGS."""
 
 import copy
 import threading
@@ -60,7 +60,7 @@ def test_clipping_is_the_same_in_both_engines(rule, clip, rows, data):
 
 
 def clipped(gradients, value, norm):
-    """By hand: each element, then all of them together."""
+    """Clipping by hand: each element, then the norm."""
     gradients = {name: np.clip(g, -value, value) for name, g in gradients.items()}
     total = np.sqrt(sum((g**2).sum() for g in gradients.values()))
     return {name: g * min(1, norm / total) for name, g in gradients.items()}

@@ -10,12 +10,12 @@ N_INPUTS, N_OUTPUTS, ROWS = 5, 3, 11
 
 
 def dense(units, activation="identity"):
-    """A Dense whose b is not 0: before a BatchNorm its gradient is, and errors are relative."""
+    """A Dense with b ≠ 0. Before a BatchNorm the gradient of b is 0, and errors are relative."""
     return bp.Dense(units, activation, bias_initializer=bp.XavierUniform())
 
 
 def network(stack, backend="native", loss="cross_entropy", **options):
-    """The stack with an output layer behind it."""
+    """A network of the stack followed by an output layer."""
     options = {"dtype": "float64", "seed": 4, "backend": backend, **options}
     return bp.Network([*stack, dense(N_OUTPUTS)], n_inputs=N_INPUTS, loss=loss, **options)
 
@@ -25,7 +25,7 @@ def data(rng):
     return rng.normal(size=(ROWS, N_INPUTS)), rng.integers(0, N_OUTPUTS, ROWS)
 
 
-def test_summary_shows_what_is_within():
+def test_summary_shows_nested_layers():
     stack = [bp.Residual(bp.Dense(4, "relu"), bp.BatchNorm()), bp.Auxiliary(3, weight=0.5), bp.Dropout(0.25)]
     lines = network(stack).summary().splitlines()
     assert [line.split()[:2] for line in lines[1:-1]] == [
@@ -73,7 +73,7 @@ def test_predictions_between_forward_and_backward_change_nothing(data, backend, 
         np.testing.assert_array_equal(gradients[1][name], g)
 
 
-def test_gradients_in_training_leave_the_network_as_it_is(data, backend):
+def test_gradients_in_training_mode_do_not_change_the_network(data, backend):
     net = network([bp.BatchNorm(), bp.Dropout(0.5), dense(4, "tanh")], backend)
     before, steps = net._flat.tobytes(), net._steps
     first, second = (net.gradients(*data, training=True)["2.W"] for _ in range(2))
@@ -81,7 +81,7 @@ def test_gradients_in_training_leave_the_network_as_it_is(data, backend):
     assert (net._flat.tobytes(), net._steps) == (before, steps)
 
 
-def test_momentum_1_takes_the_statistics_of_the_batch(data, backend):
+def test_momentum_1_uses_the_statistics_of_the_batch(data, backend):
     X, _ = data
     net = network([bp.BatchNorm(momentum=0.1)], backend)
     net._engine.forward(net._flat, X, TrainingPass((0, 0), momentum=1.0))
@@ -124,7 +124,7 @@ def test_errors_say_what_is_wrong(make, message):
         make()
 
 
-def test_values_want_both_passes(data, backend):
+def test_values_require_both_passes(data, backend):
     net = network([dense(4, "tanh"), bp.Auxiliary(N_OUTPUTS)], backend)
     with pytest.raises(RuntimeError, match="a forward and a backward pass"):
         net._engine.values()
@@ -135,7 +135,7 @@ def test_values_want_both_passes(data, backend):
     assert [A.shape for A, _ in net._engine.values()] == [(ROWS, 4), (ROWS, N_OUTPUTS)]
 
 
-def test_a_loop_of_ones_own_recovers_from_an_overflow(backend):
+def test_a_custom_training_loop_recovers_from_an_overflow(backend):
     net = bp.Network([bp.BatchNorm()], n_inputs=2, loss="squared_error", dtype="float32", backend=backend)
     X = np.array([[3e38, 1], [-3e38, 2]], np.float32)
     net.forward(X, training=True)
@@ -160,7 +160,7 @@ def test_every_op_has_its_delta(data):
         np.testing.assert_allclose(D, E, atol=1e-14)
 
 
-def test_an_interrupt_keeps_the_statistics_of_the_steps_that_were_made(rng):
+def test_an_interrupt_keeps_the_statistics_of_completed_steps(rng):
     import _thread
     import threading
 
@@ -180,7 +180,7 @@ def test_an_interrupt_keeps_the_statistics_of_the_steps_that_were_made(rng):
     assert twin._flat.tobytes() == net._flat.tobytes()
 
 
-def test_batches_of_one_row_are_refused_where_they_are_normalised(data, backend):
+def test_batch_norm_rejects_batches_of_one_row(data, backend):
     net = network([bp.Residual(bp.BatchNorm())], backend)
     before = net._flat.tobytes()
     with pytest.raises(ValueError, match=r"batch_size must be at least 2 for .* \(layers\[0.0\]\)"):

@@ -16,12 +16,12 @@ N_INPUTS, N_OUTPUTS, ROWS = 5, 3, 11
 
 
 def dense(units, activation="identity"):
-    """A Dense whose b is not 0: before a BatchNorm its gradient is, and errors are relative."""
+    """A Dense with b ≠ 0. Before a BatchNorm the gradient of b is 0, and errors are relative."""
     return bp.Dense(units, activation, bias_initializer=bp.XavierUniform())
 
 
 def renorm(r_max, d_max, end=0, **options):
-    """A BatchRenorm that begins at once."""
+    """A BatchRenorm whose corrections start immediately."""
     return bp.BatchRenorm(r_max=r_max, d_max=d_max, begin=0, end=end, **options)
 
 
@@ -52,7 +52,7 @@ CASES = [pytest.param(stack, id=f"{name}{k}") for name in STACKS for k, stack in
 
 
 def network(stack, backend="native", loss="cross_entropy", **options):
-    """The stack with an output layer behind it."""
+    """A network of the stack followed by an output layer."""
     options = {"dtype": "float64", "seed": 4, "backend": backend, **options}
     return bp.Network([*stack, dense(N_OUTPUTS)], n_inputs=N_INPUTS, loss=loss, **options)
 
@@ -67,7 +67,7 @@ def tensors(net):
 
 
 def unlike(ours, theirs):
-    """The largest error of any parameter or statistic, relative to the largest element of its own."""
+    """The largest error of a parameter or statistic, relative to its largest element."""
     worst = 0.0
     for name, array in tensors(ours).items():
         other = tensors(theirs)[name]
@@ -77,12 +77,12 @@ def unlike(ours, theirs):
 
 
 def push_away(net):
-    """Running statistics so far off that a renormalisation is clipped on both sides, and constant."""
+    """Set running statistics to extreme values, so that both corrections are clipped and constant."""
     for name, array in net.statistics.items():
         array[...] = 30.0 if name.endswith("mean") else 1e-4
 
 
-def test_every_layer_of_the_table_is_tried():
+def test_every_layer_is_tested():
     assert set(STACKS) == set(table)
 
 
@@ -125,7 +125,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("stack", CASES)
-def test_the_same_bits_at_any_thread_count(stack, options, every_thread_works, rng):
+def test_identical_results_at_any_thread_count(stack, options, every_thread_works, rng):
     X, y = rng.normal(size=(53, N_INPUTS)), rng.integers(0, N_OUTPUTS, 53)
     bits = set()
     for threads in (1, 2, 3, 5):
@@ -136,8 +136,8 @@ def test_the_same_bits_at_any_thread_count(stack, options, every_thread_works, r
     assert len(bits) == 1
 
 
-def test_threads_at_different_ops_do_not_meet(every_thread_works, rng):
-    """Deltas that are added go through memory that the threads share; widths differ, rows are few."""
+def test_threads_at_different_ops_do_not_interfere(every_thread_works, rng):
+    """Accumulated deltas are in memory shared by the threads; widths differ and rows are few."""
     X, y = rng.normal(size=(ROWS, N_INPUTS)), rng.integers(0, N_OUTPUTS, ROWS)
     stack = [bp.Residual(dense(7, "tanh")), bp.Residual(dense(30, "tanh")), bp.Residual(dense(2, "tanh"))]
     bits = set()
@@ -149,7 +149,7 @@ def test_threads_at_different_ops_do_not_meet(every_thread_works, rng):
 
 
 def layer_lists(depth):
-    """Lists of layers, drawn by hypothesis; ε is 1e-2, where differences see no curvature."""
+    """Random lists of layers; ε is 1e-2, so that curvature does not affect finite differences."""
     activation = st.sampled_from(["tanh", "sigmoid", "softplus", "relu", "gelu"])
     width = st.integers(1, 7)
     kinds = [
@@ -218,7 +218,7 @@ def test_batch_norm_by_its_formula(backend, rng):
     np.testing.assert_allclose(net.predict(X), predicted, rtol=1e-12)
 
 
-def test_a_batch_of_one_row_normalises_to_beta_and_moves_nothing(backend):
+def test_a_batch_of_one_row_gives_beta_and_does_not_update_statistics(backend):
     net = bp.Network([bp.BatchNorm()], n_inputs=3, loss="squared_error", dtype="float64", backend=backend)
     net.parameters["0.beta"][...] = 7
     assert (net.forward(np.array([[1.0, -4.0, 9.0]]), training=True) == 7).all()
@@ -244,7 +244,7 @@ def test_batch_renorm_by_its_formula(backend, rng):
     assert reference_ops.renorm_limits(3, 1.5, 0.4, 2, 6) == (1.125, 0.1)
 
 
-def test_a_batch_renorm_that_lets_nothing_through_is_a_batch_norm(data):
+def test_batch_renorm_without_corrections_is_batch_norm(data):
     X, y = data
     nets = [network([layer, dense(4, "tanh")]) for layer in (bp.BatchNorm(), renorm(1, 0))]
     for net in nets:
@@ -275,7 +275,7 @@ def test_rrelu_draws_evenly_and_predicts_by_the_mean(backend):
     assert (net.forward(-X, training=True) == 1).all()
 
 
-def test_a_residual_adds_what_comes_in(backend, rng):
+def test_residual_adds_its_input(backend, rng):
     X = rng.normal(size=(6, 5))
     net = network([bp.Residual(dense(4, "tanh"), dense(5)), bp.Residual(dense(2))], backend, "squared_error")
     p = net.parameters
@@ -296,7 +296,7 @@ def test_a_residual_reads_sparse_rows(data):
         np.testing.assert_array_equal(nets[0].predict(X), nets[1].predict(scipy.csr_array(X)))
 
 
-def test_an_auxiliary_head_joins_the_objective_and_vanishes(backend, data):
+def test_an_auxiliary_head_is_active_only_in_training(backend, data):
     X, y = data
     net = network([dense(4, "tanh"), bp.Auxiliary(N_OUTPUTS, weight=0.7)], backend)
     p = net.parameters
@@ -317,7 +317,7 @@ def test_an_auxiliary_head_joins_the_objective_and_vanishes(backend, data):
     np.testing.assert_array_equal(net.predict(X), before)
 
 
-def test_an_auxiliary_head_with_a_loss_of_its_own(data, rng):
+def test_an_auxiliary_head_with_a_different_loss(data, rng):
     X, _ = data
     y = rng.normal(size=(ROWS, N_OUTPUTS))
     stack = [dense(4, "tanh"), bp.Auxiliary(N_OUTPUTS, "huber", 0.5)]
@@ -343,7 +343,7 @@ def test_a_custom_loss_trains_the_layers_of_deep_networks(data):
 
 
 @pytest.mark.parametrize("stack", CASES)
-def test_what_is_kept_is_the_same(stack, data, tmp_path):
+def test_saved_and_copied_networks_are_identical(stack, data, tmp_path):
     X, y = data
     net = network(stack)
     net.scale_learning_rates({-1: 0.5})
@@ -363,7 +363,7 @@ def test_what_is_kept_is_the_same(stack, data, tmp_path):
     assert again._flat.tobytes() == net._flat.tobytes()
 
 
-def test_a_file_whose_variance_is_below_0_is_refused(data, tmp_path):
+def test_a_file_with_a_negative_variance_is_rejected(data, tmp_path):
     net = network([bp.BatchNorm()])
     net.statistics["0.variance"][2] = -1
     net.save(tmp_path / "net.safetensors")
@@ -373,7 +373,7 @@ def test_a_file_whose_variance_is_below_0_is_refused(data, tmp_path):
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("stack", CASES)
-def test_two_fits_are_one(stack, options, backend, data):
+def test_two_fits_equal_one(stack, options, backend, data):
     nets = [network(stack, backend) for _ in range(2)]
     nets[0].fit(*data, epochs=3, batch_size=4, **options)
     nets[1].fit(*data, epochs=1, batch_size=4, **options)
