@@ -114,7 +114,7 @@ def test_ctrl_c_after_resuming_keeps_complete_epochs(
     monkeypatch.setattr("bpfast.training.fit.run_epoch", half)
     assert main([*command, "--epochs", "5"]) == 130
     assert "interrupted; the model has the weights after epoch 2" in capsys.readouterr().out
-    assert (bp.load("m")._flat == bp.load("run")._flat).all()
+    assert (bp.load("m")._state.flat == bp.load("run")._state.flat).all()
 
 
 def test_a_checkpoint_that_cannot_be_written(

@@ -23,7 +23,7 @@ def test_every_instruction_set_agrees(isa, rng):
         "    net = bp.Network([bp.Dense(40, 'gelu'), bp.Dense(17, 'tanh'), bp.Dense(5)],"
         " n_inputs=21, loss='cross_entropy', dtype=dtype)\n"
         "    net.fit(X, y, epochs=3, batch_size=20)\n"
-        "    sys.stdout.buffer.write(net._flat.tobytes())\n"
+        "    sys.stdout.buffer.write(net._state.flat.tobytes())\n"
     )
 
     def weights(name):
@@ -75,7 +75,7 @@ PROGRAMS = [
 def test_the_runtime_refuses_wrong_memory():
     """`_engine` itself checks sizes: a mistake above it must not become a crash."""
     net = bp.Network([bp.Dense(2)], n_inputs=3, loss="squared_error", backend="native")
-    core, flat = net._engine.core, net._flat
+    core, flat = net._state.engine.core, net._state.flat
     with pytest.raises(ValueError, match="the array must have 12 elements; got 9"):
         core.outputs(flat, np.ones(9, np.float32), np.ones((4, 2), np.float32), 4)
     with pytest.raises(TypeError, match="4-byte items"):

@@ -105,7 +105,7 @@ def test_one_step(activation, loss, dtype, rng, error, make_targets):
                 assert np.abs(array - gradients[name]).max() <= TOLERANCE[dtype] * scale, name
             native.fit(X, y, epochs=1, batch_size=B, optimizer=bp.SGD(0.1))
             assert worst(native, expected, error) <= TOLERANCE[dtype], (B, I, O, threads)
-            bits.add(native._flat.tobytes())
+            bits.add(native._state.flat.tobytes())
         assert len(bits) == 1, (B, I, O)
 
 
@@ -168,7 +168,7 @@ def test_the_same_bits_with_any_number_of_threads(rule, penalty, rng):
             validation=(X[:40], y[:40]),
         )
         gradients = b"".join(g.tobytes() for g in net.gradients(X, y).values())
-        results.add((net._flat.tobytes(), tuple(history.loss), tuple(history.val_loss), gradients))
+        results.add((net._state.flat.tobytes(), tuple(history.loss), tuple(history.val_loss), gradients))
     assert len(results) == 1
 
 
@@ -247,5 +247,5 @@ def test_threads_without_rows_have_their_gradients(rng, dtype, batch_size, shuff
             backend="native",
         )
         net.fit(X, y, epochs=2, batch_size=batch_size, shuffle=shuffle)
-        found.add(net._flat.tobytes())
+        found.add(net._state.flat.tobytes())
     assert len(found) == 1

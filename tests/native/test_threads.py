@@ -47,7 +47,7 @@ def test_threads_are_really_used(rng):
 @pytest.mark.parametrize("batch_size", [32, 200_000])
 def test_an_interrupt_stops_soon_and_leaves_usable_weights(batch_size):
     net, X, y = long_training()
-    before = net._flat.copy()
+    before = net._state.flat.copy()
     sent = []
 
     def interrupt():
@@ -64,9 +64,9 @@ def test_an_interrupt_stops_soon_and_leaves_usable_weights(batch_size):
         net.fit(X, y, epochs=10_000, batch_size=batch_size)
     assert time.perf_counter() - sent[0] < 0.2
     thread.join()
-    assert np.isfinite(net._flat).all()
-    assert (net._flat != before).any()
-    assert net._state.steps > 0
+    assert np.isfinite(net._state.flat).all()
+    assert (net._state.flat != before).any()
+    assert net._state.optimizer_state.steps > 0
     net.fit(X[:64], y[:64], epochs=1)
 
 
@@ -80,7 +80,7 @@ def test_a_forked_child_trains_and_does_not_hang(rng):
         "def train():\n"
         "    net = bp.Network([bp.Dense(9)], n_inputs=9, loss='squared_error', threads=2)\n"
         "    net.fit(np.ones((64, 9)), np.ones((64, 9)), epochs=2)\n"
-        "    return net._flat.tobytes()\n"
+        "    return net._state.flat.tobytes()\n"
         "parent = train()\n"
         "read, write = os.pipe()\n"
         "if os.fork() == 0:\n"
@@ -136,7 +136,7 @@ def test_a_signal_handler_can_not_use_the_network_that_it_interrupts(threads):
     assert caught
     untouched, X, y = long_training(threads=threads)
     assert untouched.fit(X, y, epochs=1, batch_size=16).loss == history.loss
-    assert untouched._flat.tobytes() == net._flat.tobytes()
+    assert untouched._state.flat.tobytes() == net._state.flat.tobytes()
 
 
 def test_a_loop_of_ones_own_is_refused_inside_a_fit(rng):

@@ -77,8 +77,8 @@ def test_validation_of_another_length(trained, data, unchanged):
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy", "accuracy", "lost"])
-def test_early_stopping_on_what_is_not_recorded(trained, data, unchanged, monitor):
-    """Known before the first epoch: nothing is trained."""
+def test_early_stopping_on_a_column_that_is_not_recorded(trained, data, unchanged, monitor):
+    """The error is raised before the first epoch."""
     net, (X, y) = trained(), data()
     text = rf"EarlyStopping monitors '{monitor}', which this fit does not record"
     with unchanged(net), pytest.raises(ValueError, match=text):
@@ -182,7 +182,7 @@ def test_environment_backend(monkeypatch, backend, value):
 
 
 @pytest.mark.parametrize("unset", [True, False])
-def test_environment_backend_taken(monkeypatch, backend, unset):
+def test_environment_backend_is_used(monkeypatch, backend, unset):
     monkeypatch.setenv("BPFAST_BACKEND", backend)
     assert network().backend == backend
     if unset:
@@ -200,7 +200,7 @@ def test_environment_threads(monkeypatch, value):
 
 
 @pytest.mark.parametrize("value", ["1", "2", "1024"])
-def test_environment_threads_taken(monkeypatch, value):
+def test_environment_threads_are_used(monkeypatch, value):
     monkeypatch.setenv("BPFAST_NUM_THREADS", value)
     assert checks.default_threads() == int(value)
     monkeypatch.setenv("BPFAST_NUM_THREADS", "")

@@ -11,7 +11,7 @@ SMOOTH_ACTIVATIONS = [name for name in activations if activations[name].smooth]
 SMOOTH_LOSSES = [name for name in losses if losses[name].smooth]
 
 
-def test_what_is_smooth():
+def test_smooth_activations_and_losses():
     assert set(SMOOTH_ACTIVATIONS) == {"identity", "sigmoid", "tanh", "elu", "gelu", "silu", "softplus"}
     assert set(SMOOTH_LOSSES) == set(losses) - {"absolute_error", "hinge", "quantile"}
 
@@ -39,7 +39,7 @@ def test_gradients_with_penalties(build, problem, penalty):
 
 
 @pytest.mark.parametrize("penalty", [bp.L1(0.1), bp.L0(0.1), bp.ElasticNet(0.1)], ids=str)
-def test_check_gradients_refuses_what_has_none(build, problem, penalty):
+def test_check_gradients_rejects_penalties_without_a_derivative(build, problem, penalty):
     with pytest.raises(ValueError, match=rf"the penalty {penalty.name} has no derivative everywhere"):
         bp.check_gradients(build(), *problem(), penalty=penalty)
 
@@ -49,7 +49,7 @@ def test_check_gradients_in_float32(build, problem):
     assert bp.check_gradients(build(dtype="float32"), X.astype("f4").astype("f8"), y.astype("f4")) < 1e-5
 
 
-def test_check_gradients_finds_what_is_wrong(build, problem):
+def test_check_gradients_detects_a_wrong_gradient(build, problem):
     def wrong(Y, Z):
         return ((Z - Y) ** 2).mean(axis=1), 1.01 * 2 * (Z - Y) / Z.shape[1]
 

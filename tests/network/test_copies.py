@@ -22,7 +22,7 @@ def clone_by_pickle(net):
     "optimizer", [bp.SGD(bp.Cosine(0.1, 6), momentum=0.9), bp.Adam(0.01), bp.Rprop()], ids=str
 )
 @over_dtypes
-def test_copies_go_on_alike(build, problem, bytes_of, clone, optimizer, dtype):
+def test_copies_continue_training_identically(build, problem, bytes_of, clone, optimizer, dtype):
     X, y = problem("cross_entropy")
     options = {"batch_size": None if optimizer.full_batch else 8, "optimizer": optimizer, "epochs": 3}
     net = build(loss="cross_entropy", dtype=dtype, seed=4)

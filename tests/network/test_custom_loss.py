@@ -7,7 +7,7 @@ import bpfast as bp
 
 
 def rows_and_deltas(name, parameter=1.0):
-    """A built-in loss as a function of a user's."""
+    """A built-in loss as a user-defined function."""
 
     def huber(Y, Z):
         R = Z - Y
@@ -29,7 +29,7 @@ def rows_and_deltas(name, parameter=1.0):
 @pytest.mark.parametrize("name", ["squared_error", "huber", "cross_entropy"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("wrap", [bp.CustomLoss, lambda function: function], ids=["CustomLoss", "function"])
-def test_custom_loss_is_the_built_in_of_the_same_formula(build, problem, error, rng, name, weighted, wrap):
+def test_custom_loss_agrees_with_the_built_in_loss(build, problem, error, rng, name, weighted, wrap):
     X, y = problem("cross_entropy" if name == "cross_entropy" else name)
     Y = np.eye(2)[y] if name == "cross_entropy" else y
     w = rng.random(20) if weighted else None
@@ -80,7 +80,7 @@ def test_bad_results_of_a_custom_loss(build, problem, bytes_of, result, kind, ma
 
 
 def test_a_custom_loss_that_fails_in_the_middle_of_an_epoch(build, problem, bytes_of, keeper):
-    """The network is not left between two epochs."""
+    """The network goes back to the weights of the last complete epoch."""
     calls = []
 
     def function(Y, Z):

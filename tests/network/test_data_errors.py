@@ -11,7 +11,7 @@ ROWS = 8
 
 
 def table(**cases):
-    """parametrize over cases, named by their keys with spaces."""
+    """Parametrize over cases; their keys, with spaces, are the ids."""
     width = len(next(iter(cases.values())))
     names = "value, kind, match" if width == 3 else "value, match"
     return pytest.mark.parametrize(names, cases.values(), ids=[key.replace("_", " ") for key in cases])
@@ -126,7 +126,7 @@ bad_x = table(
 
 @bad_x
 @pytest.mark.parametrize("call", ["fit", "predict", "loss", "gradients", "forward", "forward for training"])
-def test_x(trained, data, unchanged, call, value, kind, match):
+def test_invalid_x(trained, data, unchanged, call, value, kind, match):
     net, (_, y) = trained(), data()
     calls = {
         "fit": lambda: net.fit(value, y),
@@ -141,7 +141,7 @@ def test_x(trained, data, unchanged, call, value, kind, match):
 
 
 @bad_x
-def test_validation_x(trained, data, unchanged, value, kind, match):
+def test_invalid_validation_x(trained, data, unchanged, value, kind, match):
     net, (X, y) = trained(), data()
     with (
         unchanged(net),
@@ -298,7 +298,7 @@ bad_y = pytest.mark.parametrize(
 
 @bad_y
 @pytest.mark.parametrize("call", ["fit", "loss", "gradients", "validation"])
-def test_y(trained, data, unchanged, call, loss, y, kind, match):
+def test_invalid_y(trained, data, unchanged, call, loss, y, kind, match):
     net, (X, good) = trained(loss), data(loss)
     calls = {
         "fit": lambda: net.fit(X, y),
@@ -311,7 +311,7 @@ def test_y(trained, data, unchanged, call, loss, y, kind, match):
 
 
 @pytest.mark.parametrize("loss", ["log_loss", "hinge", "poisson"])
-def test_y_of_one_output(trained, data, unchanged, loss):
+def test_invalid_y_with_one_output(trained, data, unchanged, loss):
     net, (X, y) = trained(loss, 1), data(loss, 1)
     for bad, match in (
         (np.hstack([y, y]), r"y has 2 columns, but the network has 1 output"),
@@ -342,7 +342,7 @@ def test_y_of_one_output(trained, data, unchanged, loss):
     masked=(np.ma.masked_equal(np.ones(ROWS), 1.0), TypeError, r"is a masked array"),
 )
 @pytest.mark.parametrize("call", ["fit", "loss", "gradients", "validation"])
-def test_sample_weight(trained, data, unchanged, call, value, kind, match):
+def test_invalid_sample_weight(trained, data, unchanged, call, value, kind, match):
     net, (X, y) = trained(), data()
     prefix = "^validation sample_weight .*" if call == "validation" else "^sample_weight .*"
     calls = {

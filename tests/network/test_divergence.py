@@ -22,7 +22,7 @@ def blow_up(rate, x=1.0, w=1.0, batches=3):
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("rate", [1e3, 1e20, 1e40, 1e70, 1e150])
-def test_a_learning_rate_that_blows_up(backend, bytes_of, rate, shuffle, keeper):
+def test_a_learning_rate_that_makes_training_diverge(backend, bytes_of, rate, shuffle, keeper):
     layer = bp.Dense(1, initializer=bp.Constant(1.0), bias=False)
     net = bp.Network([layer], n_inputs=1, loss="squared_error", dtype="float64", backend=backend)
     epoch, batch = blow_up(rate)
@@ -46,7 +46,7 @@ def test_a_learning_rate_that_blows_up(backend, bytes_of, rate, shuffle, keeper)
 @pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])
 @pytest.mark.parametrize("activation", ["relu", "silu", "softplus"])
 @pytest.mark.parametrize(("dtype", "rate"), [("float32", 1e30), ("float64", 1e200)])
-def test_after_a_blow_up_training_starts_afresh(build, problem, bytes_of, name, activation, dtype, rate):
+def test_training_restarts_after_divergence(build, problem, bytes_of, name, activation, dtype, rate):
     X, y = problem()
 
     def optimizer(rate):
@@ -74,7 +74,7 @@ def test_weights_that_overflow_in_the_last_update(backend, bytes_of):
 
 
 def test_a_loss_that_is_nan(build, problem, bytes_of, keeper):
-    """In the second epoch, by a custom loss."""
+    """A custom loss returns NaN in the second epoch."""
     calls = []
 
     def function(Y, Z):

@@ -111,8 +111,8 @@ def test_the_scale_of_weights_does_not_matter(build, problem, bytes_of, rng):
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
-def test_rows_without_weight_are_ignored_however_wrong(build, problem, error, batch_size):
-    """Squares that overflow count for nothing; whole batches of such rows neither."""
+def test_rows_of_weight_0_are_ignored_even_if_invalid(build, problem, error, batch_size):
+    """Overflowing losses of rows with weight 0 are ignored, also in batches that contain only such rows."""
     X, y = problem()
     w = np.ones(20)
     w[4:8], w[13] = 0.0, 0.0

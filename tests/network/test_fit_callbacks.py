@@ -40,7 +40,7 @@ def test_one_callback_needs_no_list(build, problem):
     assert [event[1] for event in events] == ["begin", "epoch", "end"]
 
 
-def test_callbacks_hear_of_the_end_when_training_fails(build, problem):
+def test_callbacks_are_told_when_training_fails(build, problem):
     X, y = problem()
     events = []
     net = build((3, 2))
@@ -110,7 +110,7 @@ def test_early_stopping_by_figures(build, monitor, values, options, stops_at, be
 
 @pytest.mark.parametrize("restore", [True, False])
 def test_early_stopping_in_a_fit(build, rng, bytes_of, restore, keeper):
-    """Few noisy rows are learnt by heart: the validation loss falls, then rises."""
+    """The network overfits a few noisy rows: the validation loss falls, then rises."""
     X, y = rng.normal(size=(15, 3)), rng.normal(size=(15, 2))
     Xv = rng.normal(size=(40, 3))
     net = build((3, 20, 2))

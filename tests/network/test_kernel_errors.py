@@ -123,7 +123,7 @@ def test_kernels(kernels, call, kind, match):
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 5000], ids=lambda value: f"native {value}")
 def test_threads_of_kernels(threads):
-    """Of the native kernels: the reference has none to ask for."""
+    """Only the native kernels have this argument."""
     from bpfast import kernels
 
     with pytest.raises((TypeError, ValueError), match=r"threads must be"):

@@ -75,7 +75,7 @@ def test_parameters_are_live_views(build, problem):
         net.parameters["1.W"] = np.zeros((4, 2))
 
 
-def test_what_is_given_back_is_no_view(build, problem, bytes_of):
+def test_results_are_not_views(build, problem, bytes_of):
     X, y = problem()
     net = build((3, 2))
     before, Z = bytes_of(net), net.predict(X)
@@ -156,7 +156,7 @@ def test_integers_and_booleans_are_numbers(build):
 
 
 def test_arrays_of_the_caller_are_only_read(build, problem):
-    """Read-only arrays are taken, and nothing is written into arrays that could be."""
+    """Read-only arrays are accepted, and writable arrays are not modified."""
     X, y = problem("cross_entropy")
     w = np.linspace(0, 1, 20)
     kept = [a.tobytes() for a in (X, y, w)]

@@ -23,8 +23,8 @@ def test_backward_fills_the_gradient(build, problem, error):
     assert error(dX, slopes) <= 1e-8
 
 
-def test_backward_again_gives_the_same(build, problem):
-    """The last forward for training counts, whatever is asked of the network in between."""
+def test_backward_twice_gives_the_same_result(build, problem):
+    """backward uses the last forward pass for training, regardless of other calls in between."""
     X, y = problem()
     net = build()
     net.forward(X[:5], training=True)
@@ -36,7 +36,7 @@ def test_backward_again_gives_the_same(build, problem):
         assert np.array_equal(g, gradient[name])
 
 
-def test_backward_is_linear_and_does_not_add_up(build, problem, error):
+def test_backward_is_linear_and_does_not_accumulate(build, problem, error):
     X, _ = problem()
     net = build()
     net.forward(X, training=True)
@@ -73,7 +73,7 @@ MISUSES = {
 @pytest.mark.parametrize(
     ("before", "call"), [(name, call) for name, (_, calls) in MISUSES.items() for call in calls.split()]
 )
-def test_misuse_of_a_loop_of_ones_own(build, problem, bytes_of, before, call):
+def test_calls_in_the_wrong_order(build, problem, bytes_of, before, call):
     X, y = problem()
     net = build()
     MISUSES[before][0](net, X, y)
@@ -102,7 +102,7 @@ def test_bad_deltas(build, problem, dY, match):
 
 
 def test_two_networks_against_each_other(build, rng):
-    """A generator learns through a critic: the gradient of its output is the critic's dX."""
+    """A generator trains through a critic: the gradient of its output is the dX of the critic."""
     noise, real = rng.normal(size=(64, 3)), 3 + 0.1 * rng.normal(size=(64, 1))
     generator, critic = build((3, 8, 1), seed=1), build((1, 8, 1), loss="log_loss", seed=2)
     ones, zeros = np.ones((64, 1)), np.zeros((64, 1))

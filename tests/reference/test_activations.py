@@ -63,11 +63,11 @@ def apply(kernels, spec, Z):
 
 
 def scalars(function, *arrays):
-    """The function of each element, in Python's floats."""
+    """Apply a function to each element with Python floats."""
     return np.array([function(*map(float, values)) for values in zip(*arrays, strict=True)])
 
 
-def test_every_activation_is_here():
+def test_every_activation_is_tested():
     assert {spec.name for spec in ACTIVATIONS} == set(activations)
 
 
@@ -98,7 +98,7 @@ def test_derivative_by_differences(kernels, error, spec):
     [(bp.ReLU(), 0.0), (bp.LeakyReLU(0.3), 0.3), (bp.ELU(0.4), 0.4), (bp.SELU(), LAMBDA * ALPHA)],
     ids=str,
 )
-def test_derivative_at_zero_is_the_left_one(kernels, spec, slope):
+def test_derivative_at_zero_is_the_left_derivative(kernels, spec, slope):
     for zero in (0.0, -0.0):
         assert kernels.activation_derivative(np.array([zero]), spec)[0] == pytest.approx(slope, rel=1e-15)
 

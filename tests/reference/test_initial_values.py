@@ -23,7 +23,7 @@ SPREADS = {
 }
 
 
-def test_every_initializer_is_here():
+def test_every_initializer_is_tested():
     assert set(SPREADS) == set(initializers)
 
 
@@ -58,7 +58,7 @@ def test_constant_initializer_and_bias(backend):
 
 
 def mix64(z):
-    """SplitMix64's finaliser, in Python's integers."""
+    """The finalizer of SplitMix64, with Python integers."""
     mask = 2**64 - 1
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
@@ -78,8 +78,8 @@ def test_permutation_by_scalars(n, seed, epoch):
     assert sorted(order) == list(range(n))
 
 
-def test_permutations_are_even():
-    """Each of the 24 orders of four rows about as often, over epochs and over seeds."""
+def test_permutations_are_uniform():
+    """The 24 orders of four rows are equally frequent, over epochs and over seeds."""
     for orders in (
         [tuple(reference.permutation(4, 5, epoch)) for epoch in range(2400)],
         [tuple(reference.permutation(4, seed, 0)) for seed in range(2400)],

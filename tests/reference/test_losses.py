@@ -90,7 +90,7 @@ over_losses = pytest.mark.parametrize("spec", LOSSES, ids=str)
 over_weights = pytest.mark.parametrize("weights", [None, [0.5, 0.0, 2.0, 1.0, 0.25, 3.0, 0.0]])
 
 
-def test_every_loss_is_here():
+def test_every_loss_is_tested():
     assert {spec.name for spec in LOSSES} == set(losses)
 
 
@@ -193,8 +193,8 @@ def test_log_loss_far_out(kernels, dtype, y, z, expected, delta):
 
 @pytest.mark.parametrize(("dtype", "z"), [("float32", 12.0), ("float64", 12.0), ("float64", 30.0)])
 @pytest.mark.parametrize("y", [0.0, 1.0])
-def test_log_loss_of_a_sure_row_keeps_relative_accuracy(kernels, dtype, z, y):
-    """-log sigmoid(z) is exp(-z) for large z: softplus(z) - z would lose its digits."""
+def test_log_loss_of_a_confident_row_keeps_relative_accuracy(kernels, dtype, z, y):
+    """-log sigmoid(z) is exp(-z) for large z: softplus(z) - z would lose accuracy."""
     Z = np.array([[z if y else -z]], dtype)
     value, _ = kernels.loss_and_delta("log_loss", np.array([[y]], dtype), Z)
     assert value == pytest.approx(math.log1p(math.exp(-z)), rel=8 * EPS[dtype], abs=0)

@@ -34,7 +34,7 @@ PENALTIES = {
 over_penalties = pytest.mark.parametrize("spec", PENALTIES, ids=str)
 
 
-def test_every_penalty_is_here():
+def test_every_penalty_is_tested():
     assert {spec.name for spec in PENALTIES} == set(penalties)
 
 
@@ -89,7 +89,7 @@ def step_without_gradient(net, learning_rate, penalty):
 
 @over_penalties
 def test_penalised_step(build, spec):
-    """W ← argmin over v of ½ (v - u)² + η α Ω(v) with u = W - η α Ω'(W), found here by trying."""
+    """W ← argmin over v of ½ (v - u)² + η α Ω(v) with u = W - η α Ω'(W), found here by search."""
     rate = 0.5
     net = build((4, 6, 3))
     before = {name: array.copy() for name, array in net.parameters.items()}

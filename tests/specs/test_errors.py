@@ -191,6 +191,6 @@ def test_specifications(make, kind, match):
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.int64(1), 1])
-def test_numbers_of_numpy_are_numbers(value):
+def test_numpy_numbers_are_accepted(value):
     assert bp.SGD(value).schedule.rate(0.0) == float(value)
     assert bp.Dense(np.int32(3)).units == 3

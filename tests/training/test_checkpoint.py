@@ -49,7 +49,10 @@ class Stop(bp.Callback):
 
 def whole(net):
     """All that the next step depends on."""
-    state, counted = net._state.optimizer_state, (net._state.epochs, net._state.steps, net.seed)
+    state, counted = (
+        net._state.optimizer_state,
+        (net._state.epochs, net._state.optimizer_state.steps, net.seed),
+    )
     return net._state.flat.tobytes(), state.arrays.tobytes(), state.steps, state.clock, counted
 
 
@@ -517,7 +520,7 @@ def test_a_callback_that_refuses_leaves_the_network_as_it_was(make, data, tmp_pa
         net._state.flat.tobytes(),
         net.seed,
         net._state.epochs,
-        net._state.steps,
+        net._state.optimizer_state.steps,
         net._state.optimizer_state,
     )
     with pytest.raises(RuntimeError, match="not today"):
@@ -526,7 +529,7 @@ def test_a_callback_that_refuses_leaves_the_network_as_it_was(make, data, tmp_pa
         net._state.flat.tobytes(),
         net.seed,
         net._state.epochs,
-        net._state.steps,
+        net._state.optimizer_state.steps,
         net._state.optimizer_state,
     ) == before
 
