@@ -12,7 +12,7 @@ from ..engine.interface import Data
 
 
 def accuracy(state: NetworkState, data: Data, Z: Array) -> float:
-    """The weighted share of rows whose class is right; of labels, where a row has several."""
+    """Return the weighted share of correct classes, or of correct labels if a row has several."""
     Y, targets = data.Y, state.loss.targets
     if Y.ndim == 1:
         right = Z.argmax(axis=1) == Y
@@ -25,7 +25,7 @@ def accuracy(state: NetworkState, data: Data, Z: Array) -> float:
 
 
 def r2(state: NetworkState, data: Data, Z: Array) -> float:
-    """R² = 1 - Σ (y - prediction)² / Σ (y - mean)², the mean over outputs; 0 for a constant y."""
+    """Return R² = 1 - Σ (y - prediction)² / Σ (y - mean)², averaged over outputs; 0 for a constant y."""
     predicted, Y = state.link(Z).astype(np.float64), data.Y.astype(np.float64)
     mean = np.average(Y, axis=0, weights=data.weights)
     residual = np.average((Y - predicted) ** 2, axis=0, weights=data.weights)
@@ -33,5 +33,5 @@ def r2(state: NetworkState, data: Data, Z: Array) -> float:
     return float(np.mean(1 - residual / np.where(spread > 0, spread, np.maximum(residual, 1e-300))))
 
 
-#: Metrics by the name that a loss gives: (state, data, Z) → figure.
+#: Metrics by the name in `Loss.metric`: (state, data, Z) → value.
 METRICS: dict[str, Callable[[NetworkState, Data, Array], float]] = {"accuracy": accuracy, "r2": r2}

@@ -39,7 +39,7 @@ def make(backend="native"):
 @pytest.mark.parametrize("shuffle", [True, False, "blocks"])
 @pytest.mark.parametrize("watched", [False, True])
 def test_a_mapped_array_trains_to_the_same_bits(small_memory, monkeypatch, data, backend, shuffle, watched):
-    monkeypatch.setattr(epochs, "PIECE_BYTES", 2**10)
+    monkeypatch.setattr(epochs, "BLOCK_BYTES", 2**10)
     X, file, y = data
 
     class Watch(bp.Callback):
@@ -112,7 +112,7 @@ def test_the_order_by_blocks(n, columns):
     order = epochs.block_order(n, columns, 7, 2)
     assert (np.sort(order) == np.arange(n)).all()
     assert (order == epochs.block_order(n, columns, 7, 2)).all()
-    piece = max(1, epochs.PIECE_BYTES // (4 * columns))
+    piece = max(1, epochs.BLOCK_BYTES // (4 * columns))
     key = reference.mix64(reference.mix64(7) + 2)
     pieces = reference.permutation(-(-n // piece), key, -(-n // piece))
     expected = []

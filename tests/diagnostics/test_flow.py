@@ -183,7 +183,7 @@ def test_the_table(backend, rng):
     assert len(lines) == 8
     assert " ".join(lines[0].split()) == "layer A mean dev flat dead D mean dev norm W norm dW norm ΔW/W"
     assert len({len(line) for line in lines[:-3]}) == 1
-    assert lines[5].startswith("A: what the op makes; D: ")
+    assert lines[5].startswith("A: output of the op; D: ")
     assert lines[1].startswith("0 dense 5-7 sigmoid")
     assert f"{flow[0].gradient_norm:.2g}" in lines[1].split()
     assert lines[-1] == f"loss {flow.loss:.4g} of 60 rows"
