@@ -1,4 +1,4 @@
-"""The activations: public path of `bpfast.specs.activations`."""
+"""Activations, as public API; defined in `bpfast.specs.activations`."""
 
 from .specs.activations import (
     ELU,

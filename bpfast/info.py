@@ -1,7 +1,8 @@
-"""What this installation is and what it will use."""
+"""Version and configuration of this installation."""
 
 from __future__ import annotations
 
+import platform
 import sys
 from typing import Any
 
@@ -9,26 +10,23 @@ import numpy as np
 
 from . import backends
 from .arrays import checks
+from .native import _runtime
 
-# The build reads the version here: asking importlib.metadata at import costs as much as the rest.
+# The build reads the version from here. importlib.metadata would double the import time.
 __version__ = "0.1.0"
 
 
 def info() -> dict[str, Any]:
-    """The version, and how the native engine runs here.
+    """Return the version and how the native engine runs on this machine.
 
     Returns
     -------
     dict
-        ``version``; ``backend`` (the default); ``isa`` (the instruction set in use) and
-        ``isas`` (those that this build has and this CPU can run); ``openmp`` (whether the build
-        has it; without it everything runs on one thread); ``threads`` (the default number);
-        ``compiler``; ``python``; ``numpy``; ``machine``.
+        ``version``; ``backend`` (the default); ``isa`` (the instruction set in use); ``isas`` (the
+        instruction sets of this build that this CPU supports); ``openmp`` (whether the build has OpenMP;
+        without it everything runs on one thread); ``threads`` (the default number); ``compiler``;
+        ``python``; ``numpy``; ``machine``.
     """
-    import platform
-
-    from .native import _runtime
-
     return {
         "version": __version__,
         "backend": backends.resolve_backend(None),

@@ -1,4 +1,4 @@
-"""The initializers: public path of `bpfast.specs.initializers`."""
+"""Initializers, as public API; defined in `bpfast.specs.initializers`."""
 
 from .specs.initializers import (
     Constant,

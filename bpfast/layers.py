@@ -1,4 +1,4 @@
-"""The layers: public path of `bpfast.specs.layers`."""
+"""Layers, as public API; defined in `bpfast.specs.layers`."""
 
 from .specs.layers import (
     Activation,

@@ -1,4 +1,4 @@
-"""The losses: public path of `bpfast.specs.losses`."""
+"""Losses, as public API; defined in `bpfast.specs.losses`."""
 
 from .specs.losses import (
     LINKS,

@@ -1,4 +1,4 @@
-"""The optimizers: public path of `bpfast.specs.optimizers`."""
+"""Optimizers, as public API; defined in `bpfast.specs.optimizers`."""
 
 from .specs.optimizers import (
     LBFGS,

@@ -1,4 +1,4 @@
-"""The penalties: public path of `bpfast.specs.penalties`."""
+"""Penalties, as public API; defined in `bpfast.specs.penalties`."""
 
 from .specs.penalties import (
     L0,

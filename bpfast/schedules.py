@@ -1,4 +1,4 @@
-"""The schedules: public path of `bpfast.specs.schedules`."""
+"""Schedules, as public API; defined in `bpfast.specs.schedules`."""
 
 from .specs.schedules import (
     Constant,

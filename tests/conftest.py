@@ -1,6 +1,7 @@
 """What the tests share: the two backends, networks and valid targets for every loss."""
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,50 @@ import bpfast as bp
 from bpfast.losses import resolve_loss
 
 BACKENDS = ("native", "reference")
+TESTS = Path(__file__).parent
+#: Folders whose tests do not train in threads, or do so with every number of threads already.
+NOT_THREADS = {"data", "gallery", "plotting", "report", "sklearn", "typing"}
+#: Words in the names of other such files.
+NOT_THREADS_FILES = ("benchmarks", "documentation", "evaluation", "fuzz", "readme", "tiles")
+#: Folders of the tests that run native code with every instruction set; some files do so by themselves.
+ISA = {"engine", "native", "reference"}
+ISA_FILES = ("spars",)
+NOT_ISA_FILES = ("tiles", "vmath")
+#: Tests of native code that a build without OpenMP must pass, too.
+NOT_SERIAL_FILES = ("kernels", "speed", "tiles", "vmath")
+#: Tests that need an optional package, which the first run of `.ci/run` lacks.
+EXCHANGE = ("convert", "pytorch", "scikit_learn", "exchange")
 
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=6, help="how often the training of a test is killed (6)")
+
+
+def _has(name, words):
+    return any(word in name for word in words)
+
+
+def _markers(folder, file, test):
+    """The markers of a test by its place: which runs of `.ci/run` repeat it."""
+    if "onnx" in file or "readme" in file:
+        if _has(test, EXCHANGE):
+            yield "threads"
+    elif folder not in NOT_THREADS and not _has(file, NOT_THREADS_FILES):
+        yield "threads"
+    if (folder in ISA or _has(file, ISA_FILES)) and not _has(file, NOT_ISA_FILES):
+        yield "isa"
+    if folder == "native" and not _has(file, NOT_SERIAL_FILES):
+        yield "serial"
+    if folder == "training" and "learning" in file:
+        yield "serial"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(TESTS):
+            folder, *_ = item.path.relative_to(TESTS).parts
+            for marker in _markers(folder, item.path.stem, item.name):
+                item.add_marker(marker)
 
 
 @pytest.fixture(params=BACKENDS)

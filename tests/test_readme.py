@@ -1,6 +1,8 @@
-"""What the README says is run: its Python, and its two commands by `.ci/run`."""
+"""The code in the README and in `docs/` runs, and prints what the pages quote."""
 
+import importlib.util
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,87 +14,152 @@ from bpfast.activations import activations
 from bpfast.layers import layers
 from bpfast.losses import losses
 
-README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+README = PAGES[0].read_text(encoding="utf-8")
+ACCURACY = re.compile(r"accuracy (\d\.\d+)")
 
 
-def python_block(words):
-    (code,) = [code for language, code in BLOCKS if language == "python" and words in code]
-    return code
+def blocks(page):
+    """The fenced blocks of a page as pairs (language, text)."""
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-def test_the_twenty_lines(tmp_path, monkeypatch, capsys):
-    code = python_block("digits.safetensors")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
-    said = capsys.readouterr().out
-    assert float(re.search(r"accuracy (\S+)", said)[1]) >= 0.95
-    assert isinstance(bp.load(tmp_path / "digits.safetensors"), bp.Network)
+def examples(page):
+    """The Python blocks of a page as pairs (code, output); the output is that of a ```text block or None."""
+    pairs = zip_longest(blocks(page), blocks(page)[1:], fillvalue=("", ""))
+    return [
+        (code, text if following == "text" else None)
+        for (language, code), (following, text) in pairs
+        if language == "python"
+    ]
 
 
-def test_deep_networks(capsys):
-    exec(compile(python_block("def block("), "README.md", "exec"), {})
-    said = capsys.readouterr().out
-    assert "3.1 batch_norm" in said
-    assert float(re.search(r"accuracy (\S+)", said)[1]) >= 0.95
-    assert float(re.search(r"odd or even (\S+)", said)[1]) >= 0.95
+def quick_start(scope, output):
+    assert float(re.search(r"accuracy (\S+)", output)[1]) >= 0.95
+    assert isinstance(bp.load("digits.safetensors"), bp.Network)
 
 
-def test_stop_and_go_on_and_exchange(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    scope = {}
-    exec(compile(python_block("run.safetensors"), "README.md", "exec"), scope)
-    assert float(re.search(r"accuracy (\S+)", capsys.readouterr().out)[1]) >= 0.95
+def drop_in(scope, output):
+    assert float(re.search(r"accuracy (\S+)", output)[1]) >= 0.95
+    assert type(scope["model"]).__module__.startswith("bpfast.sklearn")
+
+
+def deep_networks(scope, output):
+    assert "3.1 batch_norm" in output
+    assert float(re.search(r"accuracy (\S+)", output)[1]) >= 0.95
+    assert float(re.search(r"odd or even (\S+)", output)[1]) >= 0.95
+
+
+def checkpoints(scope, output):
     assert scope["best"].epochs == min(range(15), key=scope["history"].val_loss.__getitem__) + 1
-    onnxruntime = pytest.importorskip("onnxruntime")
-    exec(compile(python_block("to_onnx(net"), "README.md", "exec"), scope)
+
+
+def serving(scope, output):
+    assert float(re.search(r"accuracy (\S+)", output)[1]) >= 0.95
+
+
+def onnx(scope, output):
+    import onnxruntime
+
     session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
     _, probabilities = session.run(None, scope["inputs"])
     expected = scope["net"].predict(scope["X"])
     assert np.abs(probabilities - expected).max() < 1e-5
     assert (scope["again"].predict(scope["X"]) == expected).all()
-    pytest.importorskip("torch").manual_seed(0)
-    exec(compile(python_block("train_torch(module"), "README.md", "exec"), scope)
+
+
+def torch(scope, output):
     assert scope["history"].loss[-1] < 0.3
     outputs = scope["module"](scope["torch"].tensor(scope["X_test"], dtype=scope["torch"].float32))
     accuracy = (outputs.argmax(dim=1).numpy() == scope["y_test"]).mean()
     assert accuracy >= 0.93
 
 
-def test_in_place_of_scikit_learn(capsys):
-    """The search and the curve, with the figures that stand below them."""
-    code = python_block("GridSearchCV(")
-    exec(compile(code, "README.md", "exec"), {})
-    said = capsys.readouterr().out
-    (shown,) = [text for language, text in BLOCKS if not language and text.startswith("{'alpha'")]
-    mine, theirs = (re.findall(r"accuracy (\S+)", text) for text in (said, shown))
-    assert len(mine) == len(theirs) == 5
-    assert [float(a) for a in mine] == pytest.approx([float(a) for a in theirs], abs=0.02)
+def grid_search(scope, output):
+    assert len(re.findall(r"accuracy (\S+)", output)) == 5
 
 
-def test_the_kernels(rng):
-    scope = {
-        "X": rng.normal(size=(5, 4)),
-        "W": rng.normal(size=(4, 4)),
-        "b": np.zeros(4),
-        "y": np.arange(5) % 4,
-        "Z": rng.normal(size=(5, 4)),
-        "Z_prev": rng.normal(size=(5, 4)),
-    }
-    exec(compile(python_block("from bpfast import kernels"), "README.md", "exec"), scope)
-    assert (scope["A"] == kernels.dense_forward(scope["X"], scope["W"], scope["b"], "sigmoid")).all()
+def plain_functions(scope, output):
+    A = kernels.dense_forward(scope["X"], scope["W"], scope["b"], "sigmoid")
+    assert (scope["A"] == A).all()
     assert scope["dW"].shape == (4, 4)
 
 
-def test_two_commands_stand_first():
-    language, code = BLOCKS[0]
+def profile(scope, output):
+    assert "GFLOP/s" in output
+
+
+def mapped(scope, output):
+    assert isinstance(scope["X"], np.memmap)
+    assert scope["net"].epochs == 2
+
+
+#: (page, words that only this block has) → what must hold after the block has run.
+CHECKS = {
+    ("README.md", "digits.safetensors"): quick_start,
+    ("README.md", "MLPClassifier("): drop_in,
+    ("deep-networks.md", "def block("): deep_networks,
+    ("checkpoints.md", "run.safetensors"): checkpoints,
+    ("checkpoints.md", "net.freeze()"): serving,
+    ("exchange.md", "to_onnx(net"): onnx,
+    ("exchange.md", "train_torch(module"): torch,
+    ("how-a-step-works.md", "from bpfast import kernels"): plain_functions,
+    ("how-a-step-works.md", "net.profile("): profile,
+    ("large-files.md", "mmap_mode"): mapped,
+    ("scikit-learn.md", "GridSearchCV("): grid_search,
+}
+#: Words in a block → the optional package without which the page ends there.
+NEEDS = {"to_onnx(": "onnxruntime", "import torch": "torch"}
+
+
+def prepare(code):
+    """Skip the rest of the page if a package is not installed, and seed PyTorch."""
+    for words, package in NEEDS.items():
+        if words in code and importlib.util.find_spec(package) is None:
+            pytest.skip(f"the block with {words!r} needs {package}")
+    if "import torch" in code:
+        importlib.import_module("torch").manual_seed(0)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
+    """The blocks of a page run in order, in one namespace; quoted accuracies agree to 0.02."""
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for code, quoted in examples(page):
+        prepare(code)
+        exec(compile(code, page.name, "exec"), scope)
+        output = capsys.readouterr().out
+        for (name, words), check in CHECKS.items():
+            if name == page.name and words in code:
+                check(scope, output)
+        if quoted is not None:
+            shown, printed = ([float(n) for n in ACCURACY.findall(text)] for text in (quoted, output))
+            assert shown
+            assert printed == pytest.approx(shown, abs=0.02)
+
+
+@pytest.mark.parametrize(("name", "words"), CHECKS)
+def test_each_check_has_its_block(name, words):
+    (page,) = (page for page in PAGES if page.name == name)
+    assert sum(words in code for code, _ in examples(page)) == 1
+
+
+def test_two_commands_come_first():
+    language, code = blocks(PAGES[0])[0]
     assert language == "sh"
     assert len(code.strip().splitlines()) == 2
 
 
-def test_the_table_names_what_there_is():
-    text = README.read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", text, re.MULTILINE))
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_table_of_features_is_complete():
+    table = README.split("## Features")[1].split("##")[0]
+    rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", table, re.MULTILINE))
     assert re.findall(r"\w+", rows["activations"]) == list(activations)
     named = re.findall(r"`(\w+)`", rows["layers"])
     assert set(named) == {kind.__name__ for kind in (layers[name] for name in layers)}

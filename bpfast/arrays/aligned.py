@@ -1,4 +1,4 @@
-"""Arrays that begin on a cache line."""
+"""Arrays that start on a cache line."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Bytes of a cache line, and of the widest vector: what crosses a line is read twice.
+#: Bytes of a cache line and of the widest vector register; a vector that crosses a line costs two reads.
 LINE = 64
 
 
 def aligned(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An array of this shape, C-contiguous, uninitialised, its first element on a cache line."""
+    """Return an uninitialised C-contiguous array whose first element starts a cache line."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     raw = np.empty(size + LINE, np.uint8)
@@ -22,7 +22,7 @@ def aligned(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
 
 
 def aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy of an array that begins on a cache line."""
+    """Return a copy of an array that starts on a cache line."""
     copy = aligned(array.shape, array.dtype)
     copy[...] = array
     return copy

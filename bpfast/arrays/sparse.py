@@ -1,4 +1,4 @@
-"""Sparse inputs: the rows of a matrix by their entries that are not 0."""
+"""Sparse inputs: rows stored as their nonzero entries."""
 
 from __future__ import annotations
 
@@ -11,62 +11,62 @@ from numpy.typing import NDArray
 
 from . import Array
 
-Places = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class CSR:
-    """Compressed sparse rows, checked: `checks.features` makes them.
+    """A checked matrix in compressed sparse row format, made by `checks.features`.
 
     Attributes
     ----------
     indptr : int64 array (rows + 1,)
-        The entries of row r are those from ``indptr[r]`` to ``indptr[r + 1]``.
+        The entries of row r are at ``indptr[r]:indptr[r + 1]`` in `indices` and `data`.
     indices : int64 array
-        Their columns, ascending in each row.
+        The column of each entry, ascending within a row.
     data : array
-        Their values, none of them 0.
+        The value of each entry, none of them 0.
     shape : (rows, columns)
     """
 
-    indptr: Places
-    indices: Places
+    indptr: Indices
+    indices: Indices
     data: Array
     shape: tuple[int, int]
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def rows(self, selection: Places) -> CSR:
-        """The rows of these numbers, in their order."""
+    def rows(self, selection: Indices) -> CSR:
+        """Return the rows with these numbers, in this order."""
         counts = np.diff(self.indptr)[selection]
         indptr = np.concatenate([[0], counts.cumsum()])
         entries = np.arange(indptr[-1]) + np.repeat(self.indptr[selection] - indptr[:-1], counts)
         return CSR(indptr, self.indices[entries], self.data[entries], (len(counts), self.shape[1]))
 
     def blocks(self, size: int) -> Iterator[CSR]:
-        """All rows, at most `size` at a time."""
+        """Yield all rows in order, at most `size` at a time."""
         for start in range(0, len(self), size):
             yield self.rows(np.arange(start, min(start + size, len(self))))
 
     def toarray(self) -> Array:
-        """The same, dense."""
+        """Return the matrix as a dense array."""
         result = np.zeros(self.shape, self.data.dtype)
         result[_row_of_each(self.indptr), self.indices] = self.data
         return result
 
 
-#: The inputs of a network, checked.
+#: Checked inputs of a network: dense or sparse rows.
 Features = Array | CSR
 
 
-def take(X: Features, rows: Places) -> Features:
-    """The rows of these numbers, in their order."""
+def take(X: Features, rows: Indices) -> Features:
+    """Return the rows with these numbers, in this order, in the form of X."""
     return X.rows(rows) if isinstance(X, CSR) else X[rows]
 
 
 def dense(X: Features) -> Array:
-    """X as an array."""
+    """Return X as a dense array."""
     return X.toarray() if isinstance(X, CSR) else X
 
 
@@ -112,15 +112,15 @@ def _is_mapped(X: Array) -> bool:
 
 
 def from_dense(X: Array) -> CSR:
-    """The rows of X by their entries that are not 0."""
-    there = X != 0
-    places = np.flatnonzero(there)
-    indptr = np.concatenate([[0], there.sum(axis=1).cumsum()])
-    return CSR(indptr, places % X.shape[1], X.ravel()[places], (X.shape[0], X.shape[1]))
+    """Convert a dense matrix to sparse rows."""
+    nonzero = X != 0
+    positions = np.flatnonzero(nonzero)
+    indptr = np.concatenate([[0], nonzero.sum(axis=1).cumsum()])
+    return CSR(indptr, positions % X.shape[1], X.ravel()[positions], (X.shape[0], X.shape[1]))
 
 
-def canonical(indptr: Places, indices: Places, data: Array) -> tuple[Places, Places, Array]:
-    """The columns of every row ascending, and those given several times summed in their order."""
+def canonical(indptr: Indices, indices: Indices, data: Array) -> tuple[Indices, Indices, Array]:
+    """Sort the entries of every row by column; sum duplicates in their order."""
     if len(indices) < 2:
         return indptr, indices, data
     ascending = indices[1:] > indices[:-1]
@@ -140,14 +140,14 @@ def canonical(indptr: Places, indices: Places, data: Array) -> tuple[Places, Pla
     return np.concatenate([[0], counts.cumsum()]), indices[first], sums
 
 
-def without_zeros(indptr: Places, indices: Places, data: Array) -> tuple[Places, Places, Array]:
-    """The same without entries of 0."""
+def without_zeros(indptr: Indices, indices: Indices, data: Array) -> tuple[Indices, Indices, Array]:
+    """Drop entries whose value is 0."""
     kept = data != 0
     if kept.all():
         return indptr, indices, data
     return np.concatenate([[0], kept.cumsum()])[indptr], indices[kept], data[kept]
 
 
-def _row_of_each(indptr: Places) -> Places:
-    """The row of every entry."""
+def _row_of_each(indptr: Indices) -> Indices:
+    """Return the row number of every entry."""
     return np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))

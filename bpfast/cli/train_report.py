@@ -1,4 +1,4 @@
-"""The report of a training by the command line: its data, its options, and what came out."""
+"""The HTML report of `train`: its data, its settings and its results."""
 
 from __future__ import annotations
 
@@ -6,228 +6,207 @@ import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..arrays import Array
-from ..data.preparation import Counts, Preparation, TextColumn
+from ..data.preparation import TextColumn
 from ..data.tables import Table, listed
+from ..network import Network
 from ..plotting.style import figure_text
-from ..report import html as pages
-from ..report.html import Digits, Html
-from ..report.page import MOST_ROWS, WORST, HeldOut, Subject, write_report
+from ..report import html
+from ..report.html import Digits, Html, isolated
+from ..report.page import MAX_ROWS, N_WORST, HeldOut, Subject, write_report
+from ..training.history import History
+from .train_data import TrainingData
+from .train_settings import TrainingSettings
 
-if TYPE_CHECKING:
-    from ..network import Network
-    from ..training.history import History
-
-
-#: Columns that a table of rows shows, if the data have no more.
-CELLS = 12
+#: The columns of the data are shown next to single rows if there are at most this many.
+MAX_CELLS = 12
 
 
 @dataclass(frozen=True)
-class Training:
-    """What the command `train` knows when it has trained.
+class TrainingResult:
+    """A training run of the command line.
 
     Attributes
     ----------
-    about : Table
-        Where the rows come from; its columns are not looked at.
-    cells : dict of str to array
-        The columns of the held-out rows as they were in the file; empty where that is not in memory.
-    goal : array (N,)
-        The targets of the rows that have one.
-    origin : array of int (N,)
-        Their numbers in the file.
-    rows, held_out : array of int
-        Those trained on, and those not.
-    prepared : Preparation
-    counts : Counts
-        What preparing met with.
-    X_held_out : array (n, I)
-        The inputs of the held-out rows.
-    predicted : array or None
-        The network's outputs for the held-out rows.
+    data : TrainingData
+    settings : TrainingSettings
+    outputs : array (n, O) or None
+        Outputs of the network for the held-out rows.
     headline : str
-    recipe : str
-        The training's settings in a line.
-    optimizer : str
-        With all its parameters.
+        Score on the held-out rows.
     interrupted : bool
+        Whether Ctrl-C ended the training.
     """
 
-    about: Table
-    cells: dict[str, Array]
-    goal: Array
-    origin: Array
-    rows: Array
-    held_out: Array
-    prepared: Preparation
-    counts: Counts
-    X_held_out: Array
-    predicted: Array | None
+    data: TrainingData
+    settings: TrainingSettings
+    outputs: Array | None
     headline: str
-    recipe: str
-    optimizer: str
     interrupted: bool
 
 
 def write_training_report(
-    path: str, options: Namespace, network: Network, history: History, made: Training
+    path: str, options: Namespace, network: Network, history: History, result: TrainingResult
 ) -> None:
-    """Write the report of a training by the command line; see `write_report`.
+    """Write the report of a training run; see `write_report`.
 
     Parameters
     ----------
     path : str
+        HTML file to write.
     options : Namespace
-        Of the command line.
+        Options of the command line.
     network : Network
     history : History
-    made : Training
+    result : TrainingResult
     """
-    prepared = made.prepared
+    data, headline = result.data, result.headline
+    prepared = data.prepared
     classes = prepared.classes if prepared.task == "classification" else None
     subject = Subject(
-        title=f"{pages.apart(prepared.target)} of {pages.apart(_source(options, made.about))}",
-        headline=made.headline and f"{made.headline[0].upper()}{made.headline[1:]}.",
+        title=f"{isolated(prepared.target)} of {isolated(_source(options, data.about))}",
+        headline=headline and f"{headline[0].upper()}{headline[1:]}.",
         target=prepared.target,
-        data=_data(made),
-        options=_options(options, network, history, made),
-        extra=[_balance(made) if classes is not None else _spread(made), *_columns(made)],
+        data=_data_facts(data),
+        options=_option_facts(options, network, history, result.settings),
+        extra=[_class_table(data) if classes is not None else _target_table(data), _column_table(data)],
         command=getattr(options, "command", ""),
-        warning=_warning(history) if made.interrupted else "",
+        warning=_warning(history) if result.interrupted else "",
     )
-    held_out = None if made.predicted is None else _held_out(network, made, made.predicted, classes)
-    write_report(
-        path, network, history, held_out, classes=classes, subject=subject, trained_rows=len(made.rows)
-    )
+    held_out = None if result.outputs is None else _held_out(network, data, result.outputs, classes)
+    write_report(path, network, history, held_out, classes=classes, subject=subject, trained_rows=len(data.X))
 
 
 def _source(options: Namespace, about: Table) -> str:
-    """The data by name, without the folder."""
+    """Name of the data, without its directory."""
     return os.path.basename(options.file) if options.file else about.source
 
 
 def _warning(history: History) -> str:
-    after = f"its state after epoch {len(history)}" if len(history) else "part of its first epoch"
-    return f"The training was interrupted; the network has {after}."
+    after = f"after epoch {len(history)}" if len(history) else "partway through epoch 1"
+    return f"The training was interrupted; the network has the weights {after}."
 
 
-def _held_out(network: Network, made: Training, outputs: Array, classes: Sequence[Any] | None) -> HeldOut:
-    prepared, places = made.prepared, made.held_out
-    groups, place = {}, 0
+def _held_out(network: Network, data: TrainingData, outputs: Array, classes: Sequence[Any] | None) -> HeldOut:
+    prepared, row_ids, target = data.prepared, data.held_out_ids, data.held_out_target
+    groups, start = {}, 0
     for column in prepared.columns:
-        groups[column.name] = slice(place, place + column.width)
-        place += column.width
-    few = len(prepared.columns) <= CELLS
-    cells = made.cells if few else {}
+        groups[column.name] = slice(start, start + column.width)
+        start += column.width
+    few = len(prepared.columns) <= MAX_CELLS
+    cells = {name: values[row_ids] for name, values in data.columns.items()} if few else {}
     if classes is not None:
-        truths = np.empty(len(places), dtype=object)
-        truths[:] = [classes[number] for number in prepared.targets(made.goal[places])]
-        return HeldOut(truths, outputs, made.X_held_out, None, groups, made.origin[places], cells)
+        labels = np.empty(len(row_ids), dtype=object)
+        labels[:] = [classes[number] for number in prepared.targets(target)]
+        return HeldOut(labels, outputs, data.X_held_out, None, groups, row_ids, cells)
 
     def predict(X: Array) -> Array:
         return prepared.values(network.predict(X))
 
-    goal = made.goal[places].astype(np.float64)
     return HeldOut(
-        goal, prepared.values(outputs), made.X_held_out, predict, groups, made.origin[places], cells
+        target.astype(np.float64),
+        prepared.values(outputs),
+        data.X_held_out,
+        predict,
+        groups,
+        row_ids,
+        cells,
     )
 
 
-def _data(made: Training) -> list[tuple[str, object]]:
-    prepared, counts = made.prepared, made.counts
+def _data_facts(data: TrainingData) -> list[tuple[str, object]]:
+    prepared, counts, about = data.prepared, data.counts, data.about
     texts = prepared.texts
-    numbers = len(prepared.columns) - len(texts)
-    total = len(made.rows) + len(made.held_out)
-    how = "standardised" if made.about.full_scale is None else f"divided by {made.about.full_scale:g}"
+    n_numbers = len(prepared.columns) - len(texts)
+    n_rows, n_held_out = len(data.labelled.rows), len(data.labelled.held_out)
     task = prepared.task
     if prepared.classes:
         task += f" into {len(prepared.classes):,} classes"
-    pairs: list[tuple[str, object]] = [
-        ("Source", pages.apart(made.about.source)),
-        ("Target", f"{pages.apart(prepared.target)}: {task}"),
-        ("Rows", f"{total:,}: {len(made.rows):,} to train on, {len(made.held_out):,} held out"),
-        ("Columns", f"{len(prepared.columns):,}, which make {prepared.n_inputs:,} inputs"),
+    facts: list[tuple[str, object]] = [
+        ("Source", isolated(about.source)),
+        ("Target", f"{isolated(prepared.target)}: {task}"),
+        ("Rows", f"{n_rows + n_held_out:,}: {n_rows:,} for training, {n_held_out:,} held out"),
+        ("Columns", f"{len(prepared.columns):,}, encoded as {prepared.n_inputs:,} inputs"),
     ]
-    if numbers:
-        pairs.append(("Numbers", f"{numbers:,} {how}"))
+    if n_numbers:
+        scaling = "standardised" if about.full_scale is None else f"divided by {about.full_scale:g}"
+        facts.append(("Numeric columns", f"{n_numbers:,}, {scaling}"))
     if texts:
-        pairs.append(("Texts", f"{len(texts):,} one-hot: {listed(map(pages.apart, texts))}"))
-    for name, found in (("Missing, filled in", counts.imputed), ("Unseen texts", counts.unseen)):
+        facts.append(("Text columns", f"{len(texts):,}, one-hot encoded: {listed(map(isolated, texts))}"))
+    for name, found in (("Missing values, filled in", counts.imputed), ("Unseen categories", counts.unseen)):
         if found:
-            shown = listed(f"{pages.apart(column)} {count:,}" for column, count in found.items())
-            pairs.append((name, f"{sum(found.values()):,} ({shown})"))
+            shown = listed(f"{isolated(column)} {count:,}" for column, count in found.items())
+            facts.append((name, f"{sum(found.values()):,} ({shown})"))
     if counts.ignored:
-        pairs.append(("Not used", listed(map(pages.apart, counts.ignored))))
-    return pairs
+        facts.append(("Unused columns", listed(map(isolated, counts.ignored))))
+    return facts
 
 
-def _options(
-    options: Namespace, network: Network, history: History, made: Training
+def _option_facts(
+    options: Namespace, network: Network, history: History, settings: TrainingSettings
 ) -> list[tuple[str, object]]:
-    done = f"{len(history):,}"
+    epochs = f"{len(history):,}"
     if history.planned and history.planned != len(history):
-        done += f" of at most {history.planned:,}"
-    pairs: list[tuple[str, object]] = [
-        ("Settings", made.recipe),
-        ("Optimizer", made.optimizer),
-        ("Epochs", done),
+        epochs += f" of at most {history.planned:,}"
+    facts: list[tuple[str, object]] = [
+        ("Settings", settings.summary),
+        ("Optimizer", repr(settings.optimizer)),
+        ("Epochs", epochs),
     ]
-    if getattr(options, "patience", None):
-        pairs.append(("Early stopping", f"after {options.patience} epochs without a better held-out loss"))
-    return [*pairs, ("Seed", network.seed), ("Precision", str(network.dtype))]
+    if settings.patience:
+        facts.append(("Early stopping", f"after {settings.patience} epochs without a lower held-out loss"))
+    return [*facts, ("Seed", network.seed), ("Data type", str(network.dtype))]
 
 
-def _balance(made: Training) -> Html:
-    """How many rows each class has."""
-    classes = made.prepared.classes
-    numbers = made.prepared.targets(made.goal)
+def _class_table(data: TrainingData) -> Html:
+    """Number of rows of each class."""
+    classes, labelled = data.prepared.classes, data.labelled
+    numbers = data.prepared.targets(labelled.target)
     trained, tested = (
-        np.bincount(numbers[some], minlength=len(classes)) for some in (made.rows, made.held_out)
+        np.bincount(numbers[rows], minlength=len(classes)) for rows in (labelled.rows, labelled.held_out)
     )
     share = (trained + tested) / max(1, (trained + tested).sum())
-    order = range(min(len(classes), MOST_ROWS))
-    rows = [(str(classes[k]), int(trained[k]), int(tested[k]), pages.bar(float(share[k]))) for k in order]
+    order = range(min(len(classes), MAX_ROWS))
+    rows = [(str(classes[k]), int(trained[k]), int(tested[k]), html.bar(float(share[k]))) for k in order]
     caption = "Rows of each class"
-    if len(classes) > MOST_ROWS:
-        caption += f" (the first {MOST_ROWS} of {len(classes):,})"
-    made_table = pages.table(caption, ["class", "trained on", "held out", "share"], rows)
-    return made_table if len(classes) <= WORST else pages.details(f"The {len(classes):,} classes", made_table)
+    if len(classes) > MAX_ROWS:
+        caption += f" (the first {MAX_ROWS} of {len(classes):,})"
+    table = html.table(caption, ["class", "training", "held out", "share"], rows)
+    return table if len(classes) <= N_WORST else html.details(f"The {len(classes):,} classes", table)
 
 
-def _spread(made: Training) -> Html:
-    """Where the numbers to predict lie."""
+def _target_table(data: TrainingData) -> Html:
+    """Distribution of the target of a regression."""
     rows = []
-    for name, some in (("trained on", made.rows), ("held out", made.held_out)):
-        values = made.goal[some].astype(np.float64)
+    for name, chosen in (("training", data.labelled.rows), ("held out", data.labelled.held_out)):
+        values = data.labelled.target[chosen].astype(np.float64)
         if len(values):
             marks = [values.min(), *np.percentile(values, [25, 50, 75]), values.max(), values.mean()]
             rows.append((name, *(Digits(figure_text(float(mark))) for mark in marks)))
-    headings = ["rows", "least", "25%", "median", "75%", "most", "mean"]
-    return pages.table(f"Where {pages.apart(made.prepared.target)} lies", headings, rows)
+    headings = ["rows", "min", "25%", "median", "75%", "max", "mean"]
+    return html.table(f"Distribution of {isolated(data.prepared.target)}", headings, rows)
 
 
-def _columns(made: Training) -> list[Html]:
-    """What each column is taken for."""
+def _column_table(data: TrainingData) -> Html:
+    """Type and preparation of each column."""
+    columns, full_scale = data.prepared.columns, data.about.full_scale
     rows = []
-    for column in made.prepared.columns[:MOST_ROWS]:
+    for column in columns[:MAX_ROWS]:
         if isinstance(column, TextColumn):
-            what, how = (
-                "text",
-                f"{column.width:,} categories: {listed(map(pages.apart, column.categories), 6)}",
-            )
+            kind, categories = "text", listed(map(isolated, column.categories), 6)
+            values = f"{column.width:,} categories: {categories}"
         else:
-            what = "number"
-            how = f"mean {figure_text(column.mean)}, deviation {figure_text(column.scale)}"
-            if made.about.full_scale is not None:
-                how = f"divided by {column.scale:g}"
-        rows.append((column.name, what, how, int(made.counts.imputed.get(column.name, 0))))
-    caption = "Columns, as learnt from the rows trained on"
-    if len(made.prepared.columns) > MOST_ROWS:
-        caption += f" (the first {MOST_ROWS})"
-    table = pages.table(caption, ["column", "taken as", "values", "filled in"], rows)
-    return [pages.details(f"The {len(made.prepared.columns):,} columns", table)]
+            kind = "numeric"
+            values = f"mean {figure_text(column.mean)}, standard deviation {figure_text(column.scale)}"
+            if full_scale is not None:
+                values = f"divided by {column.scale:g}"
+        rows.append((column.name, kind, values, int(data.counts.imputed.get(column.name, 0))))
+    caption = "Columns, as learned from the training rows"
+    if len(columns) > MAX_ROWS:
+        caption += f" (the first {MAX_ROWS})"
+    table = html.table(caption, ["column", "type", "values", "missing"], rows)
+    return html.details(f"The {len(columns):,} columns", table)

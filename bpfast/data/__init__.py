@@ -1,1 +1,1 @@
-"""Tables and arrays from files, and how a model wants them."""
+"""Read tables and arrays from files, and prepare them as inputs of a network."""

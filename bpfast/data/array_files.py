@@ -1,7 +1,7 @@
-"""Arrays in files: what a header says of one, and its rows, mapped, or read block after block.
+"""Arrays in files: read the header, then map the array, read it whole, or read its rows in blocks.
 
-NPY files, members of NPZ archives (stored or deflated) and idx files (MNIST's), the first and the last
-plain or gzipped. No pickles, so nothing in a file is executed.
+Supported are NPY files, members of NPZ archives (stored or deflated) and IDX files (the format of MNIST);
+NPY and IDX files may be gzipped. Pickles are not loaded, so nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 
 from ..arrays import Array
 
-#: The numbers that an idx file may hold, by the third byte of its header; big-endian.
+#: Data types of IDX files by the third byte of the header; all are big-endian.
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP, ZIP, NPY = b"\x1f\x8b", b"PK\x03\x04", b"\x93NUM"
 _BROKEN = (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 class UserError(ValueError):
-    """A mistake of the person at the command line: one line says all there is to say."""
+    """Invalid input from the user, which the command line reports as one line without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,19 @@ class ArrayFile:
     Attributes
     ----------
     path : str
-    form : str
-        What the file is in messages: NPY, NPZ or idx.
+    form : {"NPY", "NPZ", "IDX"}
+        Format of the file.
     dtype : dtype
-        As in the file, perhaps of the other byte order.
+        Data type as stored; its byte order may not be the native one.
     shape : tuple of int
     offset : int
-        The bytes before the first number, in the file or in what unpacking it gives.
+        Number of bytes before the first value, after decompression.
     member : str or None
-        The name within an NPZ archive.
+        Name of the member of an NPZ archive.
     gzipped : bool
+        Whether the file is gzipped.
     fortran : bool
-        Columns, not rows, lie together.
+        Whether the values are in column-major order.
     """
 
     path: str
@@ -65,33 +66,38 @@ class ArrayFile:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the numbers."""
+        """Size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def whole(self) -> Array:
-        """All of it: mapped where the file holds the numbers as they are, else read."""
+        """The whole array, memory-mapped if the file is not compressed, otherwise read."""
         if self.member is None and not self.gzipped and self.nbytes:
-            with self._complaining():
+            with self._read_errors():
                 found = os.path.getsize(self.path) - self.offset
-                if found < self.nbytes or (self.form == "idx" and found > self.nbytes):
+                if found < self.nbytes or (self.form == "IDX" and found > self.nbytes):
                     raise self._damaged(found)
                 order: Any = "F" if self.fortran else "C"
                 mapped: Any = np.memmap(
                     self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape, order=order
                 )
                 return np.asarray(mapped)
-        with self._complaining(), self._opened() as file:
+        with self._read_errors(), self._opened() as file:
             data = self._read(file, self.nbytes)
             self._require_end(file)
         return np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
 
     def blocks(self, rows: int) -> Iterator[Array]:
-        """Its rows in order, so many at a time, in this machine's byte order.
+        """Iterate over blocks of rows in native byte order.
+
+        Parameters
+        ----------
+        rows : int
+            Number of rows per block; the last block may have fewer.
 
         Raises
         ------
         UserError
-            Where the file ends early or is damaged: under way, since it is read under way.
+            During the iteration, if the file ends early or is damaged.
         """
         native = self.dtype.newbyteorder("=")
         if self.fortran:
@@ -100,7 +106,7 @@ class ArrayFile:
                 yield np.ascontiguousarray(array[start : start + rows], native)
             return
         row = self.nbytes // max(1, len(self))
-        with self._complaining(), self._opened() as file:
+        with self._read_errors(), self._opened() as file:
             for start in range(0, len(self), rows):
                 count = min(rows, len(self) - start)
                 data = self._read(file, count * row, start * row)
@@ -111,7 +117,7 @@ class ArrayFile:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
-        """The file behind its header."""
+        """The open file, positioned after its header."""
         with contextlib.ExitStack() as stack:
             file: Any
             if self.member is not None:
@@ -131,9 +137,9 @@ class ArrayFile:
         return data
 
     def _require_end(self, file: IO[bytes]) -> None:
-        """Nothing follows in an idx file; in an archive the checksum is looked at behind the last byte."""
+        """Check that an IDX file ends here; in an archive, reading past the end verifies the checksum."""
         rest = len(file.read(1))
-        while rest and self.form == "idx":
+        while rest and self.form == "IDX":
             more = len(file.read(1 << 20))
             if not more:
                 raise self._damaged(self.nbytes + rest)
@@ -141,11 +147,11 @@ class ArrayFile:
 
     def _damaged(self, found: int) -> UserError:
         return UserError(
-            f"{self.path!r} is damaged: its header tells of {self.nbytes:,} bytes, {found:,} follow"
+            f"{self.path!r} is damaged: its header announces {self.nbytes:,} bytes of data; got {found:,}"
         )
 
     @contextlib.contextmanager
-    def _complaining(self) -> Iterator[None]:
+    def _read_errors(self) -> Iterator[None]:
         try:
             yield
         except UserError:
@@ -155,8 +161,7 @@ class ArrayFile:
 
 
 def _unreadable(path: str, form: str, error: BaseException) -> UserError:
-    as_form = "" if form == "idx" else f" as {form}"
-    return UserError(f"{path!r} can't be read{as_form}: {' '.join(str(error).split())}")
+    return UserError(f"cannot read {path!r} as {form}: {' '.join(str(error).split())}")
 
 
 def _is_gzipped(path: str) -> bool:
@@ -175,7 +180,7 @@ def npy_file(path: str) -> ArrayFile:
 
 
 def npz_files(path: str) -> dict[str, ArrayFile]:
-    """The arrays of an NPZ archive by name, in its order."""
+    """The arrays of an NPZ archive by name, in the order of the archive."""
     found = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -196,13 +201,13 @@ def _npy_header(file: Any) -> dict[str, Any]:
     elif version == (2, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
     else:
-        raise ValueError(f"its version is {version}; 1 and 2 are known")
-    # Objects are refused where they would be read: an archive may hold some beside what is wanted.
+        raise ValueError(f"version {version} of the format is not supported")
+    # Arrays of objects are rejected only when they are used: an archive may contain others.
     return {"dtype": dtype, "shape": shape, "offset": file.tell(), "fortran": fortran and len(shape) > 1}
 
 
 def idx_file(path: str) -> ArrayFile:
-    """The array of an idx file."""
+    """The array of an IDX file."""
     try:
         gzipped = _is_gzipped(path)
         with gzip.open(path) if gzipped else open(path, "rb") as file:
@@ -210,10 +215,10 @@ def idx_file(path: str) -> ArrayFile:
             sizes = file.read(4 * head[3])
         dtype = np.dtype(IDX_TYPES[head[2]])
     except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, "idx", error) from None
+        raise _unreadable(path, "IDX", error) from None
     except (IndexError, KeyError):
-        raise UserError(f"{path!r} is cut off in its header") from None
+        raise UserError(f"{path!r} is damaged: its header is incomplete") from None
     shape = tuple(int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4"))
     if not shape or len(sizes) != 4 * head[3]:
-        raise UserError(f"{path!r} is cut off in its header")
-    return ArrayFile(path, "idx", dtype, shape, 4 + len(sizes), gzipped=gzipped)
+        raise UserError(f"{path!r} is damaged: its header is incomplete")
+    return ArrayFile(path, "IDX", dtype, shape, 4 + len(sizes), gzipped=gzipped)

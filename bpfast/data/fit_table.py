@@ -1,4 +1,4 @@
-"""What training needs to know of a table: its task, which rows to hold out, how to prepare it."""
+"""Infer the task from a table, split its rows, and learn its preparation."""
 
 from __future__ import annotations
 
@@ -23,49 +23,59 @@ from .preparation import (
 )
 from .tables import Table, UserError
 
-#: Whole numbers with at most so many different values are taken for classes.
-FEW_VALUES = 20
-#: A text column may have so many categories.
-MOST_CATEGORIES = 1000
-#: The permutation that splits the rows; no epoch has this number.
+#: An integer target with at most this many distinct values is taken for classes.
+MAX_CLASSES = 20
+#: Maximum number of categories of a text column.
+MAX_CATEGORIES = 1000
+#: Number of the permutation that splits the rows; no epoch has this number.
 _SPLIT = 2**63
 
 
-def infer_task(goal: Array) -> tuple[str, str]:
-    """Classification or regression, and why.
+def infer_task(target: Array) -> tuple[str, str]:
+    """Infer the task from the target; return it with the reason.
 
     Parameters
     ----------
-    goal : array (N,)
-        The target, nothing missing.
+    target : array (N,)
+        Target without missing values.
+
+    Returns
+    -------
+    task : {"classification", "regression"}
+    reason : str
     """
-    distinct = len(set(goal)) if goal.dtype == object else len(np.unique(goal))
-    if goal.dtype == object:
-        return "classification", f"the target is text with {distinct} different values"
-    whole = np.isfinite(goal).all() and (goal == np.floor(goal)).all()
-    if whole and distinct <= FEW_VALUES:
-        return "classification", f"the target holds {distinct} different whole numbers"
-    sort = "whole numbers" if whole else "numbers"
-    return "regression", f"the target holds {distinct:,} different {sort}"
+    distinct = len(set(target)) if target.dtype == object else len(np.unique(target))
+    if target.dtype == object:
+        return "classification", f"the target is text with {distinct} distinct values"
+    whole = np.isfinite(target).all() and (target == np.floor(target)).all()
+    if whole and distinct <= MAX_CLASSES:
+        return "classification", f"the target has {distinct} distinct integer values"
+    integer = "integer " if whole else ""
+    return "regression", f"the target has {distinct:,} distinct {integer}values"
 
 
 def split(labels: Array | None, n: int, share: float, seed: int) -> tuple[Array, Array]:
-    """Rows to train with and rows to hold out, each in rising order.
+    """Split rows into training rows and held-out rows, each in ascending order.
 
     Parameters
     ----------
     labels : array (N,) or None
-        Classes, each of which keeps its share; at least one row of each is trained on.
+        Class numbers, by which the split is stratified; at least one row of each class is a training row.
     n : int
-        N.
+        Number of rows, N.
     share : float
-        Of the rows to hold out, from 0 to below 1.
+        Fraction of the rows to hold out, from 0 to below 1.
     seed : int
+        Seed of the split.
+
+    Returns
+    -------
+    rows, held_out : array of int
 
     Raises
     ------
     UserError
-        If there are too few rows.
+        If there are too few rows for this fraction.
     """
     order = reference.permutation(n, seed, _SPLIT)
     first = np.zeros(n, dtype=bool)
@@ -74,53 +84,52 @@ def split(labels: Array | None, n: int, share: float, seed: int) -> tuple[Array,
         first[1:] = labels[order][1:] != labels[order][:-1]
     first[:1] = True
     candidates = order[~first]
-    wanted = round(n * share)
-    if share > 0 and (wanted < 2 or n - wanted < 2 or wanted > len(candidates)):
+    count = round(n * share)
+    if share > 0 and (count < 2 or n - count < 2 or count > len(candidates)):
         raise UserError(
-            f"{n} rows are too few to hold out a share of {share:g}; add rows, or pass --validation 0"
+            f"{n} rows are too few to hold out a fraction of {share:g}; add rows or pass --validation 0"
         )
     chosen = np.zeros(n, dtype=bool)
-    if wanted:
-        # Evenly spaced in the order by class, which is shuffled within a class.
-        steps = (2 * np.arange(wanted) + 1) * len(candidates) // (2 * wanted)
+    if count:
+        # Evenly spaced over the rows sorted by class and shuffled within each class.
+        steps = (2 * np.arange(count) + 1) * len(candidates) // (2 * count)
         chosen[candidates[steps]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def class_numbers(goal: Array, name: str) -> tuple[tuple[Any, ...], Array]:
-    """The sorted labels, and the number of each row's.
+def class_numbers(target: Array, name: str) -> tuple[tuple[Any, ...], Array]:
+    """Sorted labels, and the class number of each row.
 
     Raises
     ------
     UserError
-        If there is one class only.
+        If a target is infinite, or there is only one class.
     """
-    if goal.dtype != object and not np.isfinite(goal).all():
-        raise UserError(f"target {name!r} holds an infinite value; finite numbers are wanted")
-    classes = tuple(labels_of(goal))
+    if target.dtype != object and not np.isfinite(target).all():
+        raise UserError(f"target {name!r} contains an infinite value; all values must be finite")
+    classes = tuple(labels_of(target))
     if len(classes) < 2:
-        raise UserError(f"target {name!r} has one class only, {classes[0]!r}; at least two are wanted")
-    return classes, numbers_in(classes, goal)
+        raise UserError(f"target {name!r} has only one class, {classes[0]!r}; expected at least two")
+    return classes, numbers_in(classes, target)
 
 
-def learn(table: Table, goal: Array, task: str, classes: Sequence[Any], rows: Array) -> Preparation:
+def learn(table: Table, target: Array, task: str, classes: Sequence[Any], rows: Array) -> Preparation:
     """Learn a preparation from some rows of a table.
 
     Parameters
     ----------
     table : Table
-    goal : array (N,)
-        The target.
+    target : array (N,)
     task : {"classification", "regression"}
     classes : sequence
-        The labels of a classification.
+        Sorted labels of a classification.
     rows : array of int
-        The training rows.
+        Indices of the training rows.
 
     Raises
     ------
     UserError
-        If a column can't be learnt from.
+        If a column is empty, not finite, or has too many categories.
     """
     columns: list[NumberColumn | TextColumn] = []
     for name, values in table.columns.items():
@@ -128,22 +137,22 @@ def learn(table: Table, goal: Array, task: str, classes: Sequence[Any], rows: Ar
             columns.append(_learn_text(name, values, values[rows], table))
         else:
             columns.append(_learn_number(name, values[rows], table))
-    return with_target(table, goal, task, classes, rows, columns)
+    return with_target(table, target, task, classes, rows, columns)
 
 
 def with_target(
     table: Table,
-    goal: Array,
+    target: Array,
     task: str,
     classes: Sequence[Any],
     rows: Array,
     columns: Sequence[NumberColumn | TextColumn],
 ) -> Preparation:
-    """The preparation with these columns; what it does with the target is learnt. See `learn`."""
+    """Preparation with these columns; the scaling of the target is learned here. See `learn`."""
     mean, scale = 0.0, 1.0
     if task == "regression":
-        require_finite(f"target {table.target_name!r}", goal, table)
-        mean, scale = _moments(f"target {table.target_name!r}", goal[rows].astype(np.float64))
+        require_finite(f"target {table.target_name!r}", target, table)
+        mean, scale = _moments(f"target {table.target_name!r}", target[rows].astype(np.float64))
     return Preparation(
         table.kind, table.features, table.target_name, task, tuple(columns), tuple(classes), mean, scale
     )
@@ -155,16 +164,16 @@ def _moments(what: str, values: Array) -> tuple[float, float]:
 
 
 def usable_moments(what: str, mean: float, scale: float) -> tuple[float, float]:
-    """What to subtract and to divide by; 1 for a constant.
+    """Mean and scale of a column; the scale of a constant column is 1.
 
     Raises
     ------
     UserError
-        If they are not finite.
+        If one of them is not finite.
     """
     if not (math.isfinite(mean) and scale < 1e300):
-        raise UserError(f"{what} holds numbers too large to standardise")
-    # The standard deviation of a constant may come out as rounding alone.
+        raise UserError(f"{what} contains numbers that are too large to standardise")
+    # Rounding may give a constant column a small standard deviation.
     return mean, scale if scale > 1e-12 * abs(mean) else 1.0
 
 
@@ -172,85 +181,84 @@ def _learn_number(name: str, values: Array, table: Table) -> NumberColumn:
     if table.full_scale is not None:
         return NumberColumn(name, 0.0, 0.0, table.full_scale)
     values = values.astype(np.float64)
-    there = values[~np.isnan(values)]
-    if not len(there):
+    present = values[~np.isnan(values)]
+    if not len(present):
         raise all_missing(name, table)
-    require_finite(f"column {name!r}", there, table)
-    return NumberColumn(name, float(np.median(there)), *_moments(f"column {name!r}", there))
+    require_finite(f"column {name!r}", present, table)
+    return NumberColumn(name, float(np.median(present)), *_moments(f"column {name!r}", present))
 
 
 def all_missing(name: str, table: Table) -> UserError:
-    """The complaint about a column without a value."""
+    """The error about a column without values."""
     return UserError(
-        f"column {name!r} of {table.source} is empty (no value in the training rows); "
-        f"leave it out with --ignore"
+        f"column {name!r} of {table.source} has no values in the training rows; leave it out with --ignore"
     )
 
 
-def _learn_text(name: str, everything: Array, values: Array, table: Table) -> TextColumn:
-    refuse_junk(name, everything, table)
+def _learn_text(name: str, all_values: Array, values: Array, table: Table) -> TextColumn:
+    refuse_stray_texts(name, all_values, table)
     return text_column(name, Counter(value for value in values if value is not None), table)
 
 
 def text_column(name: str, texts: Counter[str], table: Table) -> TextColumn:
-    """A column of categories, from how often each occurs; the most frequent fills holes.
+    """Categorical column from the counts of its categories; the most frequent one fills missing values.
 
     Raises
     ------
     UserError
-        If there is none, or too many.
+        If there are no categories, or too many.
     """
     if not texts:
         raise all_missing(name, table)
-    if len(texts) > MOST_CATEGORIES:
+    if len(texts) > MAX_CATEGORIES:
         raise UserError(
-            f"column {name!r} of {table.source} holds {len(texts):,} different texts, too many for "
-            f"one input each; leave it out with --ignore"
+            f"text column {name!r} of {table.source} has {len(texts):,} distinct values; at most "
+            f"{MAX_CATEGORIES:,} can be one-hot encoded; leave it out with --ignore"
         )
     categories = tuple(sorted(texts))
     return TextColumn(name, max(categories, key=lambda text: texts[text]), categories)
 
 
 @dataclass
-class Junk:
-    """The texts of a column that are no numbers: a slip where they are few.
+class StrayTexts:
+    """Values of a text column that are not numbers; if they are few, they are taken for typing errors.
 
     Attributes
     ----------
-    there : int
-        Values that are not missing.
-    odd : int
-        Those that are no numbers.
+    n_present : int
+        Number of values that are not missing.
+    n_stray : int
+        Number of these that are not numbers.
     first : tuple of (text, row) or None
-        The first of them.
+        The first of those.
     """
 
-    there: int = 0
-    odd: int = 0
+    n_present: int = 0
+    n_stray: int = 0
     first: tuple[Any, int] | None = None
 
     def add(self, values: Array, table: Table) -> None:
-        """Look at the texts of a table's rows."""
-        wrong = {text for text in set(values.tolist()) if text is not None and not is_number(text)}
-        odd = np.fromiter((text in wrong for text in values), bool, len(values))
-        self.there += sum(value is not None for value in values)
-        self.odd += int(odd.sum())
-        if wrong and self.first is None:
-            first = int(odd.argmax())
+        """Add the values of the rows of a table."""
+        texts = {text for text in set(values.tolist()) if text is not None and not is_number(text)}
+        stray = np.fromiter((text in texts for text in values), bool, len(values))
+        self.n_present += sum(value is not None for value in values)
+        self.n_stray += int(stray.sum())
+        if texts and self.first is None:
+            first = int(stray.argmax())
             self.first = values[first], table.row(first)
 
     def refuse(self, name: str, table: Table) -> None:
-        """Refuse a few texts among numbers, unless the person says that they are categories."""
-        if name not in table.forced_text and self.first is not None and self.odd <= 0.1 * self.there:
+        """Raise a user error about a few texts among numbers, unless the column was declared categorical."""
+        if name not in table.forced_text and self.first is not None and self.n_stray <= 0.1 * self.n_present:
             text, row = self.first
             raise UserError(
-                f"column {name!r} of {table.source} holds {text!r} among numbers (row {row}, "
-                f"counted from 0); mend it, or take the column as categories with --text"
+                f"column {name!r} of {table.source} contains {text!r} among numbers (row {row}, counted "
+                f"from 0); fix it, or treat the column as categorical with --text"
             )
 
 
-def refuse_junk(name: str, values: Array, table: Table) -> None:
-    """Refuse a few texts among numbers: a slip, not categories, unless the person says so."""
-    junk = Junk()
-    junk.add(values, table)
-    junk.refuse(name, table)
+def refuse_stray_texts(name: str, values: Array, table: Table) -> None:
+    """Raise a user error about a few texts among numbers, see `StrayTexts`."""
+    texts = StrayTexts()
+    texts.add(values, table)
+    texts.refuse(name, table)

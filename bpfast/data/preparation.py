@@ -1,7 +1,7 @@
-"""Preparing: from the columns of a table to the inputs of a network, and from its outputs back.
+"""Prepare tables: convert columns to the inputs of a network, and its outputs back to predictions.
 
-It is learnt from the training rows (`learning`), kept as JSON with the model, and applied row by row,
-so that a row gives the same inputs whichever rows stand beside it.
+A preparation is learned from the training rows (`fit_table`, `fit_stream`), stored with the model as
+JSON, and applied to each row on its own: the inputs of a row do not depend on other rows.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .tables import Table, UserError
 
 FORMAT = 1
 TASKS = ("classification", "regression")
-#: Numbers that are worked on at a time, where they are many.
+#: Number of values per block when standardising a matrix, so that a block stays in the cache.
 IN_CACHE = 2**16
 
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """x ← (x - mean) / scale, with `fill` where x is missing."""
+    """Numeric column: x ← (x − mean) / scale; missing values are replaced by `fill`."""
 
     name: str
     fill: float
@@ -33,13 +33,16 @@ class NumberColumn:
 
     @property
     def width(self) -> int:
-        """Inputs that it makes."""
+        """Number of inputs."""
         return 1
 
 
 @dataclass(frozen=True)
 class TextColumn:
-    """One input a category, 1 where the text is that category; all 0 for a text never seen."""
+    """Categorical column, one-hot encoded; a category not seen in training is encoded as all zeros.
+
+    Missing values are replaced by `fill`.
+    """
 
     name: str
     fill: str
@@ -47,20 +50,20 @@ class TextColumn:
 
     @property
     def width(self) -> int:
-        """Inputs that it makes."""
+        """Number of inputs."""
         return len(self.categories)
 
 
 @dataclass
 class Counts:
-    """What preparing met with, by column.
+    """What a preparation found in a table, by column.
 
     Attributes
     ----------
     imputed : dict of str to int
-        Missing values filled in.
+        Number of missing values that were filled in.
     unseen : dict of str to int
-        Texts that the training rows did not have.
+        Number of values whose category was not seen in training.
     ignored : list of str
         Columns that the model does not use.
     """
@@ -70,14 +73,14 @@ class Counts:
     ignored: list[str] = field(default_factory=list)
 
     def add(self, other: Counts) -> None:
-        """Count what another part of the rows met with, too."""
+        """Add the counts of further rows."""
         for ours, theirs in ((self.imputed, other.imputed), (self.unseen, other.unseen)):
             for name, count in theirs.items():
                 ours[name] = ours.get(name, 0) + count
         self.ignored = other.ignored
 
     def ordered(self, names: Sequence[str]) -> Counts:
-        """The same, columns in this order."""
+        """The same counts with the columns in this order."""
         imputed, unseen = (
             {name: found[name] for name in names if name in found} for found in (self.imputed, self.unseen)
         )
@@ -86,22 +89,22 @@ class Counts:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a table becomes inputs and targets.
+    """Conversion of a table to inputs and targets.
 
     Attributes
     ----------
     kind : str
-        Of the table that it was learnt from.
+        Kind of the table that the preparation was learned from, see `Table`.
     features : str
-        The array of the inputs, for an NPZ file.
+        Array of the inputs, for an NPZ file.
     target : str
-        The name of the target.
+        Name of the target.
     task : {"classification", "regression"}
     columns : tuple of NumberColumn or TextColumn
     classes : tuple
-        The labels in sorted order; empty for a regression.
+        Sorted labels; empty for a regression.
     mean, scale : float
-        Of the target of a regression: the network learns (y - mean) / scale.
+        Mean and scale of the target of a regression: the network learns (y − mean) / scale.
     """
 
     kind: str
@@ -115,26 +118,31 @@ class Preparation:
 
     @property
     def n_inputs(self) -> int:
-        """Inputs of the network."""
+        """Number of inputs of the network."""
         return sum(column.width for column in self.columns)
 
     @property
     def n_outputs(self) -> int:
-        """Outputs of the network."""
+        """Number of outputs of the network."""
         return len(self.classes) if self.task == "classification" else 1
 
     @property
     def texts(self) -> list[str]:
-        """The columns that hold text."""
+        """Names of the text columns."""
         return [column.name for column in self.columns if isinstance(column, TextColumn)]
 
     def inputs(self, table: Table, dtype: Any) -> tuple[Array, Counts]:
-        """X (N, n_inputs) of a table, and what had to be mended.
+        """Convert a table to inputs.
+
+        Returns
+        -------
+        X : array (N, n_inputs)
+        counts : Counts
 
         Raises
         ------
         UserError
-            If a column is missing, or holds what it must not.
+            If a column is missing or contains invalid values.
         """
         counts = Counts()
         columns = self._match(table, counts)
@@ -143,73 +151,75 @@ class Preparation:
             with np.errstate(over="ignore"):
                 self._standardise_matrix(table, table.matrix, X, counts)
             return X, counts
-        place = 0
+        start = 0
         for column, values in zip(self.columns, columns, strict=True):
             if isinstance(column, NumberColumn):
-                with np.errstate(over="ignore"):  # too large for float32: the network refuses it
-                    X[:, place] = _standardise(column, values, table, counts)
+                with np.errstate(over="ignore"):  # the network rejects what overflows float32
+                    X[:, start] = _standardise(column, values, table, counts)
             else:
-                _one_hot(column, values, X[:, place : place + column.width], counts)
-            place += column.width
+                _one_hot(column, values, X[:, start : start + column.width], counts)
+            start += column.width
         return X, counts
 
     def _standardise_matrix(self, table: Table, matrix: Array, X: Array, counts: Counts) -> None:
-        """Every column of an array in one go, in blocks that stay in the cache."""
+        """Standardise all columns of an array, in blocks that stay in the cache."""
         numbers = [column for column in self.columns if isinstance(column, NumberColumn)]
         fill, mean, scale = (
             np.array([getattr(c, key) for c in numbers]) for key in ("fill", "mean", "scale")
         )
-        holes = np.zeros(len(numbers), np.int64)
+        n_missing = np.zeros(len(numbers), np.int64)
         for rows in slices(len(X), len(numbers), IN_CACHE):
             block = matrix[rows].astype(np.float64)
             if matrix.dtype.kind == "f":
-                missed = np.isnan(block)
-                if missed.any():
-                    holes += missed.sum(axis=0)
-                    block = np.where(missed, fill, block)
+                absent = np.isnan(block)
+                if absent.any():
+                    n_missing += absent.sum(axis=0)
+                    block = np.where(absent, fill, block)
                 if not np.isfinite(block).all():
-                    place = int(np.isinf(block).any(axis=0).argmax())
-                    require_finite(f"column {numbers[place].name!r}", block[:, place], table)
+                    first = int(np.isinf(block).any(axis=0).argmax())
+                    require_finite(f"column {numbers[first].name!r}", block[:, first], table)
             block -= mean
             block /= scale
             X[rows] = block
-        counts.imputed = {c.name: int(n) for c, n in zip(numbers, holes, strict=True) if n}
+        counts.imputed = {c.name: int(n) for c, n in zip(numbers, n_missing, strict=True) if n}
 
     def _match(self, table: Table, counts: Counts) -> list[Array]:
-        """The table's columns in the model's order: by name, or by position where there are no names."""
+        """Columns of the table in the order of the model, by name for CSV files, otherwise by position."""
         if table.kind != "csv":
             if self.kind == "csv":
-                raise UserError(f"this model takes a CSV with named columns; {table.source} has none")
+                raise UserError(
+                    f"this model needs a CSV file with named columns; {table.source} has no column names"
+                )
             if len(table.columns) != len(self.columns):
                 raise UserError(
-                    f"{table.source} has {len(table.columns)} values a row; "
-                    f"this model takes {len(self.columns)}"
+                    f"{table.source} has {len(table.columns)} values per row; "
+                    f"this model needs {len(self.columns)}"
                 )
             return list(table.columns.values())
         names = [column.name for column in self.columns]
-        missing = [name for name in names if name not in table.columns]
-        if missing:
-            shown = ", ".join(repr(name) for name in missing[:5])
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        lacking = [name for name in names if name not in table.columns]
+        if lacking:
+            shown = ", ".join(repr(name) for name in lacking[:5])
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
             raise UserError(
-                f"{table.source} lacks {_columns(len(missing))} that the model needs: {shown}{more}"
+                f"{table.source} lacks {_columns(len(lacking))} that the model needs: {shown}{more}"
             )
         known = {*names, self.target}
         counts.ignored = [name for name in table.columns if name not in known]
         return [table.columns[name] for name in names]
 
-    def targets(self, goal: Array) -> Array:
-        """What the network learns: class numbers, or the standardised target."""
+    def targets(self, target: Array) -> Array:
+        """Targets of the network: class numbers, or the standardised target."""
         if self.task == "classification":
-            return numbers_in(self.classes, goal)
-        return np.asarray((goal.astype(np.float64) - self.mean) / self.scale)
+            return numbers_in(self.classes, target)
+        return np.asarray((target.astype(np.float64) - self.mean) / self.scale)
 
     def values(self, outputs: Array) -> Array:
-        """Predictions in the units of the target, from the network's outputs (N, 1)."""
+        """Convert outputs of the network (N, 1) to predictions in the units of the target."""
         return np.asarray(outputs[:, 0].astype(np.float64) * self.scale + self.mean)
 
     def to_json(self) -> str:
-        """The preparation as text for the model's file."""
+        """The preparation as JSON, for the model file."""
         columns = [
             {"type": "number" if isinstance(column, NumberColumn) else "text", **asdict(column)}
             for column in self.columns
@@ -219,12 +229,12 @@ class Preparation:
 
     @classmethod
     def from_json(cls, text: str) -> Preparation:
-        """Rebuild what `to_json` wrote; every value is checked.
+        """Rebuild a preparation from the JSON of `to_json`; every value is checked.
 
         Raises
         ------
         ValueError
-            Saying what is wrong with it.
+            If the JSON is not a valid preparation; the message says why.
         """
         try:
             content = json.loads(text)
@@ -241,9 +251,9 @@ class Preparation:
         _require(len({column.name for column in columns}) == len(columns), "two columns share a name")
         classes = tuple(content["classes"])
         if content["task"] == "classification":
-            good = all(isinstance(label, (bool, int, float, str)) for label in classes)
-            _require(good, "a class is no label")
-            _require(len(set(classes)) == len(classes) >= 2, "its classes are fewer than two, or repeated")
+            valid = all(isinstance(label, (bool, int, float, str)) for label in classes)
+            _require(valid, "a class is not a label")
+            _require(len(set(classes)) == len(classes) >= 2, "it has fewer than two classes, or duplicates")
         rest = {name: content[name] for name in ("kind", "features", "target", "task")}
         mean, scale = _finite(content["mean"]), _finite(content["scale"])
         _require(scale > 0, "the target's scale is not above 0")
@@ -268,8 +278,8 @@ def _require(holds: bool, message: str) -> None:
 
 
 def _finite(value: Any) -> float:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
-    _require(good, f"{value!r} is not a finite number")
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    _require(valid, f"{value!r} is not a finite number")
     return float(value)
 
 
@@ -280,12 +290,12 @@ def _column_from(item: Any) -> NumberColumn | TextColumn:
         numbers = [_finite(item.get(key)) for key in ("fill", "mean", "scale")]
         _require(numbers[2] > 0, f"the scale of column {name!r} is not above 0")
         return NumberColumn(name, *numbers)
-    _require(item.get("type") == "text", f"column {name!r} is neither number nor text")
+    _require(item.get("type") == "text", f"column {name!r} is neither numeric nor text")
     categories = item.get("categories")
-    good = isinstance(categories, list) and all(isinstance(text, str) for text in categories)
-    _require(good, f"the categories of column {name!r} are not texts")
-    _require(len(set(categories)) == len(categories) > 0, f"column {name!r} repeats or lacks categories")
-    _require(item.get("fill") in categories, f"column {name!r} fills with no category of its own")
+    valid = isinstance(categories, list) and all(isinstance(text, str) for text in categories)
+    _require(valid, f"the categories of column {name!r} are not strings")
+    _require(len(set(categories)) == len(categories) > 0, f"column {name!r} has duplicate or no categories")
+    _require(item.get("fill") in categories, f"column {name!r} has a fill value that is no category")
     return TextColumn(name, item["fill"], tuple(categories))
 
 
@@ -294,7 +304,7 @@ def _columns(n: int) -> str:
 
 
 def slices(n: int, width: int, most: int) -> Iterator[slice]:
-    """n rows of so many numbers in blocks of at most so many, in order."""
+    """Slices of n rows of `width` values each, in order, with at most `most` values per slice."""
     rows = max(1, most // max(1, width))
     return (slice(start, min(n, start + rows)) for start in range(0, n, rows))
 
@@ -306,37 +316,37 @@ def missing(values: Array) -> Array:
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)
 
 
-def labels_of(goal: Array) -> list[Any]:
-    """The different targets as sorted Python values; whole numbers as int, also where a column is float."""
-    if goal.dtype == object:
-        return sorted(set(goal.tolist()))
-    found = np.unique(goal)
+def labels_of(target: Array) -> list[Any]:
+    """Distinct targets as sorted Python values; integers become int even if the column is float."""
+    if target.dtype == object:
+        return sorted(set(target.tolist()))
+    found = np.unique(target)
     if found.dtype.kind == "f" and (found == np.floor(found)).all():
         return [int(value) for value in found.tolist()]
     return list(found.tolist())
 
 
-def numbers_in(classes: Sequence[Any], goal: Array) -> Array:
-    """The place among sorted labels of each target."""
-    if goal.dtype == object:
+def numbers_in(classes: Sequence[Any], target: Array) -> Array:
+    """Index of each target among sorted labels."""
+    if target.dtype == object:
         number = {label: index for index, label in enumerate(classes)}
-        return np.fromiter((number[label] for label in goal), np.int64, len(goal))
-    return np.searchsorted(np.array(classes, goal.dtype), goal).astype(np.int64)
+        return np.fromiter((number[label] for label in target), np.int64, len(target))
+    return np.searchsorted(np.array(classes, target.dtype), target).astype(np.int64)
 
 
 def require_inputs(X: Array, table: Table) -> None:
-    """Refuse inputs that are too large for their dtype, naming the row in the file."""
+    """Raise a user error that names the row in the file if an input overflows its data type."""
     finite = np.isfinite(X)
     if not finite.all():
         bad = np.argwhere(~finite)
-        row, column = (int(place) for place in bad[0])
+        row, column = (int(index) for index in bad[0])
         raise UserError(
-            f"X holds {X[row, column]} at row {table.row(row)}, column {column}; finite numbers are wanted"
+            f"X contains {X[row, column]} in row {table.row(row)}, column {column}; all values must be finite"
         )
 
 
 def is_number(text: str) -> bool:
-    """Whether Python reads a text as a number."""
+    """Whether Python parses a string as a number."""
     try:
         float(text)
     except ValueError:
@@ -345,44 +355,44 @@ def is_number(text: str) -> bool:
 
 
 def require_finite(what: str, values: Array, table: Table) -> None:
-    """Refuse an infinite number, or what is none."""
+    """Raise a user error if a value is infinite or not a number."""
     if values.dtype == object:
-        # Truth values from an NPZ file are objects too.
+        # Booleans of an NPZ file are objects, too.
         row = next((i for i, value in enumerate(values) if not is_number(value)), 0)
         raise UserError(
-            f"{what} of {table.source} holds {values[row]!r} (row {table.row(row)}, counted from 0); "
-            f"a regression takes numbers"
+            f"{what} of {table.source} contains {values[row]!r} (row {table.row(row)}, counted from 0); "
+            f"a regression needs numbers"
         )
     bad = np.flatnonzero(np.isinf(values))
     if len(bad):
-        raise UserError(f"{what} of {table.source} holds {values[bad[0]]}; finite numbers are wanted")
+        raise UserError(f"{what} of {table.source} contains {values[bad[0]]}; all values must be finite")
 
 
 def _standardise(column: NumberColumn, values: Array, table: Table, counts: Counts) -> Array:
-    holes = missing(values)
+    absent = missing(values)
     if values.dtype == object:
         bad = [row for row, text in enumerate(values) if text is not None and not is_number(text)]
         if bad:
             raise UserError(
-                f"column {column.name!r} of {table.source} holds {values[bad[0]]!r} "
-                f"(row {table.row(bad[0])}, counted from 0); the model takes numbers there"
+                f"column {column.name!r} of {table.source} contains {values[bad[0]]!r} "
+                f"(row {table.row(bad[0])}, counted from 0); the model needs numbers"
             )
-        values = np.where(holes, np.nan, values)
+        values = np.where(absent, np.nan, values)
     numbers = values.astype(np.float64)
-    if holes.any():
-        counts.imputed[column.name] = int(holes.sum())
-        numbers[holes] = column.fill
+    if absent.any():
+        counts.imputed[column.name] = int(absent.sum())
+        numbers[absent] = column.fill
     require_finite(f"column {column.name!r}", numbers, table)
     return np.asarray((numbers - column.mean) / column.scale)
 
 
 def _one_hot(column: TextColumn, values: Array, block: Array, counts: Counts) -> None:
-    place = {text: index for index, text in enumerate(column.categories)}
+    index_of = {text: index for index, text in enumerate(column.categories)}
     texts = [column.fill if value is None else value for value in values.tolist()]
-    found = np.array([place.get(text, -1) for text in texts], np.intp)
-    holes = int(missing(values).sum())
-    if holes:
-        counts.imputed[column.name] = holes
+    found = np.array([index_of.get(text, -1) for text in texts], np.intp)
+    n_missing = int(missing(values).sum())
+    if n_missing:
+        counts.imputed[column.name] = n_missing
     unseen = int((found < 0).sum())
     if unseen:
         counts.unseen[column.name] = unseen

@@ -1,6 +1,6 @@
-"""Files as streams: a chunk of rows after another, each a `Table`, however large the file is.
+"""Read files of any size in chunks of rows, each a `Table`.
 
-Chunk by chunk a file gives the values that `tables` reads from it in one piece.
+The chunks contain the same values as the table that `tables` reads from the whole file.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from .array_files import ArrayFile
 from .preparation import slices
 from .tables import Table
 
-#: The numbers of a chunk.
+#: Number of values per chunk.
 CHUNK = 2**20
-#: How a CSV is packed, by the end of its name.
-PACKED = {".gz": "gzip", ".bz2": "bz2", ".zip": "zip", ".xz": "xz", ".zst": "zstd"}
-#: From here on float64 does not hold every whole number.
+#: Compression of a CSV file by the ending of its name.
+COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zip": "zip", ".xz": "xz", ".zst": "zstd"}
+#: float64 does not represent every integer from here on.
 INEXACT = 2**53
 
 
 class RetypedError(Exception):
-    """A later chunk of a CSV has changed how the values of earlier ones are to be read."""
+    """A later chunk of a CSV file changes the type with which earlier chunks should have been read."""
 
 
-def _standing(_: int) -> None:
-    """A progress that nobody watches."""
+def _no_progress(_: int) -> None:
+    """Progress callback that does nothing."""
 
 
 class Stream:
@@ -42,12 +42,13 @@ class Stream:
     Attributes
     ----------
     about : Table
-        What every chunk says of its file (`source`, `target_name`, ...), with the columns of none.
+        Table without rows that describes the file (`source`, `target_name`, ...).
     names : list of str
-        The columns to learn from.
+        Names of the input columns.
     unit : str
-        What `total` and the progress count: rows, or B for bytes.
+        Unit of `total` and of the progress: rows, or B for bytes.
     total : int
+        Size of the file in this unit.
     """
 
     about: Table
@@ -56,32 +57,32 @@ class Stream:
     total: int
 
     @property
-    def numbers(self) -> int:
-        """About how many there are; of a CSV its bytes."""
+    def n_values(self) -> int:
+        """Approximate number of values; for a CSV file its size in bytes."""
         return self.total * len(self.names)
 
-    def chunks(self, width: int = 0, moved: Callable[[int], None] = _standing) -> Iterator[Table]:
-        """The rows in order, about `CHUNK` numbers at a time.
+    def chunks(self, width: int = 0, advance: Callable[[int], None] = _no_progress) -> Iterator[Table]:
+        """Iterate over the rows in order, about `CHUNK` values at a time.
 
         Parameters
         ----------
-        width : int
-            Numbers that a row becomes, where they are more than those that it holds.
-        moved : callable
-            Told of the progress after every chunk.
+        width : int, default 0
+            Number of values that a row becomes after preparation, if that is more than it contains.
+        advance : callable, optional
+            Called after every chunk with the progress since the last call.
 
         Raises
         ------
         RetypedError
-            Behind the chunk that shows it; `settle`, and begin again.
+            After a chunk that changes the type of a column. Call `resolve_types` and start again.
         """
         raise NotImplementedError
 
-    def settle(self, moved: Callable[[int], None] = _standing) -> None:
-        """Read all of the file to know how its columns are to be taken; no pass is to be repeated then."""
+    def resolve_types(self, advance: Callable[[int], None] = _no_progress) -> None:
+        """Read the whole file to determine the types of its columns, so that no later pass is repeated."""
 
-    def targets(self, moved: Callable[[int], None] = _standing) -> Array:
-        """The targets of all rows, and of a CSV `settle` on the way."""
+    def targets(self, advance: Callable[[int], None] = _no_progress) -> Array:
+        """Read the targets of all rows; for a CSV file, also `resolve_types`."""
         raise NotImplementedError
 
 
@@ -92,45 +93,46 @@ class MatrixStream(Stream):
     ----------
     kind : {"npy", "npz", "idx"}
     array : ArrayFile
-    goal : ArrayFile or None
-        The targets.
+        Inputs.
+    target : ArrayFile, optional
+        Targets.
     target_name, features : str
-        Their arrays.
+        Names of the two arrays.
     """
 
     def __init__(
         self,
         kind: str,
         array: ArrayFile,
-        goal: ArrayFile | None = None,
+        target: ArrayFile | None = None,
         target_name: str = "",
         features: str = tables.FEATURES,
     ) -> None:
         tables.require_matrix(array, features)
-        self._array, self._goal = array, goal
-        nothing = np.empty((0, *array.shape[1:]), array.dtype)
-        self.about = tables.matrix_table(kind, repr(array.path), nothing, None, target_name, features)
+        self._array, self._target = array, target
+        empty = np.empty((0, *array.shape[1:]), array.dtype)
+        self.about = tables.matrix_table(kind, repr(array.path), empty, None, target_name, features)
         self.names = list(self.about.columns)
         self.total = len(array)
 
-    def chunks(self, width: int = 0, moved: Callable[[int], None] = _standing) -> Iterator[Table]:
+    def chunks(self, width: int = 0, advance: Callable[[int], None] = _no_progress) -> Iterator[Table]:
         rows = max(1, CHUNK // max(width, len(self.names)))
         about, start = self.about, 0
         for block in self._array.blocks(rows):
-            origin = np.arange(start, start + len(block))
+            row_ids = np.arange(start, start + len(block))
             yield tables.matrix_table(
-                about.kind, about.source, block, None, about.target_name, about.features, origin
+                about.kind, about.source, block, None, about.target_name, about.features, row_ids
             )
             start += len(block)
-            moved(len(block))
+            advance(len(block))
 
-    def targets(self, moved: Callable[[int], None] = _standing) -> Array:
-        assert self._goal is not None
-        return tables.matrix_targets(self._array, self._goal)
+    def targets(self, advance: Callable[[int], None] = _no_progress) -> Array:
+        assert self._target is not None
+        return tables.matrix_targets(self._array, self._target)
 
 
 class TableStream(Stream):
-    """The rows of a table that is in memory."""
+    """The rows of a table in memory."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -138,24 +140,24 @@ class TableStream(Stream):
         self.names = list(table.columns)
         self.total = len(table)
 
-    def chunks(self, width: int = 0, moved: Callable[[int], None] = _standing) -> Iterator[Table]:
+    def chunks(self, width: int = 0, advance: Callable[[int], None] = _no_progress) -> Iterator[Table]:
         for rows in slices(len(self._table), max(width, len(self.names)), CHUNK):
             yield self._table.take(rows)
-            moved(rows.stop - rows.start)
+            advance(rows.stop - rows.start)
 
 
 @dataclass
-class _Sort:
-    """What the values of a column were in the chunks so far.
+class _ColumnType:
+    """Kinds of values seen in a column so far, from which follows how to read all of it.
 
-    It follows what pandas makes of a column in one piece: whole numbers that no type of 64 bits holds
-    are text, unless there are fractions among them (and with missing ones beside them from 2**63 on).
+    The rules are those by which pandas reads a whole column: integers that fit no 64-bit type become
+    text, unless the column also contains fractions; with missing values, already those from 2**63 on.
     """
 
     seen: set[str] = field(default_factory=set)
 
     def add(self, values: Array) -> None:
-        """Look at a chunk's values as pandas gave them."""
+        """Add the values of a chunk as pandas returned them."""
         if values.dtype.kind == "f":
             self._add_floats(values[~np.isnan(values)], len(values))
         elif values.dtype.kind in "iu":
@@ -163,33 +165,33 @@ class _Sort:
         else:
             self._add_objects([value for value in values.tolist() if value is not None], len(values))
 
-    def _add_floats(self, there: Array, count: int) -> None:
-        if len(there) == count or (there != np.floor(there)).any() or (abs(there) >= 2**63).any():
+    def _add_floats(self, known: Array, count: int) -> None:
+        if len(known) == count or (known != np.floor(known)).any() or (abs(known) >= 2**63).any():
             self.seen.add("float")
         else:
-            # Whole numbers come as floats where values are missing beside them.
-            self.seen.update(("empty", "whole") if len(there) else ("empty",))
+            # pandas reads integers as floats if values are missing.
+            self.seen.update(("empty", "whole") if len(known) else ("empty",))
 
-    def _add_objects(self, there: list[Any], count: int) -> None:
-        known = [value for value in there if value not in tables.MISSING]
-        types = set(map(type, known))
+    def _add_objects(self, values: list[Any], count: int) -> None:
+        known = [value for value in values if value not in tables.MISSING]
+        found = set(map(type, known))
         if len(known) < count:
             self.seen.add("empty")
-        if types == {int} or (types == {str} and all(map(_WHOLE.fullmatch, known))):
-            whole = [int(value) for value in known]
-            self._add_whole(min(whole), max(whole))
-        elif types:
-            self.seen.add("text" if types == {str} and len(known) == len(there) else "unspelled")
+        if found == {int} or (found == {str} and all(map(_WHOLE.fullmatch, known))):
+            integers = [int(value) for value in known]
+            self._add_whole(min(integers), max(integers))
+        elif found:
+            self.seen.add("text" if found == {str} and len(known) == len(values) else "unspelled")
 
     def _add_whole(self, low: int, high: int) -> None:
-        """Whole numbers from low to high."""
+        """Add integers from low to high."""
         found = {"whole": True, "inexact": max(-low, high) >= INEXACT, "negative": low < 0}
         found |= {"unsigned": high >= 2**63, "huge": high >= 2**64 or low < -(2**63)}
         self.seen.update(name for name, holds in found.items() if holds)
 
     @property
     def dtype(self) -> Any:
-        """What pandas is to be told; None where it sees the same in every chunk."""
+        """Type to pass to pandas; None if it infers the same type for every chunk."""
         if self.seen & {"text", "unspelled"}:
             return str
         if "float" in self.seen:
@@ -200,7 +202,7 @@ class _Sort:
 
     @property
     def mixed(self) -> bool:
-        """Whether some chunk's values came out otherwise than they do in one piece."""
+        """Whether some chunk was read differently from the whole file."""
         if self.dtype is str:
             return not self.seen <= {"text", "empty"}
         return self.dtype is not None and "inexact" in self.seen
@@ -210,7 +212,10 @@ _WHOLE = re.compile(r"[+-]?[0-9]+")
 
 
 class CsvStream(Stream):
-    """The rows of a CSV file with a header; the parameters are those of `tables.read_csv`."""
+    """The rows of a CSV file with a header; see `tables.read_csv` for the parameters.
+
+    `watch` names the columns whose types matter (default: all).
+    """
 
     unit = "B"
 
@@ -232,64 +237,65 @@ class CsvStream(Stream):
         self.about = tables.csv_table(path, header, target, ignore, text)
         self.names = list(self.about.columns)
         self.total = os.path.getsize(path)
-        self._kinds: dict[str, Any] = dict.fromkeys(text, str)
-        # The columns whose values matter: a change in another is none.
+        self._dtypes: dict[str, Any] = dict.fromkeys(text, str)
         self._watched = [name for name in (names if watch is None else watch) if name in names]
 
     @property
-    def numbers(self) -> int:
+    def n_values(self) -> int:
         return self.total
 
-    def chunks(self, width: int = 0, moved: Callable[[int], None] = _standing) -> Iterator[Table]:
+    def chunks(self, width: int = 0, advance: Callable[[int], None] = _no_progress) -> Iterator[Table]:
         rows = max(1, CHUNK // max(width, len(self._all)))
-        sorts = {name: _Sort() for name in self._watched if name not in self._kinds}
+        types = {name: _ColumnType() for name in self._watched if name not in self._dtypes}
         start = 0
-        for frame in self._frames(rows, moved):
+        for frame in self._frames(rows, advance):
             table = tables.csv_table(self._path, frame, self._target, self._ignore, self._text)
-            for name, sort in sorts.items():
-                sort.add(table.target if name == self._target else table.columns[name])  # type: ignore[arg-type]
-            yield replace(table, origin=np.arange(start, start + len(frame)))
-            if any(sort.mixed for sort in sorts.values()):
+            for name, column_type in types.items():
+                column_type.add(table.target if name == self._target else table.columns[name])  # type: ignore[arg-type]
+            yield replace(table, row_ids=np.arange(start, start + len(frame)))
+            if any(column_type.mixed for column_type in types.values()):
                 raise RetypedError
             start += len(frame)
         if not start:
-            raise tables.UserError(f"{self._path!r} has a header, but no rows")
+            raise tables.UserError(f"{self._path!r} has a header but no rows")
 
-    def settle(self, moved: Callable[[int], None] = _standing) -> None:
-        self._survey(moved)
+    def settle(self, advance: Callable[[int], None] = _no_progress) -> None:
+        self._scan(advance)
 
-    def targets(self, moved: Callable[[int], None] = _standing) -> Array:
+    def targets(self, advance: Callable[[int], None] = _no_progress) -> Array:
         assert self._target is not None
-        parts, sort = self._survey(moved)
-        if sort is not None and sort.mixed:
-            # Its own spelling, or the numbers as they are in one piece: the kinds are known by now.
+        parts, target_type = self._scan(advance)
+        if target_type is not None and target_type.mixed:
+            # Read the target again, now that its type is known.
             parts = [table.target for table in self.chunks() if table.target is not None]
-        spelled: dict[Any, Any] = {}
-        if self._kinds.get(self._target) is str:
-            # A text that recurs is one object.
-            texts = [None if v is None or v != v else spelled.setdefault(v, v) for p in parts for v in p]
+        interned: dict[Any, Any] = {}
+        if self._dtypes.get(self._target) is str:
+            # Equal strings become one object.
+            texts = [None if v is None or v != v else interned.setdefault(v, v) for p in parts for v in p]
             return np.array([*texts, None], dtype=object)[:-1]
         if any(part.dtype.kind == "u" for part in parts):
             parts = [part.astype(np.uint64) for part in parts]
         return np.concatenate(parts)
 
-    def _survey(self, moved: Callable[[int], None]) -> tuple[list[Array], _Sort | None]:
-        """Learn how each column is to be read; also the target's values, as they came."""
-        sorts = {name: _Sort() for name in self._watched if name not in self._kinds}
+    def _scan(self, advance: Callable[[int], None]) -> tuple[list[Array], _ColumnType | None]:
+        """Determine the type of each column; return the values and the type of the target."""
+        types = {name: _ColumnType() for name in self._watched if name not in self._dtypes}
         parts = []
-        for frame in self._frames(max(1, CHUNK // len(self._all)), moved):
-            for name, sort in sorts.items():
-                sort.add(tables.csv_column(frame[name]))
+        for frame in self._frames(max(1, CHUNK // len(self._all)), advance):
+            for name, column_type in types.items():
+                column_type.add(tables.csv_column(frame[name]))
             if self._target is not None:
                 parts.append(tables.csv_column(frame[self._target]))
         if not parts and self._target is not None:
-            raise tables.UserError(f"{self._path!r} has a header, but no rows")
-        self._kinds |= {name: sort.dtype for name, sort in sorts.items() if sort.dtype is not None}
-        return parts, sorts.get(self._target or "")
+            raise tables.UserError(f"{self._path!r} has a header but no rows")
+        self._dtypes |= {
+            name: column_type.dtype for name, column_type in types.items() if column_type.dtype is not None
+        }
+        return parts, types.get(self._target or "")
 
-    def _frames(self, rows: int, moved: Callable[[int], None]) -> Iterator[Any]:
-        """The file as pandas reads it, so many rows at a time."""
-        packed = PACKED.get(os.path.splitext(self._path)[1].lower())
+    def _frames(self, rows: int, advance: Callable[[int], None]) -> Iterator[Any]:
+        """Iterate over data frames of `rows` rows each, as pandas reads them."""
+        compression = COMPRESSION.get(os.path.splitext(self._path)[1].lower())
         done = 0
         with contextlib.ExitStack() as stack:
             with tables.parsing(self._path) as pandas:
@@ -298,8 +304,8 @@ class CsvStream(Stream):
                     pandas.read_csv(
                         file,
                         chunksize=rows,
-                        compression=packed,
-                        **tables.reading(self._all, self._kinds),
+                        compression=compression,
+                        **tables.csv_options(self._all, self._dtypes),
                     )
                 )
             while True:
@@ -309,5 +315,5 @@ class CsvStream(Stream):
                     return
                 frame.columns = self._all
                 yield frame
-                moved(file.tell() - done)
+                advance(file.tell() - done)
                 done = file.tell()

@@ -1,1 +1,1 @@
-"""What runs a network: programs, and the interface that every engine has."""
+"""Programs that engines run, and the interface of engines."""

@@ -1,7 +1,7 @@
-"""The program: layers turned into a flat list of ops and one layout of parameters.
+"""Programs: layers compiled into a flat list of ops and one layout of parameters.
 
-Both engines run the same program. A value is a matrix with one row a sample; value 0 is X, and each
-op reads one value, or two, and makes a new one. Parameters live in one flat vector.
+Both engines run the same program. A value is a matrix with one row per sample; value 0 is X, and each op
+reads one or two values and computes a new one. All parameters are stored in one flat vector.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ..specs.initializers import Initializer, generator
 from ..specs.layers import Layer
 from ..specs.losses import CustomLoss, Loss
 
-#: Every parameter starts at a multiple of this many elements (64 bytes in float32).
+#: The offset of every parameter is a multiple of this number of elements (64 bytes in float32).
 ALIGNMENT = 16
-#: The largest program that the engines' index arithmetic is made for.
+#: The limit of the engines' index arithmetic.
 MAX_PARAMETERS = 2**40
-#: Ops of a program; layers within layers, which functions that call themselves go through.
+#: The most ops of a program, and the deepest nesting of layers (which recursive functions visit).
 MAX_OPS, MAX_DEPTH = 10_000, 50
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A block of the flat vector; what is not `trained` is a running statistic."""
+    """A block of the flat vector: a trained parameter, or a running statistic if not `trained`."""
 
     name: str
     offset: int
@@ -52,33 +52,34 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Op:
-    """One step of the program: `target` is made from the sources.
+    """One op of the program: it computes the value `target` from the values `sources`.
 
     Attributes
     ----------
     kind : str
-        The op's name in the engines' tables.
+        Name of the op in the engines' tables.
     sources : tuple of int
-        The values it reads: one, or for an ``add`` two.
+        The values it reads: two for ``add``, otherwise one.
     target : int
-        The value it makes.
+        The value it computes.
     n_in, n_out : int
-        Columns of the first source, and of the target.
+        Numbers of columns of the first source and of the target.
     activation : Activation
-        f of a ``dense`` or ``activation`` op; else the identity.
+        f of a ``dense`` or ``activation`` op; the identity for other ops.
     numbers : tuple of float
-        What the op's function takes: the activation's parameter, a dropout's rate, …
+        Arguments of the op's function: the parameter of the activation, the rate of a dropout, …
     W, b : Parameter or None
-        The weights (I, O) and biases (O,) of a ``dense`` op; of others one number a column: γ and β,
+        Weights (I, O) and biases (O,) of a ``dense`` op. For other ops one number per column: γ and β,
         or the slope.
     statistics : (Parameter, Parameter) or None
         Running mean and variance (O,).
     layer : str
-        The name of the layer that it belongs to, as in the parameters' names.
+        Name of its layer, as in the names of parameters.
     head : bool
-        Whether it belongs to an auxiliary head, which is not there in prediction.
-    adds : tuple of bool
-        For each source, whether a later op reads it too: then this op's delta is added to that op's.
+        Whether it belongs to an auxiliary head, which is inactive in prediction.
+    accumulates : tuple of bool
+        For each source, whether a later op reads it as well, so that this op adds its delta to the delta
+        of that op.
     """
 
     kind: str
@@ -93,17 +94,17 @@ class Op:
     statistics: tuple[Parameter, Parameter] | None = None
     layer: str = ""
     head: bool = False
-    adds: tuple[bool, ...] = (False,)
+    accumulates: tuple[bool, ...] = (False,)
 
     @property
     def source(self) -> int:
-        """The first value it reads."""
+        """The first of its sources."""
         return self.sources[0]
 
 
 @dataclass(frozen=True)
 class Head:
-    """A loss of its own on the value of an auxiliary head; it counts `weight` times in the objective."""
+    """An auxiliary loss on a value; it enters the objective with a weight."""
 
     value: int
     layer: str
@@ -113,7 +114,23 @@ class Head:
 
 @dataclass(frozen=True)
 class Program:
-    """What an engine runs."""
+    """A compiled network, as engines run it.
+
+    Attributes
+    ----------
+    ops : tuple of Op
+        In the order of the forward pass.
+    widths : tuple of int
+        Number of columns of each value.
+    parameters : tuple of Parameter
+        Trained parameters and running statistics.
+    size : int
+        Number of elements of the flat vector.
+    output : int
+        The value of the raw outputs Z.
+    heads : tuple of Head
+        The auxiliary heads.
+    """
 
     ops: tuple[Op, ...]
     widths: tuple[int, ...]
@@ -137,16 +154,16 @@ class Program:
 
     @property
     def random(self) -> bool:
-        """Whether a step of training draws random numbers."""
+        """Whether a training step draws random numbers."""
         return any(op.kind in RANDOM for op in self.ops)
 
     @property
     def renormalises(self) -> bool:
-        """Whether an op corrects the batch's statistics by running ones."""
+        """Whether an op corrects the statistics of a batch by the running statistics."""
         return any(op.kind == "batch_norm" and op.numbers[2:4] != (1.0, 0.0) for op in self.ops)
 
     def initial(self, seed: int, dtype: Any) -> NDArray[Any]:
-        """The flat vector at the start; padding between blocks is 0."""
+        """Return the initial flat vector; padding between blocks is 0."""
         flat = aligned(self.size, dtype)
         flat[...] = 0
         for stream, parameter in enumerate(self.parameters):
@@ -155,36 +172,36 @@ class Program:
         return flat
 
     def views(self, flat: NDArray[Any], trained: bool = True) -> dict[str, NDArray[Any]]:
-        """The parameters by name, or else the statistics, as views of a flat vector."""
+        """Return the trained parameters, or the running statistics, by name as views of a flat vector."""
         return {p.name: flat[p.block].reshape(p.shape) for p in self.parameters if p.trained == trained}
 
     def with_losses(self, loss: Loss) -> Program:
-        """This program with every head's loss in place: its own, or the network's."""
+        """Return the program with the loss of the network filled in for heads that have none."""
         return replace(self, heads=tuple(_with_loss(head, self, loss) for head in self.heads))
 
 
 def _with_loss(head: Head, program: Program, loss: Loss) -> Head:
-    """The head with its loss, which takes the same targets as the network's."""
+    """Return the head with its loss; check that it accepts the same targets as the network's."""
     own = loss if head.loss is None else head.loss
     where = f"layers[{head.layer}]: Auxiliary"
     if isinstance(own, CustomLoss):
-        raise ValueError(f"{where}: loss must be one of bpfast's own; got a custom loss")
+        raise ValueError(f"{where}: loss must be a built-in loss; got a custom loss")
     if own.targets != loss.targets:
         raise ValueError(
-            f"{where}: loss {own.name!r} takes {own.targets} for y, the network's loss {loss.name!r} takes "
-            f"{loss.targets}; both get the same y"
+            f"{where}: loss {own.name!r} expects y to contain {own.targets}, but the network's loss "
+            f"{loss.name!r} expects {loss.targets}; both use the same y"
         )
     if program.widths[head.value] != program.n_outputs:
         raise ValueError(
-            f"{where}: units must be {program.n_outputs}, the outputs of the network, since both get the "
-            f"same y; got {program.widths[head.value]}"
+            f"{where}: units must be {program.n_outputs}, the number of outputs of the network, as both "
+            f"use the same y; got {program.widths[head.value]}"
         )
     return replace(head, loss=own)
 
 
 @dataclass
-class Builder:
-    """Collects ops and parameters while the layers build themselves."""
+class ProgramBuilder:
+    """Collects the ops and parameters that layers append: see `bpfast.specs.builder.Builder`."""
 
     widths: list[int]
     ops: list[Op] = field(default_factory=list)
@@ -194,16 +211,18 @@ class Builder:
     layer: str = ""
 
     def width(self, value: int) -> int:
-        """The number of columns of a value."""
+        """Return the number of columns of a value."""
         return self.widths[value]
 
     @contextmanager
-    def inside(self, index: int | str) -> Iterator[None]:
-        """The layers that are built meanwhile are part of this one, under a number or name."""
+    def inside(self, name: int | str) -> Iterator[None]:
+        """Build layers as parts of the current layer, under this name."""
         outer = self.layer
         if outer.count(".") >= MAX_DEPTH:
-            raise ValueError(f"layers may be {MAX_DEPTH} deep within each other; {outer[:20]}… are deeper")
-        self.layer = f"{outer}.{index}" if outer else str(index)
+            raise ValueError(
+                f"layers must not be nested more than {MAX_DEPTH} levels deep; got {outer[:20]}…"
+            )
+        self.layer = f"{outer}.{name}" if outer else str(name)
         try:
             yield
         finally:
@@ -218,13 +237,13 @@ class Builder:
         penalised: bool = False,
         trained: bool = True,
     ) -> Parameter:
-        """Lay out a parameter behind those before it."""
+        """Append a parameter of the current layer to the flat vector."""
         parameter = Parameter(f"{self.layer}.{name}", self.size, shape, initializer, penalised, trained)
         end = parameter.offset + parameter.size
         if end > MAX_PARAMETERS:
             raise ValueError(
-                f"parameter {parameter.name} of shape {shape} makes the network larger than "
-                f"{MAX_PARAMETERS} numbers"
+                f"the network is too large: parameter {parameter.name} of shape {shape} exceeds the limit of "
+                f"{MAX_PARAMETERS} parameters"
             )
         self.size = -(-end // ALIGNMENT) * ALIGNMENT
         self.parameters.append(parameter)
@@ -243,12 +262,12 @@ class Builder:
         statistics: tuple[Parameter, Parameter] | None = None,
         head: bool = False,
     ) -> int:
-        """Append an op; return the value that it makes."""
+        """Append an op; return the value that it computes."""
         sources = (sources,) if isinstance(sources, int) else sources
         activation = Identity() if activation is None else activation
         target = len(self.widths)
         if len(self.ops) == MAX_OPS:
-            raise ValueError(f"the layers make more than {MAX_OPS} ops")
+            raise ValueError(f"the layers have more than {MAX_OPS} ops")
         self.widths.append(n_out)
         self.ops.append(
             Op(
@@ -269,27 +288,28 @@ class Builder:
         return target
 
     def head(self, value: int, loss: Loss | None, weight: float) -> None:
-        """Give a value a loss of its own."""
+        """Attach an auxiliary loss to a value."""
         self.heads.append(Head(value, self.layer, loss, weight))
 
 
-#: The kinds of op that draw random numbers in training.
+#: Kinds of ops that draw random numbers in training.
 RANDOM = frozenset(("dropout", "rrelu"))
 
 
-def _with_adds(ops: Sequence[Op], output: int) -> tuple[Op, ...]:
-    """The ops, each told whether somebody else has written the delta of what it reads by then.
+def _with_accumulation(ops: Sequence[Op], output: int) -> tuple[Op, ...]:
+    """Return the ops with `accumulates` set.
 
-    The deltas come from the last op to the first, and the first of them from the loss.
+    The backward pass visits the ops in reverse and starts from the delta of the output. An op adds to the
+    delta of a source if that delta has been written before.
     """
-    written, told = {output}, []
+    written, result = {output}, []
     for op in reversed(ops):
-        adds = []
+        accumulates = []
         for source in op.sources:
-            adds.append(source in written)
+            accumulates.append(source in written)
             written.add(source)
-        told.append(replace(op, adds=tuple(adds)))
-    return tuple(reversed(told))
+        result.append(replace(op, accumulates=tuple(accumulates)))
+    return tuple(reversed(result))
 
 
 def compile_program(layers: Sequence[Layer], n_inputs: int) -> Program:
@@ -300,17 +320,17 @@ def compile_program(layers: Sequence[Layer], n_inputs: int) -> Program:
     layers : sequence of Layer
         At least one.
     n_inputs : int
-        Columns of X.
+        Number of columns of X.
     """
-    builder = Builder(widths=[n_inputs])
+    builder = ProgramBuilder(widths=[n_inputs])
     value = 0
     for index, layer in enumerate(layers):
         with builder.inside(index):
             value = layer.build(builder, value)
     if value == 0:
-        raise ValueError("layers must have one that makes an output; got Auxiliary heads alone")
+        raise ValueError("layers must include one that computes an output; got only Auxiliary heads")
     return Program(
-        _with_adds(builder.ops, value),
+        _with_accumulation(builder.ops, value),
         tuple(builder.widths),
         tuple(builder.parameters),
         builder.size,

@@ -1,1 +1,1 @@
-"""Networks to and from other libraries: `onnx`, `torch`, `keras`. None is imported before it is asked for."""
+"""Conversion of networks from and to other libraries; each needs its library only when it is imported."""

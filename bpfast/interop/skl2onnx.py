@@ -1,11 +1,11 @@
-"""The estimators of `bpfast.sklearn` for skl2onnx, which asks an estimator it does not know for these hooks.
+"""skl2onnx's hooks, which make the estimators of `bpfast.sklearn` convertible to ONNX.
 
-``skl2onnx.to_onnx(pipeline, X[:1])`` converts a pipeline that ends in one of them, with nothing to register.
-A classifier gives ``label`` and ``probabilities`` (n, n_classes), as tensors whatever the option ``zipmap``;
-after hinge and exponential losses, ``label`` and ``scores``; several labels are 0 and 1 (n, n_labels). A
-regressor gives ``variable`` (n, n_outputs). Classes that are truth values or whole floats become int64, as in
-skl2onnx. The network computes in its own dtype; float64 comes in and out where the input is float64. Of a
-search, convert ``best_estimator_``.
+``skl2onnx.to_onnx(pipeline, X[:1])`` converts a pipeline that ends in one of the estimators; nothing has to
+be registered. The outputs of a classifier are ``label`` and ``probabilities`` (n, n_classes), which are
+tensors whatever the option ``zipmap`` says; with hinge and exponential losses ``label`` and ``scores``.
+Multilabel outputs are 0 and 1 (n, n_labels). The output of a regressor is ``variable`` (n, n_outputs).
+Boolean classes and integral floats become int64, as in skl2onnx. The network computes in its own dtype;
+inputs and outputs are float64 if the given input type is. Of a parameter search, convert ``best_estimator_``.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..specs.losses import link_of
+
 
 class Convertible:
-    """The hooks."""
+    """Mixin with the hooks that skl2onnx looks for in an estimator that it does not know."""
 
-    #: The converter of skl2onnx's that takes the same options.
+    #: The skl2onnx converter that takes the same options.
     alias: ClassVar[str]
 
     def onnx_parser(self) -> Callable[..., list[str] | None]:
-        """skl2onnx's hook: the names of the outputs, where they are not the usual ones."""
+        """Return what names the outputs that have other names than usual."""
         margins = hasattr(self, "decision_function")
         return lambda scope=None, inputs=None: ["label", "scores"] if margins else None
 
     def onnx_shape_calculator(self) -> Callable[[Any], None]:
-        """skl2onnx's hook: what sets the types of the outputs."""
+        """Return what sets the types of the outputs."""
         return _set_types
 
     def onnx_converter(self) -> Callable[[Any, Any, Any], None]:
-        """skl2onnx's hook: what writes the nodes."""
+        """Return what writes the nodes."""
         return _convert
 
 
 def _labels(classes: Any) -> tuple[Any, ...]:
-    """Classes as texts or whole numbers."""
+    """Return the classes as strings or integers."""
     if classes.dtype.kind in "OSU":
         return tuple(str(label) for label in classes)
     whole = classes.astype(np.int64)
     if not (whole == classes).all():
-        raise ValueError(
-            f"ONNX has labels that are texts or whole numbers; got the classes {classes.tolist()}"
-        )
+        raise ValueError(f"classes must be strings or integers for ONNX; got {classes.tolist()}")
     return tuple(whole.tolist())
 
 
@@ -68,8 +68,8 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     from onnx import helper
     from skl2onnx.common.data_types import guess_proto_type
 
-    from ..specs.losses import link_of
-    from .onnx.graph import LINKS, Graph, write_network
+    from .onnx.write_graph import Graph
+    from .onnx.write_network import LINKS, write_network
 
     est = operator.raw_operator
     network = est.to_network()
@@ -98,8 +98,8 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _write_label(g: Any, est: Any, A: str, output: str) -> str:
-    """Write the label; return the probabilities of all classes, or the margins."""
-    from .onnx.preparation import write_label
+    """Write the label; return the name of the probabilities of all classes, or of the margins."""
+    from .onnx.write_preparation import write_label
 
     margins = hasattr(est, "decision_function")
     one, both = est.n_outputs_ == 1, A

@@ -22,7 +22,7 @@ from . import _engine
 
 def _row(op: Op) -> tuple[Any, ...]:
     offsets = tuple(-1 if p is None else p.offset for p in (op.W, op.b, *(op.statistics or (None, None))))
-    return (op.kind, op.activation.name, op.numbers, op.sources, op.target, offsets, op.head, op.adds)
+    return (op.kind, op.activation.name, op.numbers, op.sources, op.target, offsets, op.head, op.accumulates)
 
 
 def _training(training: TrainingPass | None, program: Program) -> tuple[Any, ...] | None:

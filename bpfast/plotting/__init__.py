@@ -1,8 +1,9 @@
-"""Pictures, with matplotlib and without its global state: of a training and of what came out."""
+"""Plots of training curves, gradients and results, drawn with matplotlib without its global state."""
 
+from .curves import plot_history, plot_range_test
+from .flow import plot_flow, plot_flow_history
 from .results import plot_calibration, plot_confusion, plot_importance, plot_predictions
 from .style import DPI, dress, new_figure, require_drawable
-from .training import plot_flow, plot_flow_history, plot_history, plot_range_test
 
 __all__ = [
     "DPI",

@@ -1,13 +1,14 @@
-"""Pictures of what came out: classes taken for each other, probabilities kept, numbers met."""
+"""Plots of results: confusion matrix, calibration, predictions, feature importance."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import evaluation
 from .style import (
@@ -15,6 +16,8 @@ from .style import (
     HELD_OUT,
     INK,
     TRAINED,
+    Axes,
+    Figure,
     drawable,
     drawable_names,
     dress,
@@ -25,13 +28,9 @@ from .style import (
     write,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
-    from numpy.typing import ArrayLike
-
-#: Cells have shares below their counts up to so many classes; counts alone up to so many.
+#: Maximum number of classes for which cells show counts and shares, and only counts.
 SHARES, COUNTS = 12, 30
-#: Points are drawn one by one up to so many; more of them as their density.
+#: Maximum number of points that are drawn individually; beyond it their density is drawn.
 POINTS = 2000
 
 
@@ -41,19 +40,19 @@ def plot_confusion(
     classes: Sequence[Any] | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw how often each class was taken for each: counts, coloured by their share of the true class.
+    """Plot the confusion matrix: counts, coloured by their share of the true class.
 
     Parameters
     ----------
     y_true : array (N,)
-        Labels; or whole numbers that stand for the places of `classes`, where those are texts.
+        True labels; or indices into `classes`, if those are strings.
     y_predicted : array (N,), (N, 1) or (N, C)
-        Labels; or probabilities of the second of two classes; or of C classes: the likeliest counts.
+        Predicted labels; or probabilities of the second of two classes, or of C classes.
     classes : sequence, optional
-        The labels in the order to draw; by default those that occur, sorted, or for probabilities the
+        Labels in the order to plot; by default those that occur, sorted, or for probabilities their
         numbers from 0.
     path : path, optional
-        Where to write the picture; its ending names the format.
+        Image file to write; its extension determines the format.
 
     Returns
     -------
@@ -62,7 +61,7 @@ def plot_confusion(
     Raises
     ------
     ValueError
-        If a label is none of the classes, or the lengths differ.
+        If a label is not one of the classes, or the lengths differ.
     """
     if path is not None:
         require_drawable(path)
@@ -70,10 +69,10 @@ def plot_confusion(
     if classes is None:
         columns = max(2, predicted.shape[1]) if predicted.ndim == 2 else 0
         classes = range(columns) if columns else _occurring(y_true, predicted)
-    guessed = evaluation.labels_of(predicted, classes)
+    labels = evaluation.labels_of(predicted, classes)
     counts = evaluation.confusion_matrix(
         evaluation.class_numbers(y_true, classes),
-        evaluation.class_numbers(guessed, classes, "y_predicted"),
+        evaluation.class_numbers(labels, classes, "y_predicted"),
         len(classes),
     )
     return write(_draw_confusion(counts, classes), path)
@@ -84,7 +83,7 @@ def _occurring(y_true: ArrayLike, predicted: Any) -> list[Any]:
     try:
         return sorted(labels)
     except TypeError:
-        raise ValueError("the labels can't be sorted, being of several types; name them as classes") from None
+        raise ValueError("labels of different types cannot be sorted; pass classes") from None
 
 
 def _draw_confusion(counts: Any, classes: Sequence[Any]) -> Figure:
@@ -114,10 +113,10 @@ def _draw_confusion(counts: Any, classes: Sequence[Any]) -> Figure:
     axis.spines[:].set_visible(False)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    right = int(np.trace(counts))
+    correct = int(np.trace(counts))
     total = int(counts.sum())
     if total:
-        title = f"{right:,} of {total:,} right ({right / total:.2%})"
+        title = f"{correct:,} of {total:,} correct ({correct / total:.2%})"
         axis.set_title(title, loc="left", fontsize="small", color=INK)
     bar = figure.colorbar(image, ax=axis, shrink=0.8, aspect=28, label="share of the true class")
     bar.outline.set_visible(False)
@@ -133,27 +132,27 @@ def plot_calibration(
     bins: int = 10,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw how often what was said with a probability came true, and below it how often it was said.
+    """Plot observed frequencies against predicted probabilities, and the number of rows in each bin.
 
-    The title has the expected calibration error, ECE = Σ over bins of (rows of the bin / rows) ·
-    |share that came true − mean probability stated| (Naeini et al. 2015; Guo et al. 2017, equation 3);
+    The title shows the expected calibration error, ECE = Σ over bins of (rows of the bin / rows) ·
+    |observed frequency − mean predicted probability| (Naeini et al. 2015; Guo et al. 2017, equation 3);
     see `bpfast.evaluation.calibration`.
 
     Parameters
     ----------
     y_true : array (N,)
-        Labels, as for `plot_confusion`.
+        True labels, as for `plot_confusion`.
     probabilities : array (N,), (N, 1) or (N, C)
-        Of the second of two classes, or of C classes.
+        Probabilities of the second of two classes, or of C classes.
     classes : sequence, optional
-        By default the numbers from 0.
+        Labels of the classes; their numbers from 0 by default.
     of : label, optional
-        The class whose probability to draw, against all others. By default, of C columns, the likeliest
-        class of each row, otherwise the second class.
+        Class whose probability to plot, against all others. By default the second of two classes if there
+        is one column, otherwise the most likely class of each row.
     bins : int, default 10
-        Of equal width, from 0 to 1.
+        Number of bins, of equal width from 0 to 1.
     path : path, optional
-        Where to write the picture; its ending names the format.
+        Image file to write; its extension determines the format.
 
     Returns
     -------
@@ -162,7 +161,7 @@ def plot_calibration(
     Raises
     ------
     ValueError
-        If there is no row, or something is no probability or none of the classes.
+        If there are no rows, a probability is not from 0 to 1, or a label is not one of the classes.
     """
     if path is not None:
         require_drawable(path)
@@ -175,7 +174,7 @@ def plot_calibration(
         found.stated, found.observed, "o-", color=HELD_OUT, linewidth=1.8, markersize=5, label="this model"
     )
     top.set_ylim(-0.02, 1.02)
-    top.set_ylabel("share that came true")
+    top.set_ylabel("observed frequency")
     top.set_title(
         f"expected calibration error {found.error:.4f} ({bins} bins)", loc="left", fontsize="small", color=INK
     )
@@ -185,10 +184,12 @@ def plot_calibration(
     bottom.set_xlim(-0.02, 1.02)
     one = of is not None or np.ndim(probabilities) == 1 or np.shape(probabilities)[1] == 1
     if of is not None:
-        which = f"probability stated of {drawable(of)}"
+        which = f"predicted probability of {drawable(of)}"
     else:
         which = (
-            "probability stated of the second class" if one else "probability stated of the predicted class"
+            "predicted probability of the second class"
+            if one
+            else "predicted probability of the predicted class"
         )
     bottom.set_xlabel(which, **name_style("medium"))
     for axis in (top, bottom):
@@ -204,18 +205,18 @@ def plot_predictions(
     path: str | os.PathLike[str] | None = None,
     name: str = "",
 ) -> Figure:
-    """Draw predicted against true numbers, and beside them how the errors are spread.
+    """Plot predicted against true numbers, and a histogram of the errors.
 
-    More points than `POINTS` are drawn as their density. The histogram leaves out the hundredth with
-    the largest errors where those would flatten the rest, and says so.
+    More than `POINTS` points are drawn as their density. The histogram omits the largest 1 % of the
+    errors if they would flatten the rest, and says so.
 
     Parameters
     ----------
     y_true, predicted : array (N,) or (N, 1)
     path : path, optional
-        Where to write the picture; its ending names the format.
+        Image file to write; its extension determines the format.
     name : str, optional
-        Of what is predicted.
+        Name of the target.
 
     Returns
     -------
@@ -224,7 +225,7 @@ def plot_predictions(
     Raises
     ------
     ValueError
-        If there is no row, the lengths differ, or a number is not finite.
+        If there are no rows, the lengths differ, or a value is not finite.
     """
     if path is not None:
         require_drawable(path)
@@ -241,11 +242,11 @@ def plot_predictions(
         from matplotlib import colormaps
         from matplotlib.colors import ListedColormap  # type: ignore[import-not-found, unused-ignore]
 
-        # Without the lightest blues, which would be lost on white.
+        # Without the lightest blues, which are invisible on white.
         blues = ListedColormap(colormaps["Blues"](np.linspace(0.25, 1.0, 256)))
         extent = (*limits, *limits)
         grid = left.hexbin(y, y + errors, gridsize=55, bins="log", mincnt=1, cmap=blues, extent=extent)
-        bar = figure.colorbar(grid, ax=left, shrink=0.85, aspect=26, label="rows of a cell")
+        bar = figure.colorbar(grid, ax=left, shrink=0.85, aspect=26, label="rows per cell")
         bar.outline.set_visible(False)
     left.plot(limits, limits, color=INK, linewidth=1.0, linestyle="--")
     left.set_xlim(limits)
@@ -267,7 +268,7 @@ def plot_predictions(
     return write(figure, path)
 
 
-def _draw_errors(axis: Any, errors: Any) -> None:
+def _draw_errors(axis: Axes, errors: Any) -> None:
     reach = float(np.abs(errors).max())
     most = float(np.quantile(np.abs(errors), 0.99))
     shown = errors[np.abs(errors) <= most] if reach > 2 * most else errors
@@ -277,7 +278,7 @@ def _draw_errors(axis: Any, errors: Any) -> None:
     axis.set_xlabel("predicted − true")
     axis.set_ylabel("rows")
     if len(shown) < len(errors):
-        axis.set_xlabel(f"predicted − true ({len(errors) - len(shown):,} larger ones are not shown)")
+        axis.set_xlabel(f"predicted − true ({len(errors) - len(shown):,} larger errors not shown)")
     text = f"half of the errors are within ±{figure_text(float(np.median(np.abs(errors))))}"
     axis.set_title(text, loc="left", fontsize="small", color=INK)
 
@@ -288,18 +289,18 @@ def plot_importance(
     most: int = 20,
     unit: str = "score",
 ) -> Figure:
-    """Draw how much a score falls when a column is shuffled, the most important column first.
+    """Plot feature importance, the most important column first.
 
     Parameters
     ----------
     importance : dict of str to (float, float)
-        What `bpfast.evaluation.permutation_importance` gave: mean and deviation by name.
+        Result of `bpfast.evaluation.permutation_importance`.
     path : path, optional
-        Where to write the picture; its ending names the format.
+        Image file to write; its extension determines the format.
     most : int, default 20
-        Columns to draw.
+        Maximum number of columns to plot.
     unit : str, default "score"
-        What falls.
+        Name of the score.
 
     Returns
     -------
@@ -308,17 +309,17 @@ def plot_importance(
     if path is not None:
         require_drawable(path)
     if not importance:
-        raise ValueError("importance must have a column at least; got none")
+        raise ValueError("importance must have at least one column; got none")
     best = sorted(importance.items(), key=lambda item: -item[1][0])[:most]
     figure = new_figure(7.0, 1.0 + 0.3 * len(best))
     axis = figure.subplots()
-    places = range(len(best))
+    positions = range(len(best))
     means, deviations = zip(*(value for _, value in best), strict=True)
-    axis.barh(places, means, xerr=deviations, color=TRAINED, ecolor=INK, capsize=2, height=0.7)
+    axis.barh(positions, means, xerr=deviations, color=TRAINED, ecolor=INK, capsize=2, height=0.7)
     axis.axvline(0.0, color=INK, linewidth=0.8)
-    axis.set_yticks(places, drawable_names((name for name, _ in best), 36), **name_style())
+    axis.set_yticks(positions, drawable_names((name for name, _ in best), 36), **name_style())
     axis.invert_yaxis()
-    axis.set_xlabel(f"{unit} lost when the column is shuffled")
+    axis.set_xlabel(f"decrease of the {unit} when the column is shuffled")
     dress(axis)
     axis.grid(False, axis="y")
     axis.grid(True, axis="x", color=FAINT, linewidth=0.8)

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, figures without global state, text that can be drawn."""
+"""Style shared by all plots: colours, figures without global state, labels that fonts can draw."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
+#: matplotlib.figure.Figure and matplotlib.axes.Axes, which importing bpfast must not import.
+Figure: TypeAlias = Any
+Axes: TypeAlias = Any
 
-#: Blue for what was trained on, orange for what was held out: apart for every kind of eye.
+#: Blue for training rows, orange for held-out rows: distinguishable with colour blindness.
 TRAINED, HELD_OUT, INK, FAINT = "#0072B2", "#D55E00", "#333333", "#DDDDDD"
 DPI = 150
-#: Lines that a legend names.
+#: Maximum number of lines in a legend.
 LEGEND = 12
-#: Fonts to look into, where they are installed, for scripts that the default font lacks.
+#: Fonts to fall back to, if installed, for scripts that the default font lacks.
 _MORE_FONTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -33,49 +34,51 @@ _MORE_FONTS = (
 _NOT_DRAWABLE = "\N{WHITE SQUARE}"
 
 
-def _figure_class() -> type[Figure]:
+def _figure_class() -> Any:
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         raise ModuleNotFoundError(
-            'pictures need matplotlib: pip install "bpfast[plot]"', name="matplotlib"
+            'plots require matplotlib: pip install "bpfast[plot]"', name="matplotlib"
         ) from None
-    return Figure  # type: ignore[no-any-return, unused-ignore]
+    return Figure
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, bound to no window and to no global state."""
+    """Create an empty figure, not registered with pyplot; width and height are in inches."""
     return _figure_class()(figsize=(width, height), layout="constrained")
 
 
 def require_drawable(path: str | os.PathLike[str]) -> None:
-    """Check that matplotlib is here and knows the format of a path.
+    """Check that matplotlib is installed and supports the format of an image file.
 
     Raises
     ------
     ModuleNotFoundError
-        If matplotlib is missing.
+        If matplotlib is not installed.
     ValueError
-        If the path's ending names no format.
+        If the extension of the path is not a supported format.
     FileNotFoundError
-        If its folder is not there.
+        If the directory of the path does not exist.
     """
     _figure_class()
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # type: ignore[import-not-found, unused-ignore]
 
     folder = os.path.dirname(os.path.realpath(os.fspath(path)))
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"there is no folder {folder!r} for the picture {os.fspath(path)!r}")
+        raise FileNotFoundError(f"cannot write {os.fspath(path)!r}: there is no directory {folder!r}")
     known = sorted(FigureCanvasAgg.get_supported_filetypes())
-    ending = os.path.splitext(os.fspath(path))[1].removeprefix(".").lower()
-    if ending not in known:
-        raise ValueError(f"{os.fspath(path)!r} names no picture format; its ending can be {', '.join(known)}")
+    extension = os.path.splitext(os.fspath(path))[1].removeprefix(".").lower()
+    if extension not in known:
+        raise ValueError(
+            f"{os.fspath(path)!r} must have the extension of a supported image format: {', '.join(known)}"
+        )
 
 
-def dress(axis: Any) -> None:
-    """Grid and spines, in the background."""
+def dress(axis: Axes) -> None:
+    """Style the grid, the spines and the ticks of an axis."""
     axis.grid(True, color=FAINT, linewidth=0.8)
     axis.set_axisbelow(True)
     for side in ("top", "right"):
@@ -86,22 +89,22 @@ def dress(axis: Any) -> None:
 
 
 def write(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """Write a figure, if somewhere is said, and give it back."""
+    """Write a figure to a file, if a path is given, and return it."""
     if path is not None:
         figure.savefig(path, dpi=DPI)
     return figure
 
 
 def name_style(size: float | str = "small") -> dict[str, Any]:
-    """How to draw a name that came with the data: no mathematics in it, and every script at hand."""
+    """Text properties for a name from the data: no mathematical notation, all available fonts."""
     return {"parse_math": False, "fontfamily": list(_fonts()[0]), "fontsize": size}
 
 
 def drawable(name: object, most: int = 24) -> str:
-    """A name on one line, its middle cut out where it is long; squares for what no font here has."""
+    """A name on one line, shortened in the middle; squares replace characters that no font has."""
     text = " ".join(str(name).split())
     if len(text) > most:
-        # In the middle: long names often differ at their end.
+        # Long names often differ at their end.
         tail = most // 2 - 1
         text = f"{text[: most - 1 - tail].rstrip()}…{text[-tail:].lstrip()}"
     fonts = _fonts()[1]
@@ -109,19 +112,19 @@ def drawable(name: object, most: int = 24) -> str:
 
 
 def drawable_names(names: Iterable[object], most: int = 24) -> list[str]:
-    """Several names, with their places where cutting has made some of them alike."""
+    """Names as in `drawable`, with their index if shortening makes some of them equal."""
     names = list(names)
     cut = [drawable(name, most) for name in names]
     seen = Counter(cut)
     return [
-        text if seen[text] == 1 else f"{drawable(name, most - 6)} ({place})"
-        for place, (name, text) in enumerate(zip(names, cut, strict=True))
+        text if seen[text] == 1 else f"{drawable(name, most - 6)} ({index})"
+        for index, (name, text) in enumerate(zip(names, cut, strict=True))
     ]
 
 
 @functools.cache
 def _fonts() -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """The families to draw names with, the default first, and their fonts."""
+    """Font families for names, the default first, and their fonts."""
     from matplotlib import rcParams  # type: ignore[import-not-found, unused-ignore]
     from matplotlib.font_manager import (  # type: ignore[import-not-found, unused-ignore]
         FontProperties,
@@ -137,5 +140,5 @@ def _fonts() -> tuple[tuple[str, ...], tuple[Any, ...]]:
 
 
 def figure_text(value: float) -> str:
-    """A number to read: four digits, thousands apart."""
+    """Format a number with four significant digits and thousands separators."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"

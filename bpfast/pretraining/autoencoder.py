@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..specs.layers import Dense
 from ..specs.losses import Loss, resolve_loss
 from ..specs.optimizers import Optimizer, optimizers
 from ..specs.penalties import Penalty, penalties
-from ..specs.spec import flag, number
+from ..specs.spec import flag, number, spec
 from ..training.callbacks import CallbackList
 from ..training.history import History
 from ..training.loop import Epoch, Trainer, train
@@ -23,7 +22,7 @@ from .layerwise import Pretrainer, Report, Task, in_unit_range, pretrainers
 
 
 @pretrainers.register("autoencoder")
-@dataclass(frozen=True)
+@spec
 class Autoencoder(Pretrainer):
     """Autoencoder: encode H = f(X̃ W + b), decode R = g(H V + c), minimise L(X, R) (Bengio et al. 2007).
 

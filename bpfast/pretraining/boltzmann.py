@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..reference import formulas as reference
 from ..specs.activations import Activation
 from ..specs.layers import Dense
 from ..specs.schedules import Clock, Schedule, resolve_rate
-from ..specs.spec import integer, number
+from ..specs.spec import integer, number, spec
 from ..training.callbacks import CallbackList
 from ..training.history import History
 from ..training.loop import Epoch, Trainer, train
@@ -25,7 +24,7 @@ VISIBLE = ("binary", "gaussian")
 
 
 @pretrainers.register("rbm")
-@dataclass(frozen=True)
+@spec
 class RBM(Pretrainer):
     """Restricted Boltzmann machine, trained by contrastive divergence CD-k (Hinton 2002; Hinton et al. 2006).
 

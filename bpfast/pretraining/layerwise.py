@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ..arrays import Array
 from ..native import _runtime
 from ..network import Network
-from ..specs.spec import Family, Spec, integer
+from ..specs.spec import Family, Spec, integer, spec
 from ..training.callbacks import Callback
 from ..training.history import History
 
 
-@dataclass(frozen=True)
+@spec
 class Pretrainer(Spec):
     """Base class of the methods by which a layer learns from its inputs."""
 

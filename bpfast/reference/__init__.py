@@ -1,4 +1,4 @@
-"""The reference: every number of bpfast in NumPy, which the native kernels are checked against."""
+"""The reference implementation in NumPy, against which the native kernels are tested."""
 
 from .formulas import (
     ACTIVATIONS,

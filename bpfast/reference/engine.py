@@ -96,8 +96,8 @@ class ReferenceEngine:
                 sources = [self._values[source] for source in op.sources]
                 saved, dA = self._saved[op.target], deltas[op.target]
                 found = OPS[op.kind][1](op, self._seen, g, saved, dA, *sources)
-                for source, adds, delta in zip(op.sources, op.adds, found, strict=True):
-                    deltas[source] = deltas[source] + delta if adds else delta
+                for source, accumulates, delta in zip(op.sources, op.accumulates, found, strict=True):
+                    deltas[source] = deltas[source] + delta if accumulates else delta
         self._deltas = deltas
         if dX is not None:
             dX[...] = deltas[0]

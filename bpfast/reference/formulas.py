@@ -1,8 +1,8 @@
-"""The reference: every number of bpfast in plain NumPy, and an engine that runs programs with it.
+"""The formulas of bpfast in NumPy: activations, losses, update rules and penalties.
 
-The functions stand in the order in which data flows, X → Z, A → loss → D → dW, db → update, under
-the names that the native step gives them. Nothing here is fast; everything here is tested against
-finite differences, and the native kernels against this.
+The functions are in the order of the data flow, X → Z, A → loss → D → dW, db → update, and have the same
+names as in the native step. They are written for clarity, not speed. They are tested against finite
+differences, and the native kernels are tested against them.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def derivative(Z: Array, activation: Activation) -> Array:
 
 
 def dropout_mask(X: Array, rate: float, seed: int, step: int, place: int) -> Array:
-    """M / (1 - rate) for the elements of X: 0 where dropped, with draws by counter.
+    """Return M / (1 - rate) for the elements of X: 0 where an element is dropped.
 
-    Kept are those whose `random_words` are at least rate 2³².
+    An element is kept if its number in `random_words` is at least rate · 2³².
     """
     kept = random_words(X.shape, seed, step, place) >= np.uint64(int(rate * 2**32))
     M: Array = np.where(kept, X.dtype.type(1 / (1 - rate)), X.dtype.type(0))
@@ -96,7 +96,7 @@ def dropout_mask(X: Array, rate: float, seed: int, step: int, place: int) -> Arr
 
 
 def drop(X: Array, M: Array) -> Array:
-    """X ⊙ M; 0 where M is, whatever X."""
+    """Return X ⊙ M, with 0 where M is 0, even if X is not finite."""
     A: Array = np.where(M > 0, X * M, X.dtype.type(0))
     return A
 
@@ -121,7 +121,7 @@ def activation_derivative(Z: Any, activation: str | Activation, *, out: Any = No
     """f'(Z); see `bpfast.kernels.activation_derivative`."""
     Z = checks.array("Z", Z)
     if Z.size == 0:
-        raise ValueError(f"Z is empty, shape {Z.shape}; at least 1 element is wanted")
+        raise ValueError(f"Z is empty, shape {Z.shape}; at least 1 element is required")
     f = activations.resolve(activation)
     return _deliver(derivative(Z.astype(checks.common_dtype(Z)), f), out)
 
@@ -155,12 +155,12 @@ def _deliver(result: Array, out: Any) -> Array:
     return out  # type: ignore[no-any-return]
 
 
-#: The exponent at which exp is capped, by item size: a larger one makes the loss infinite.
+#: Item size → largest exponent of exp; beyond it the loss is infinite.
 EXPONENT_CAP = {4: 80.0, 8: 700.0}
 
 
 def _capped_exp(exponent: Array) -> tuple[Array, Array]:
-    """exp with its argument capped, and the same with infinity where the cap was reached."""
+    """Return exp with its argument capped, and the same with infinity where the cap was reached."""
     cap = EXPONENT_CAP[exponent.dtype.itemsize]
     capped = np.exp(np.minimum(exponent, cap))
     return capped, np.where(exponent < cap, capped, np.where(np.isnan(exponent), np.nan, np.inf))
@@ -203,7 +203,7 @@ def _poisson(Y: Array, Z: Array, _: float) -> tuple[Array, Array]:
     return value - Y * Z, slope - Y
 
 
-#: name → f(Y, Z, parameter) → (loss, ∂loss/∂Z), element by element.
+#: name → f(Y, Z, parameter) → (loss, ∂loss/∂Z), elementwise.
 POINTWISE_LOSSES: dict[str, Callable[[Array, Array, float], tuple[Array, Array]]] = {
     "squared_error": lambda Y, Z, _: ((Z - Y) ** 2, 2 * (Z - Y)),
     "absolute_error": _absolute_error,
@@ -236,12 +236,12 @@ def _cross_entropy(Y: Array, Z: Array, cap: float) -> tuple[Array, Array]:
     return np.minimum(loss, cap), D
 
 
-#: name → f(Y, Z, parameter) → (loss (B,), ∂loss/∂Z), row by row.
+#: name → f(Y, Z, parameter) → (loss (B,), ∂loss/∂Z), per row.
 ROWWISE_LOSSES: dict[str, Callable[[Array, Array, float], tuple[Array, Array]]] = {
     "cross_entropy": _cross_entropy,
 }
 
-#: name → what `predict` makes of Z.
+#: name → the function that `predict` applies to Z.
 LINKS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda Z: Z.copy(),
     "sigmoid": _sigmoid,
@@ -251,13 +251,13 @@ LINKS: dict[str, Callable[[Array], Array]] = {
 
 
 def link(name: str, Z: Array) -> Array:
-    """The prediction that a loss's link makes of raw outputs."""
+    """Apply a link function to the raw outputs."""
     with np.errstate(over="ignore", under="ignore"):
         return LINKS[name](Z)
 
 
 def row_losses(loss: Loss, Y: Array, Z: Array) -> tuple[Array, Array, int]:
-    """The loss of each row (B,) in float64, its slope (B, O), and what to divide the slope by."""
+    """Return the loss of each row (B,) in float64, its derivative (B, O), and a divisor of the derivative."""
     if isinstance(loss, CustomLoss):
         return (*_custom_losses(loss, Y, Z), 1)
     if loss.name in ROWWISE_LOSSES:
@@ -274,8 +274,8 @@ def _custom_losses(loss: CustomLoss, Y: Array, Z: Array) -> tuple[Array, Array]:
     rows, D = (checks.array(f"the custom loss's {n}", v) for n, v in zip(("loss", "D"), result, strict=True))
     if rows.shape != (Z.shape[0],) or D.shape != Z.shape:
         raise ValueError(
-            f"the custom loss returned shapes {rows.shape} and {D.shape}; "
-            f"{(Z.shape[0],)} and {Z.shape} are wanted"
+            f"the custom loss must return arrays of shape {(Z.shape[0],)} and {Z.shape}; "
+            f"got {rows.shape} and {D.shape}"
         )
     return rows.astype(np.float64), D.astype(Z.dtype)
 
@@ -283,7 +283,21 @@ def _custom_losses(loss: CustomLoss, Y: Array, Z: Array) -> tuple[Array, Array]:
 def mean_loss(
     rows: Array, D: Array, n: int, weights: Array | None, scale: float = 1.0
 ) -> tuple[float, Array]:
-    """`scale` times the weighted mean over rows, and the slopes scaled to be its derivative."""
+    """Return `scale` times the weighted mean loss, and its derivative with respect to Z.
+
+    Parameters
+    ----------
+    rows : array (B,)
+        Loss of each row.
+    D : array (B, O)
+        n times the derivative of the loss of each row.
+    n : int
+        Divisor of D.
+    weights : array (B,) or None
+        Sample weights.
+    scale : float, default 1.0
+        Factor of the mean.
+    """
     if weights is None:
         return float(rows.sum() / len(rows) * scale), D * D.dtype.type(scale / len(rows) / n)
     total = weights.sum()
@@ -295,7 +309,7 @@ def mean_loss(
 
 
 def loss_and_delta(loss: str | Loss, Y: Any, Z: Any, *, sample_weight: Any = None) -> tuple[float, Array]:
-    """The mean loss and D = ∂L/∂Z; see `bpfast.kernels.loss_and_delta`."""
+    """Return the mean loss and D = ∂L/∂Z; see `bpfast.kernels.loss_and_delta`."""
     spec = resolve_loss(loss)
     Z = checks.matrix("Z", Z)
     Z = Z.astype(checks.common_dtype(Z))
@@ -308,10 +322,10 @@ def loss_and_delta(loss: str | Loss, Y: Any, Z: Any, *, sample_weight: Any = Non
 
 
 def overflow(loss: Loss, value: float, Z: Array) -> None:
-    """Say so where a loss with an exponential in it has reached its cap."""
+    """Raise an error if the loss is infinite because its exponent has reached the cap."""
     if math.isinf(value) and loss.name in ("exponential", "poisson") and np.isfinite(Z).all():
         raise FloatingPointError(
-            f"{loss.name}: an exponent reached the cap of {EXPONENT_CAP[Z.dtype.itemsize]:g} for "
+            f"{loss.name}: the exponent reached the cap of {EXPONENT_CAP[Z.dtype.itemsize]:g} for "
             f"{Z.dtype} (the largest |Z| is {float(np.abs(Z).max()):g}); lower the learning rate "
             f"or scale the targets"
         )
@@ -378,8 +392,8 @@ def _rprop(w: Array, g: Array, s: Array, h: Hyper, lr: float, t: int, decay: boo
     return lr
 
 
-#: rule → f(w, g, state, hyperparameters, learning rate, step t from 1, whether w decays), which
-#: changes w and state in place and returns the rate that the penalty's proximal step takes.
+#: rule → f(w, g, state, hyperparameters, learning rate, step t (from 1), whether w decays). It updates w and
+#: state in place and returns the step size for the proximal step of the penalty.
 OPTIMIZERS: dict[str, Rule] = {
     "sgd": _sgd,
     "momentum": _momentum,
@@ -393,7 +407,7 @@ OPTIMIZERS: dict[str, Rule] = {
 
 
 def clip(gradients: list[Array], optimizer: Optimizer) -> list[Array]:
-    """The gradients, each element within clip_value, then all together within clip_norm."""
+    """Clip the elements of the gradients to clip_value, then scale them to a joint norm of clip_norm."""
     if optimizer.clip_value is not None:
         gradients = [np.clip(g, -optimizer.clip_value, optimizer.clip_value) for g in gradients]
     if optimizer.clip_norm is not None:
@@ -407,11 +421,11 @@ def _soft(W: Array, threshold: float) -> Array:
     return np.sign(W) * np.maximum(np.abs(W) - threshold, 0)
 
 
-def _nothing(W: Array, *_: float) -> Array:
+def _zero_gradient(W: Array, *_: float) -> Array:
     return np.zeros_like(W)
 
 
-def _same(W: Array, *_: float) -> Array:
+def _unchanged(W: Array, *_: float) -> Array:
     return W
 
 
@@ -427,10 +441,10 @@ def _frobenius_gradient(W: Array, alpha: float, mix: float) -> Array:
 
 #: name → (value(W, α, ρ), gradient of the smooth part(W, α, ρ), proximal step(W, α, ρ, η)).
 PENALTIES: dict[str, tuple[Callable[..., float], Callable[..., Array], Callable[..., Array]]] = {
-    "l2": (lambda W, a, _: 0.5 * a * _norm(W) ** 2, lambda W, a, _: a * W, _same),
+    "l2": (lambda W, a, _: 0.5 * a * _norm(W) ** 2, lambda W, a, _: a * W, _unchanged),
     "l1": (
         lambda W, a, _: a * float(np.abs(W).sum(dtype=np.float64)),
-        _nothing,
+        _zero_gradient,
         lambda W, a, _, lr: _soft(W, lr * a),
     ),
     "elastic_net": (
@@ -440,10 +454,10 @@ PENALTIES: dict[str, tuple[Callable[..., float], Callable[..., Array], Callable[
     ),
     "l0": (
         lambda W, a, _: a * float(np.count_nonzero(W)),
-        _nothing,
+        _zero_gradient,
         lambda W, a, _, lr: np.where(np.abs(W) <= math.sqrt(2 * lr * a), 0, W),
     ),
-    "frobenius": (lambda W, a, _: a * _norm(W), _frobenius_gradient, _same),
+    "frobenius": (lambda W, a, _: a * _norm(W), _frobenius_gradient, _unchanged),
 }
 
 
@@ -453,10 +467,10 @@ def penalty_value(penalty: Penalty, W: Array) -> float:
 
 
 def penalty_gradient(penalty: Penalty, W: Array) -> Array:
-    """The gradient of the smooth part of α Ω(W)."""
+    """Return the gradient of the smooth part of α Ω(W)."""
     return PENALTIES[penalty.name][1](W, penalty.alpha, penalty.mix)
 
 
 def penalty_proximal(penalty: Penalty, W: Array, rate: float) -> Array:
-    """argmin over V of ½ ‖V - W‖² + η α Ω(V), η the rate, for the part of Ω without derivative."""
+    """Return argmin over V of ½ ‖V - W‖² + η α Ω(V), η = rate, for the part of Ω without a derivative."""
     return PENALTIES[penalty.name][2](W, penalty.alpha, penalty.mix, rate)

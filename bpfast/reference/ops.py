@@ -1,77 +1,75 @@
-"""The reference's ops: what each does to its rows, forward (X → A) and back (dA → dX), in NumPy.
+"""The ops in NumPy: the forward pass (X → A) and the backward pass (dA → dX) of each.
 
-The names are those of the native engine's table. `forward` returns what `backward` will want beside
-X, and A; `backward` fills the gradient g and returns the delta of each source.
+The names are those of the native engine's table. A forward function returns its tape (what the backward
+function needs in addition to X) and A. A backward function fills the gradient g and returns the delta of
+each source.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..arrays import Array
-from . import formulas as reference
-from . import random
-
-if TYPE_CHECKING:
-    from ..engine.interface import TrainingPass
-    from ..engine.program import Op
+from ..engine.interface import TrainingPass
+from ..engine.program import Op
+from . import formulas, random
 
 Views = dict[str, Array]
-Saved = Any
-Forward = Callable[..., tuple[Saved, Array]]
+Tape = Any
+Forward = Callable[..., tuple[Tape, Array]]
 Backward = Callable[..., tuple[Array, ...]]
 
 
-def _dense_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
+def _dense_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Tape, Array]:
     assert op.W is not None
     Z = X @ p[op.W.name]
     if op.b is not None:
         Z += p[op.b.name]
-    return Z, reference.activate(Z, op.activation)
+    return Z, formulas.activate(Z, op.activation)
 
 
-def _dense_backward(op: Op, p: Views, g: Views, Z: Saved, dA: Array, X: Array) -> tuple[Array, ...]:
+def _dense_backward(op: Op, p: Views, g: Views, Z: Tape, dA: Array, X: Array) -> tuple[Array, ...]:
     assert op.W is not None
-    D = dA * reference.derivative(Z, op.activation)
+    D = dA * formulas.derivative(Z, op.activation)
     g[op.W.name][...] = X.T @ D
     if op.b is not None:
         g[op.b.name][...] = D.sum(axis=0)
     return (D @ p[op.W.name].T,)
 
 
-def _activation_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
-    return None, reference.activate(X, op.activation)
+def _activation_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Tape, Array]:
+    return None, formulas.activate(X, op.activation)
 
 
-def _activation_backward(op: Op, p: Views, g: Views, _: Saved, dA: Array, X: Array) -> tuple[Array, ...]:
-    return (dA * reference.derivative(X, op.activation),)
+def _activation_backward(op: Op, p: Views, g: Views, _: Tape, dA: Array, X: Array) -> tuple[Array, ...]:
+    return (dA * formulas.derivative(X, op.activation),)
 
 
-def _dropout_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
+def _dropout_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Tape, Array]:
     if training is None:
         M = np.ones_like(X)
     else:
-        M = reference.dropout_mask(X, op.numbers[0], *training.noise, op.target)
-    return M, reference.drop(X, M)
+        M = formulas.dropout_mask(X, op.numbers[0], *training.noise, op.target)
+    return M, formulas.drop(X, M)
 
 
-def _dropout_backward(op: Op, p: Views, g: Views, M: Saved, dA: Array, X: Array) -> tuple[Array, ...]:
-    return (reference.drop(dA, M),)
+def _dropout_backward(op: Op, p: Views, g: Views, M: Tape, dA: Array, X: Array) -> tuple[Array, ...]:
+    return (formulas.drop(dA, M),)
 
 
 def renorm_limits(step: int, r_max: float, d_max: float, begin: float, end: float) -> tuple[float, float]:
-    """r_t and d_t of a step of training: see `BatchRenorm`."""
+    """Return r_t and d_t of a training step; see `BatchRenorm`."""
     if step < begin:
         return 1.0, 0.0
     share = 1.0 if step >= end else (step - begin) / (end - begin)
     return 1 + share * (r_max - 1), share * d_max
 
 
-def _batch_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
+def _batch_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Tape, Array]:
     assert op.W is not None
     assert op.b is not None
     assert op.statistics is not None
@@ -79,8 +77,8 @@ def _batch_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Arra
     running_mean, running_variance = (p[s.name] for s in op.statistics)
     mean, deviation = running_mean.astype(np.float64), np.sqrt(running_variance.astype(np.float64) + epsilon)
     r, d = np.ones_like(mean), np.zeros_like(mean)
-    of_batch = training is not None and not training.fixed(op)
-    if training is not None and of_batch:
+    batch_statistics = training is not None and not training.fixed(op)
+    if training is not None and batch_statistics:
         r_t, d_t = renorm_limits(training.noise[1], r_max, d_max, begin, end)
         batch_mean, variance = X.mean(axis=0, dtype=np.float64), X.var(axis=0, dtype=np.float64)
         batch_deviation = np.sqrt(variance + epsilon)
@@ -88,7 +86,7 @@ def _batch_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Arra
         d = np.clip((batch_mean - mean) / deviation, -d_t, d_t)
         share = momentum if training.momentum is None else training.momentum
         unbiased = variance * (len(X) / max(1, len(X) - 1))
-        if share > 0 and len(X) > 1:  # one row has no variance
+        if share > 0 and len(X) > 1:  # a single row has no variance
             moved = (1 - share) * mean + share * batch_mean
             spread = (1 - share) * running_variance.astype(np.float64) + share * unbiased
             most = np.finfo(X.dtype).max
@@ -97,23 +95,23 @@ def _batch_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Arra
         mean, deviation = batch_mean, batch_deviation
     hat = (X - mean.astype(X.dtype)) * (1 / deviation).astype(X.dtype)
     normal = hat * r.astype(X.dtype) + d.astype(X.dtype)
-    saved = (hat, normal, r / deviation, of_batch)
-    return saved, normal * p[op.W.name] + p[op.b.name]
+    tape = (hat, normal, r / deviation, batch_statistics)
+    return tape, normal * p[op.W.name] + p[op.b.name]
 
 
-def _batch_norm_backward(op: Op, p: Views, g: Views, saved: Saved, dA: Array, X: Array) -> tuple[Array, ...]:
+def _batch_norm_backward(op: Op, p: Views, g: Views, tape: Tape, dA: Array, X: Array) -> tuple[Array, ...]:
     assert op.W is not None
     assert op.b is not None
-    hat, normal, scale, of_batch = saved
+    hat, normal, scale, batch_statistics = tape
     g[op.W.name][...] = (dA * normal).sum(axis=0)
     g[op.b.name][...] = dA.sum(axis=0)
     D = dA
-    if of_batch:
+    if batch_statistics:
         D = dA - dA.mean(axis=0) - hat * (dA * hat).mean(axis=0)
     return (D * (p[op.W.name] * scale).astype(X.dtype),)
 
 
-def _layer_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
+def _layer_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Tape, Array]:
     assert op.W is not None
     assert op.b is not None
     mean, variance = X.mean(axis=1, dtype=np.float64), X.var(axis=1, dtype=np.float64)
@@ -122,40 +120,40 @@ def _layer_norm_forward(op: Op, p: Views, training: TrainingPass | None, X: Arra
     return (hat, inverse), hat * p[op.W.name] + p[op.b.name]
 
 
-def _layer_norm_backward(op: Op, p: Views, g: Views, saved: Saved, dA: Array, X: Array) -> tuple[Array, ...]:
+def _layer_norm_backward(op: Op, p: Views, g: Views, tape: Tape, dA: Array, X: Array) -> tuple[Array, ...]:
     assert op.W is not None
     assert op.b is not None
-    hat, inverse = saved
+    hat, inverse = tape
     g[op.W.name][...] = (dA * hat).sum(axis=0)
     g[op.b.name][...] = dA.sum(axis=0)
     D = dA * p[op.W.name]
     return (inverse * (D - D.mean(axis=1, keepdims=True) - hat * (D * hat).mean(axis=1, keepdims=True)),)
 
 
-def _maxout_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
+def _maxout_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Tape, Array]:
     pieces = X.reshape(len(X), int(op.numbers[0]), op.n_out)
     return None, pieces.max(axis=1)
 
 
-def _maxout_backward(op: Op, p: Views, g: Views, _: Saved, dA: Array, X: Array) -> tuple[Array, ...]:
+def _maxout_backward(op: Op, p: Views, g: Views, _: Tape, dA: Array, X: Array) -> tuple[Array, ...]:
     pieces = X.reshape(len(X), int(op.numbers[0]), op.n_out)
     D = np.zeros_like(pieces)
     np.put_along_axis(D, pieces.argmax(axis=1)[:, None, :], dA[:, None, :], axis=1)
     return (D.reshape(X.shape),)
 
 
-def _prelu_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
+def _prelu_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Tape, Array]:
     assert op.W is not None
     return None, np.where(X > 0, X, p[op.W.name] * X)
 
 
-def _prelu_backward(op: Op, p: Views, g: Views, _: Saved, dA: Array, X: Array) -> tuple[Array, ...]:
+def _prelu_backward(op: Op, p: Views, g: Views, _: Tape, dA: Array, X: Array) -> tuple[Array, ...]:
     assert op.W is not None
     g[op.W.name][...] = np.where(X > 0, 0, dA * X).sum(axis=0)
     return (np.where(X > 0, dA, p[op.W.name] * dA),)
 
 
-def _rrelu_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Saved, Array]:
+def _rrelu_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) -> tuple[Tape, Array]:
     lower, upper = op.numbers
     if training is None:
         slopes = np.full_like(X, (lower + upper) / 2)
@@ -165,15 +163,15 @@ def _rrelu_forward(op: Op, p: Views, training: TrainingPass | None, X: Array) ->
     return slopes, np.where(X > 0, X, slopes * X)
 
 
-def _rrelu_backward(op: Op, p: Views, g: Views, slopes: Saved, dA: Array, X: Array) -> tuple[Array, ...]:
+def _rrelu_backward(op: Op, p: Views, g: Views, slopes: Tape, dA: Array, X: Array) -> tuple[Array, ...]:
     return (np.where(X > 0, dA, slopes * dA),)
 
 
-def _add_forward(op: Op, p: Views, training: TrainingPass | None, X: Array, Y: Array) -> tuple[Saved, Array]:
+def _add_forward(op: Op, p: Views, training: TrainingPass | None, X: Array, Y: Array) -> tuple[Tape, Array]:
     return None, X + Y
 
 
-def _add_backward(op: Op, p: Views, g: Views, _: Saved, dA: Array, X: Array, Y: Array) -> tuple[Array, ...]:
+def _add_backward(op: Op, p: Views, g: Views, _: Tape, dA: Array, X: Array, Y: Array) -> tuple[Array, ...]:
     return dA, dA
 
 
@@ -191,10 +189,10 @@ OPS: dict[str, tuple[Forward, Backward]] = {
 
 
 def noisy(W: Array, deviation: float, seed: int, step: int, offset: int) -> Array:
-    """W + deviation · N for the weights from `offset` on in the flat vector, N drawn by counter.
+    """Return W + deviation · N for weights that start at `offset` in the flat vector.
 
-    N is nearly normal, of mean 0 and deviation 1: the sum of eight even draws of 16 bits, those of
-    two numbers of SplitMix64, less its mean, over its deviation.
+    N is approximately standard normal: the sum of eight uniform 16-bit draws, taken from two numbers of
+    SplitMix64, standardized.
     """
     key = random.noise_key(seed, step, WEIGHTS)
     numbers = random.counted(key, 2 * offset, 2 * W.size).reshape(-1, 2)
@@ -206,5 +204,5 @@ def noisy(W: Array, deviation: float, seed: int, step: int, offset: int) -> Arra
     return result
 
 
-#: The place that the noise of the weights has among the draws of a step, where ops have their target.
+#: The stream of the weight noise; ops use the number of their target.
 WEIGHTS = 2**32

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Counter-based random numbers: a draw depends only on its key and its number, not on earlier draws."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 
 
 def noise_key(seed: int, step: int, place: int) -> int:
-    """What the draws at a place of the program are counted from, in a step of training."""
+    """Return the key of the draws for one place of the program, such as a value, in a training step."""
     return mix64(mix64(mix64(seed) + step) + place)
 
 
 def counted(key: int, first: int, n: int) -> NDArray[np.uint64]:
-    """Draws number `first` to `first` + n of a key: SplitMix64 of (key, number)."""
+    """Return draws `first` to `first` + n - 1 of a key: SplitMix64 of (key, number)."""
     with np.errstate(over="ignore"):
         return _mix64_array(np.arange(first + 1, first + n + 1, dtype=np.uint64) * _GOLDEN + np.uint64(key))
 
 
 def random_words(shape: tuple[int, ...], seed: int, step: int, place: int) -> NDArray[np.uint64]:
-    """A draw of 32 bits for each element of a matrix.
+    """Return a 32-bit draw for each element of a matrix.
 
-    Draw k of the place's key gives its lower 32 bits to element 2k, its upper ones to 2k + 1, counted
-    along the rows.
+    Elements are numbered row by row. Element 2k gets the lower 32 bits of draw k of the place's key,
+    element 2k + 1 the upper 32 bits.
     """
     size = math.prod(shape)
     draws = counted(noise_key(seed, step, place), 0, size // 2 + 1)
@@ -32,10 +32,10 @@ def random_words(shape: tuple[int, ...], seed: int, step: int, place: int) -> ND
 
 
 def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of the rows in an epoch: Fisher-Yates with draws by counter.
+    """Return the order of the rows in an epoch: a Fisher-Yates shuffle with counter-based draws.
 
-    The draw of step i is SplitMix64 of (seed, epoch, i) (Steele et al. 2014); its upper 32 bits
-    times (i + 1), shifted down by 32, is the row to change places with.
+    Step i swaps rows i and j, where j is the upper 32 bits of SplitMix64 of (seed, epoch, i) (Steele et
+    al. 2014), times (i + 1), shifted right by 32.
     """
     key = mix64(mix64(seed) + epoch)
     order = np.arange(n, dtype=np.int64)
@@ -53,7 +53,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mix64(z: int) -> int:
-    """The finaliser of SplitMix64 of the lower 64 bits."""
+    """Return the finalizer of SplitMix64 for the lower 64 bits of z."""
     return int(_mix64_array(np.array([z % 2**64], dtype=np.uint64))[0])
 
 

@@ -1,4 +1,4 @@
-"""A self-contained HTML page about a trained network."""
+"""A self-contained HTML report about a trained network."""
 
 from .page import HeldOut, Subject, write_report
 

@@ -1,67 +1,64 @@
-"""A page of HTML that stands alone: no script, nothing fetched, pictures within.
+"""Build a self-contained HTML page: no scripts, no external resources, embedded images.
 
-Whatever comes from data goes through `text`; only what is made here is of the type `Html`.
+All data is escaped by `text` or `plain`; only the functions of this module create values of type `Html`.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from html import escape
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
-
-#: What no page may hold: control characters, and halves of surrogate pairs.
+#: Characters that HTML does not allow: control characters, surrogates and noncharacters.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 class Html(str):
-    """Markup, as opposed to text."""
+    """Markup, as opposed to plain text."""
 
 
 class Digits(str):
-    """A number as text, to stand right in a table."""
+    """A formatted number, right-aligned in a table."""
 
 
 def plain(value: object) -> Html:
-    """A value as escaped text, also within quotes."""
-    return Html(html.escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(value)), quote=True))
+    """Escape a value, also for use within quotes."""
+    return Html(escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(value)), quote=True))
 
 
 def text(value: object) -> Html:
-    """A value as escaped text that keeps its direction of writing to itself."""
+    """Escape a value and isolate its writing direction."""
     return value if isinstance(value, Html) else Html(f"<bdi>{plain(value)}</bdi>")
 
 
-def apart(name: object) -> str:
-    """A name to stand within a sentence, which it does not turn round if it is written from the right."""
+def isolated(name: object) -> str:
+    """A name for use in a sentence; one in a right-to-left script does not affect the text around it."""
     shown = str(name)
-    turns = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in shown)
-    return f"\u2068{shown}\u2069" if turns else shown
+    right_to_left = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in shown)
+    return f"\u2068{shown}\u2069" if right_to_left else shown
 
 
 def number(value: float) -> str:
-    """A number for a table: whole numbers whole, others with four digits."""
+    """Format a number for a table: integers in full, others with four significant digits."""
     if isinstance(value, int) or (abs(value) >= 1000 and abs(value) < 1e15):
         return f"{value:,.0f}"
     return f"{value:.4g}"
 
 
 def table(caption: str, headings: Sequence[object], rows: Iterable[Sequence[Any]]) -> Html:
-    """A table that scrolls where it is wide; the first cell of a row is its heading, numbers stand right."""
+    """Scrollable table; the first cell of each row is its header, numbers are right-aligned."""
     rows = list(rows)
-    right = [
-        bool(rows) and all(isinstance(row[place], (int, float, Digits)) for row in rows)
-        for place in range(len(headings))
+    numeric = [
+        bool(rows) and all(isinstance(row[k], (int, float, Digits)) for row in rows)
+        for k in range(len(headings))
     ]
     head = "".join(
-        f'<th scope="col"{_right(stands)}>{text(cell)}</th>'
-        for cell, stands in zip(headings, right, strict=True)
+        f'<th scope="col"{_alignment(right)}>{text(cell)}</th>'
+        for cell, right in zip(headings, numeric, strict=True)
     )
     body = "".join(f"<tr>{_row(row)}</tr>\n" for row in rows)
     return Html(
@@ -71,25 +68,25 @@ def table(caption: str, headings: Sequence[object], rows: Iterable[Sequence[Any]
     )
 
 
-def _right(stands: bool) -> str:
-    return ' class="n"' if stands else ""
+def _alignment(right: bool) -> str:
+    return ' class="n"' if right else ""
 
 
 def _row(cells: Sequence[Any]) -> str:
-    made = []
-    for place, cell in enumerate(cells):
-        stands = isinstance(cell, (int, float, Digits))
+    parts = []
+    for index, cell in enumerate(cells):
+        right = isinstance(cell, (int, float, Digits))
         cell = number(cell) if isinstance(cell, (int, float)) else cell
-        shown = plain(cell) if stands else text(cell)
-        if place == 0:
-            made.append(f'<th scope="row"{_right(stands)}>{shown}</th>')
+        shown = plain(cell) if right else text(cell)
+        if index == 0:
+            parts.append(f'<th scope="row"{_alignment(right)}>{shown}</th>')
         else:
-            made.append(f"<td{_right(stands)}>{shown}</td>")
-    return "".join(made)
+            parts.append(f"<td{_alignment(right)}>{shown}</td>")
+    return "".join(parts)
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
-    """A list of what is what."""
+    """A list of names and values."""
     lines = "".join(
         f"<div><dt>{plain(name)}</dt><dd>{_sentence(value)}</dd></div>\n" for name, value in pairs
     )
@@ -103,35 +100,35 @@ def paragraph(content: object, kind: str = "") -> Html:
 
 
 def _sentence(content: object) -> Html:
-    """Text of our own, in which names are `apart`."""
+    """Escape a sentence whose names are already `isolated`."""
     return content if isinstance(content, Html) else plain(content)
 
 
 def details(summary: str, content: str) -> Html:
-    """Content to unfold."""
+    """Content that is collapsed until its summary is clicked."""
     return Html(f"<details><summary>{plain(summary)}</summary>\n{content}</details>\n")
 
 
 def tiles(items: Iterable[tuple[str, str, str]]) -> Html:
-    """Figures to see first: what it is, the figure, a note."""
-    made = "".join(
+    """Key figures, each with a name, a value and a note."""
+    parts = "".join(
         f'<div class="tile"><dt>{plain(name)}</dt><dd class="big">{plain(figure)}</dd>'
         f'<dd class="note">{plain(note)}</dd></div>\n'
         for name, figure, note in items
     )
-    return Html(f'<dl class="tiles">\n{made}</dl>\n')
+    return Html(f'<dl class="tiles">\n{parts}</dl>\n')
 
 
 def bar(share: float) -> Html:
-    """A share as a bar beside its figure."""
+    """A fraction as a bar and as a percentage."""
     return Html(
         '<span class="share"><span class="bar" aria-hidden="true">'
         f'<span style="width:{100 * share:.1f}%"></span></span> {share:.1%}</span>'
     )
 
 
-def picture(figure: Figure, alt: str, caption: str = "") -> Html:
-    """A figure of matplotlib within the page, as SVG."""
+def picture(figure: Any, alt: str, caption: str = "") -> Html:
+    """A matplotlib figure, embedded as SVG."""
     content = io.BytesIO()
     figure.savefig(content, format="svg", dpi=200, metadata={"Date": None})
     data = base64.b64encode(content.getvalue()).decode("ascii")
@@ -145,12 +142,12 @@ def picture(figure: Figure, alt: str, caption: str = "") -> Html:
 
 
 def section(title: str, *content: str) -> Html:
-    """A heading with what stands below it."""
+    """A section with a heading."""
     return Html(f"<section>\n<h2>{plain(title)}</h2>\n{''.join(content)}</section>\n")
 
 
 def page(title: str, *content: str) -> Html:
-    """The whole page."""
+    """The complete page."""
     return Html(
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" '

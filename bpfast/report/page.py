@@ -1,4 +1,4 @@
-"""A page to show of a training: what was learnt, from what, how well, and how to do it again."""
+"""The report of a training run: data, network, training curves, and results on held-out rows."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ..network import Network
 from ..plotting.style import figure_text
 from ..storage.atomic import write_atomically
 from ..training.history import History
-from . import html as pages
-from .html import Digits, Html, facts, paragraph, section
+from . import html
+from .html import Digits, Html, details, facts, paragraph, picture, section, table
 
-#: Classes whose confusion is drawn, and rows that a table lists.
-MOST_CLASSES, MOST_ROWS, WORST = 50, 200, 10
-#: Columns whose importance is measured, repeats, and multiplications that it may take.
-MOST_COLUMNS, REPEATS, BUDGET = 100, 5, 10_000_000_000
-#: Rows below which the importance says little.
-FEWEST_ROWS = 200
+#: Limits: classes in a confusion matrix, rows of a long table, rows of a table of the worst.
+MAX_CLASSES, MAX_ROWS, N_WORST = 50, 200, 10
+#: Feature importance: maximum number of columns, number of shuffles, maximum number of multiplications.
+MAX_COLUMNS, REPEATS, BUDGET = 100, 5, 10_000_000_000
+#: Feature importance is not measured on fewer rows, unless there are no more.
+MIN_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,20 @@ class HeldOut:
     Attributes
     ----------
     y : array (N,)
-        What is true: labels, or numbers.
+        True labels or numbers.
     predicted : array
-        Probabilities (N, C), or (N, 1) of the second of two classes; or numbers (N,) or (N, 1).
+        Probabilities of shape (N, C), or (N, 1) for the second of two classes; or numbers of shape (N,)
+        or (N, 1).
     X : array (N, I), optional
-        The inputs: with them the importance of the columns is measured.
+        Inputs. If given, the importance of the columns is measured.
     predict : callable, optional
-        From inputs like X to what `predicted` holds; by default the network's `predict`.
-    columns : dict of str to slice
-        The columns of X that belong together, by name; by default each by its number.
+        Function from inputs such as X to predictions such as `predicted`; `Network.predict` by default.
+    columns : dict of str to slice, optional
+        Columns of X that belong together, by name; each column on its own by default.
     rows : array of int (N,), optional
-        The numbers to call the rows by.
-    cells : dict of str to array (N,)
-        What else to show of the worst rows.
+        Row numbers to show; 0 to N − 1 by default.
+    cells : dict of str to array (N,), optional
+        Further columns to show for the worst rows.
     """
 
     y: Array
@@ -63,23 +64,24 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Subject:
-    """What the page says besides what it measures.
+    """Descriptions for a report, all optional.
 
     Attributes
     ----------
     title : str
+        Title of the page.
     headline : str
-        The result in a sentence, with how it was measured.
+        The result in one sentence, including how it was measured.
     target : str
-        What is predicted.
-    data, options : sequence of (str, str)
-        Of the data, and of the training: what is what.
+        Name of the target.
+    data, options : sequence of (str, object)
+        Names and values that describe the data and the training.
     extra : sequence of Html
-        Tables below those of the data.
+        Tables to show in the section on the data.
     command : str
-        What to type to do it again.
+        Command line that reproduces the training.
     warning : str
-        What must be known before all else.
+        Warning to show at the top of the page.
     """
 
     title: str = "A trained network"
@@ -102,31 +104,32 @@ def write_report(
     subject: Subject | None = None,
     trained_rows: int | None = None,
 ) -> None:
-    """Write one HTML page about a trained network: no script, nothing fetched, pictures within.
+    """Write a self-contained HTML report about a trained network.
+
+    The page contains no scripts, loads nothing, and embeds its images.
 
     Parameters
     ----------
     path : path
-        Where to; a file there is replaced once the page is complete.
+        HTML file to write. An existing file is replaced once the page is complete.
     network : Network
     history : History, optional
-        What `Network.fit` returned: curves and speed.
+        Result of `Network.fit`, for the training curves and the speed.
     held_out : HeldOut, optional
-        Rows to measure the network by; without them the page says that nothing was measured.
+        Rows on which to evaluate the network. Without them the report says that it was not evaluated.
     classes : sequence, optional
-        The labels in the order of the network's outputs, for a classification; without them the
-        predictions are numbers.
+        Labels in the order of the network's outputs, for a classification; omit for a regression.
     subject : Subject, optional
-        Title, data and options to name.
+        Title and descriptions of the data and the training.
     trained_rows : int, optional
-        Rows that were trained on, for the samples per second.
+        Number of training rows, for the samples per second.
 
     Raises
     ------
     ModuleNotFoundError
-        If matplotlib is missing.
+        If matplotlib is not installed.
     ValueError
-        If the predictions do not fit the truths, or are several numbers a row.
+        If the predictions do not match the targets, or there are several numbers per row.
     """
     require_pictures()
     subject = subject or Subject()
@@ -137,20 +140,21 @@ def write_report(
         _training(history, subject),
     ]
     if held_out is not None and len(held_out.y):
-        content += _classes(held_out, classes) if classes is not None else _numbers(held_out, subject)
+        content += (
+            _classification(held_out, classes) if classes is not None else _regression(held_out, subject)
+        )
         content.append(_importance(network, held_out, classes))
     content.append(_versions(history, trained_rows))
-    page = pages.page(subject.title, *content)
-    write_atomically(path, page.encode("utf-8"))
+    write_atomically(path, html.page(subject.title, *content).encode("utf-8"))
 
 
 def require_pictures() -> None:
-    """Check that matplotlib is here.
+    """Check that matplotlib is installed.
 
     Raises
     ------
     ModuleNotFoundError
-        If it is missing.
+        If it is not.
     """
     plotting.new_figure(1.0, 1.0)
 
@@ -164,34 +168,37 @@ def _head(
 ) -> Html:
     date = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     measured = held_out is not None and len(held_out.y) > 0
-    items = _headline(held_out, classes) if held_out is not None and measured else []
+    items = _scores(held_out, classes) if held_out is not None and measured else []
     items.append(("Parameters", f"{network.n_parameters:,}", f"{network.n_inputs:,} inputs"))
     if history is not None and len(history):
         note = f"{len(history):,} {'epoch' if len(history) == 1 else 'epochs'}"
-        items.append(("Time to train", _duration(sum(history.seconds)), note))
+        items.append(("Training time", _duration(sum(history.seconds)), note))
     lead = subject.headline
     if not measured:
-        lead = "No rows were held out, so how good this network is on data it has not seen was not measured."
+        lead = "No rows were held out, so the network was not evaluated on unseen data."
     return Html(
-        f"<header>\n<h1>{pages.plain(subject.title)}</h1>\n"
+        f"<header>\n<h1>{html.plain(subject.title)}</h1>\n"
         f"{paragraph(f'bpfast {__version__}, {date}', 'soft')}"
         f"{paragraph(subject.warning, 'warn') if subject.warning else ''}"
-        f"{paragraph(lead, 'lead') if lead else ''}{pages.tiles(items)}</header>\n"
+        f"{paragraph(lead, 'lead') if lead else ''}{html.tiles(items)}</header>\n"
     )
 
 
-def _headline(held_out: HeldOut, classes: Sequence[Any] | None) -> list[tuple[str, str, str]]:
-    n = f"of {len(held_out.y):,} rows not trained on"
+def _scores(held_out: HeldOut, classes: Sequence[Any] | None) -> list[tuple[str, str, str]]:
+    n = f"on {len(held_out.y):,} held-out rows"
     if classes is None:
         scores = evaluation.regression_scores(held_out.y, held_out.predicted)
         error = figure_text(scores.mean_absolute_error)
         root = figure_text(scores.root_mean_squared_error)
-        return [("R²", f"{scores.r2:.4f}", n), ("Mean absolute error", error, f"root mean square {root}")]
-    true, guessed = _class_numbers(held_out, classes)
-    commonest = np.bincount(true, minlength=len(classes)).max() / len(true)
+        return [
+            ("R²", f"{scores.r2:.4f}", n),
+            ("Mean absolute error", error, f"root mean squared error {root}"),
+        ]
+    true, predicted = _class_numbers(held_out, classes)
+    baseline = np.bincount(true, minlength=len(classes)).max() / len(true)
     return [
-        ("Accuracy", f"{np.mean(true == guessed):.4f}", n),
-        ("Commonest class", f"{commonest:.4f}", "accuracy of always guessing it"),
+        ("Accuracy", f"{evaluation.accuracy(true, predicted):.4f}", n),
+        ("Baseline", f"{baseline:.4f}", "accuracy of always predicting the most frequent class"),
     ]
 
 
@@ -206,18 +213,18 @@ def _duration(seconds: float) -> str:
 def _network(network: Network) -> Html:
     state = state_of(network)
     rows = [
-        (f"{'· ' * ((len(label) - len(label.lstrip())) // 2)}{label.strip()}", int(width), words, size)
+        (f"{'· ' * ((len(label) - len(label.lstrip())) // 2)}{label.strip()}", int(width), kind, size)
         for index, layer in enumerate(network.layers)
-        for label, width, words, size in layer_rows(state, layer, str(index), 0)
+        for label, width, kind, size in layer_rows(state, layer, str(index), 0)
     ]
     kibibytes = network.n_parameters * network.dtype.itemsize / 1024
     text = (
         f"{network.n_inputs:,} inputs, {network.n_parameters:,} parameters ({kibibytes:,.1f} KiB as "
-        f"{network.dtype}); the loss is {network.loss_spec.name}."
+        f"{network.dtype}); loss: {network.loss_spec.name}."
     )
-    cells = [(label, width, words, int(size.replace(",", ""))) for label, width, words, size in rows]
-    made = pages.table("Layers, from input to output", ["layer", "outputs", "kind", "parameters"], cells)
-    return section("Network", paragraph(text), made)
+    cells = [(label, width, kind, int(size.replace(",", ""))) for label, width, kind, size in rows]
+    layers = table("Layers, from input to output", ["layer", "outputs", "kind", "parameters"], cells)
+    return section("Network", paragraph(text), layers)
 
 
 def _training(history: History | None, subject: Subject) -> Html:
@@ -227,11 +234,11 @@ def _training(history: History | None, subject: Subject) -> Html:
     if subject.command:
         content += [
             paragraph(
-                "To train it again to the same bits, with the same data and version:"
+                "This command reproduces the weights bit for bit, given the same data and version:"
                 if history is not None and len(history) == history.planned
-                else "It was trained by:"
+                else "It was trained with:"
             ),
-            Html(f"<pre><code>{pages.plain(subject.command)}</code></pre>\n"),
+            Html(f"<pre><code>{html.plain(subject.command)}</code></pre>\n"),
         ]
     if history is not None and len(history):
         last = ", ".join(
@@ -240,77 +247,85 @@ def _training(history: History | None, subject: Subject) -> Html:
             if values and name not in ("seconds", "learning_rate")
         )
         alt = f"Curves over {len(history)} epochs; last: {last}"
-        content.append(pages.picture(plotting.plot_history(history), alt, f"Last epoch: {last}."))
+        content.append(picture(plotting.plot_history(history), alt, f"Last epoch: {last}."))
         if history.restored is not None:
             content.append(
                 paragraph(
-                    f"The weights are those of epoch {history.restored + 1}, the best of {len(history)} by "
-                    "the figure that early stopping watched (dotted line)."
+                    f"Early stopping restored the weights of epoch {history.restored + 1} (dotted line), the "
+                    f"best of {len(history)}."
                 )
             )
     else:
-        content.append(paragraph("No epoch was completed, so there are no curves."))
+        content.append(paragraph("No epoch was completed, so there are no training curves."))
     return section("Training", *content)
 
 
 def _class_numbers(held_out: HeldOut, classes: Sequence[Any]) -> tuple[Array, Array]:
-    guessed = evaluation.labels_of(held_out.predicted, classes)
+    labels = evaluation.labels_of(held_out.predicted, classes)
     return (
         evaluation.class_numbers(held_out.y, classes),
-        evaluation.class_numbers(guessed, classes, "predicted"),
+        evaluation.class_numbers(labels, classes, "predicted"),
     )
 
 
-def _classes(held_out: HeldOut, classes: Sequence[Any]) -> list[Html]:
-    true, guessed = _class_numbers(held_out, classes)
-    counts = evaluation.confusion_matrix(true, guessed, len(classes))
-    taken: list[Html] = []
-    if len(classes) <= MOST_CLASSES:
-        right = f"{np.trace(counts):,} of {counts.sum():,} rows on its diagonal, where they are right"
-        alt = f"Confusion matrix of {len(classes)} classes, {right}; its figures are in the tables below"
-        taken.append(pages.picture(plotting.plot_confusion(held_out.y, held_out.predicted, classes), alt))
-    else:
-        taken.append(paragraph(f"A matrix of {len(classes):,} classes is too large to draw."))
-    pairs = _pairs(counts, classes)
-    if pairs and len(classes) > 2:
-        taken.append(
-            pages.table("Classes most often taken for another", ["true", "predicted", "rows", "share"], pairs)
+def _classification(held_out: HeldOut, classes: Sequence[Any]) -> list[Html]:
+    true, predicted = _class_numbers(held_out, classes)
+    counts = evaluation.confusion_matrix(true, predicted, len(classes))
+    return [
+        _confusion(held_out, classes, counts),
+        section("Classes", _class_scores(counts, classes)),
+        _calibration(held_out, classes),
+        _mistakes(held_out, classes, true, predicted),
+    ]
+
+
+def _confusion(held_out: HeldOut, classes: Sequence[Any], counts: Array) -> Html:
+    content: list[Html] = []
+    if len(classes) <= MAX_CLASSES:
+        alt = (
+            f"Confusion matrix of {len(classes)} classes; {np.trace(counts):,} of {counts.sum():,} rows are "
+            "on the diagonal (correct); the numbers are in the tables below"
         )
-    binary = len(classes) == 2
-    of = classes[1] if binary else None
+        content.append(picture(plotting.plot_confusion(held_out.y, held_out.predicted, classes), alt))
+    else:
+        content.append(paragraph(f"A confusion matrix of {len(classes):,} classes is too large to draw."))
+    pairs = _confused_pairs(counts, classes)
+    if pairs and len(classes) > 2:
+        content.append(table("Most frequent confusions", ["true", "predicted", "rows", "share"], pairs))
+    return section("Confusion", *content)
+
+
+def _confused_pairs(counts: Array, classes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Pairs of true and predicted class, the most frequent first."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:N_WORST]
+    pairs = [divmod(int(index), len(classes)) for index in order if wrong.flat[index]]
+    return [
+        (str(classes[i]), str(classes[j]), int(wrong[i, j]), html.bar(wrong[i, j] / counts[i].sum()))
+        for i, j in pairs
+    ]
+
+
+def _calibration(held_out: HeldOut, classes: Sequence[Any]) -> Html:
+    of = classes[1] if len(classes) == 2 else None
     came_true, stated = evaluation.stated_probabilities(held_out.y, held_out.predicted, classes, of)
     found = evaluation.calibration(came_true, stated)
     alt = (
-        f"Reliability curve with {len(found.counts)} points; the expected calibration error is "
+        f"Reliability diagram with {len(found.counts)} points; the expected calibration error is "
         f"{found.error:.4f}"
     )
     meaning = (
-        "A calibrated network is right in 80% of the rows of which it says 80%: its curve follows the "
-        "dashed line. The expected calibration error is the mean distance from it, by rows (Guo et al. 2017)."
+        "Of the rows for which a calibrated network predicts a probability of 80%, 80% are correct: its "
+        "curve follows the dashed line. The expected calibration error is the mean distance from that line, "
+        "weighted by the number of rows (Guo et al. 2017)."
     )
     curve = plotting.plot_calibration(held_out.y, held_out.predicted, classes, of)
-    return [
-        section("Confusion", *taken),
-        section("Classes", _scores(counts, classes)),
-        section("Calibration", paragraph(meaning), pages.picture(curve, alt)),
-        *_mistakes(held_out, classes, true, guessed),
-    ]
+    return section("Calibration", paragraph(meaning), picture(curve, alt))
 
 
-def _pairs(counts: Array, classes: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """What was taken for what, the most frequent first."""
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:WORST]
-    places = [divmod(int(index), len(classes)) for index in order if wrong.flat[index]]
-    return [
-        (str(classes[i]), str(classes[j]), int(wrong[i, j]), pages.bar(wrong[i, j] / counts[i].sum()))
-        for i, j in places
-    ]
-
-
-def _scores(counts: Array, classes: Sequence[Any]) -> Html:
+def _class_scores(counts: Array, classes: Sequence[Any]) -> Html:
     scores = evaluation.class_scores(counts)
-    shown = range(min(len(classes), MOST_ROWS))
+    shown = range(min(len(classes), MAX_ROWS))
     rows = [
         (
             str(classes[k]),
@@ -322,41 +337,39 @@ def _scores(counts: Array, classes: Sequence[Any]) -> Html:
         for k in shown
     ]
     caption = (
-        "Precision: the share of the rows predicted so that is; recall: the share of the class that was found"
+        "Precision: share of the rows predicted as the class that belong to it; recall: share of the rows of "
+        "the class that were predicted as it"
     )
-    if len(classes) > MOST_ROWS:
-        caption += f" (the first {MOST_ROWS} of {len(classes):,} classes)"
-    return pages.table(caption, ["class", "precision", "recall", "F1", "rows held out"], rows)
+    if len(classes) > MAX_ROWS:
+        caption += f" (the first {MAX_ROWS} of {len(classes):,} classes)"
+    return table(caption, ["class", "precision", "recall", "F1", "held-out rows"], rows)
 
 
-def _mistakes(held_out: HeldOut, classes: Sequence[Any], true: Array, guessed: Array) -> list[Html]:
-    """The rows that it was surest of, and wrong."""
+def _mistakes(held_out: HeldOut, classes: Sequence[Any], true: Array, predicted: Array) -> Html:
+    """The wrong predictions with the highest probability."""
     P = np.asarray(held_out.predicted, dtype=np.float64)
-    sure = np.maximum(P[:, 0], 1 - P[:, 0]) if P.shape[1] == 1 else P.max(axis=1)
-    wrong = np.flatnonzero(true != guessed)
+    confidence = np.maximum(P[:, 0], 1 - P[:, 0]) if P.shape[1] == 1 else P.max(axis=1)
+    wrong = np.flatnonzero(true != predicted)
     if not len(wrong):
-        return [section("Mistakes", paragraph("None: every held-out row was predicted right."))]
-    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:WORST]
-    cells = [(str(classes[true[i]]), str(classes[guessed[i]]), Digits(f"{sure[i]:.4f}")) for i in worst]
-    made = _rows(
-        "The surest of the wrong predictions; rows are numbered from 0",
-        held_out,
-        worst,
-        ["true", "predicted", "stated"],
-        cells,
-    )
-    return [section("Mistakes", made)]
+        return section("Mistakes", paragraph("None: all held-out rows were predicted correctly."))
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:N_WORST]
+    cells = [
+        (str(classes[true[i]]), str(classes[predicted[i]]), Digits(f"{confidence[i]:.4f}")) for i in worst
+    ]
+    names = ["true", "predicted", "probability"]
+    rows = _rows("Most confident wrong predictions (rows are numbered from 0)", held_out, worst, names, cells)
+    return section("Mistakes", rows)
 
 
 def _rows(
-    caption: str, held_out: HeldOut, places: Array, names: list[str], cells: Sequence[Sequence[Any]]
+    caption: str, held_out: HeldOut, indices: Array, names: list[str], cells: Sequence[Sequence[Any]]
 ) -> Html:
-    """Some of the held-out rows, with what else is known of them."""
+    """Table of some held-out rows, with the further columns to show for them."""
     numbers = held_out.rows if held_out.rows is not None else np.arange(len(held_out.y))
     headings = ["row", *names, *held_out.cells]
-    others = [[_cell(values[i]) for values in held_out.cells.values()] for i in places]
-    rows = [(str(numbers[i]), *own, *more) for i, own, more in zip(places, cells, others, strict=True)]
-    return pages.table(caption, headings, rows)
+    others = [[_cell(values[i]) for values in held_out.cells.values()] for i in indices]
+    rows = [(str(numbers[i]), *own, *more) for i, own, more in zip(indices, cells, others, strict=True)]
+    return table(caption, headings, rows)
 
 
 def _cell(value: Any) -> str:
@@ -368,12 +381,12 @@ def _cell(value: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _numbers(held_out: HeldOut, subject: Subject) -> list[Html]:
+def _regression(held_out: HeldOut, subject: Subject) -> list[Html]:
     scores = evaluation.regression_scores(held_out.y, held_out.predicted)
     y, errors = evaluation.residuals(held_out.y, held_out.predicted)
     alt = (
-        f"Predicted against true values with R² {scores.r2:.4f}, and a histogram of the errors, whose "
-        f"median is {figure_text(float(np.median(errors)))}"
+        f"Predicted against true values with R² {scores.r2:.4f}, and a histogram of the errors; the median "
+        f"error is {figure_text(float(np.median(errors)))}"
     )
     drawn = plotting.plot_predictions(held_out.y, held_out.predicted, name=subject.target)
     quantiles = [5, 25, 50, 75, 95]
@@ -381,18 +394,18 @@ def _numbers(held_out: HeldOut, subject: Subject) -> list[Html]:
         (name, *(Digits(figure_text(float(value))) for value in np.percentile(values, quantiles)))
         for name, values in (("true", y), ("predicted", y + errors), ("predicted − true", errors))
     ]
-    worst = np.argsort(-np.abs(errors), kind="stable")[:WORST]
+    worst = np.argsort(-np.abs(errors), kind="stable")[:N_WORST]
     cells = [[Digits(figure_text(value)) for value in (y[i], y[i] + errors[i], errors[i])] for i in worst]
     names = ["true", "predicted", "error"]
     return [
         section(
             "Predictions",
-            pages.picture(drawn, alt),
-            pages.table("Percentiles of the held-out rows", ["", *(f"{q}%" for q in quantiles)], spread),
+            picture(drawn, alt),
+            table("Percentiles of the held-out rows", ["", *(f"{q}%" for q in quantiles)], spread),
         ),
         section(
             "Largest errors",
-            _rows("Rows with the largest errors, numbered from 0", held_out, worst, names, cells),
+            _rows("Largest errors (rows are numbered from 0)", held_out, worst, names, cells),
         ),
     ]
 
@@ -403,51 +416,53 @@ def _importance(network: Network, held_out: HeldOut, classes: Sequence[Any] | No
     X = held_out.X
     groups = held_out.columns or {str(k): slice(k, k + 1) for k in range(X.shape[1])}
     cost = network.n_parameters * (REPEATS * len(groups) + 1)
-    most = min(len(X), BUDGET // cost)
-    if len(groups) > MOST_COLUMNS or most < min(len(X), FEWEST_ROWS):
-        why = f"not measured: {len(groups):,} columns and {network.n_parameters:,} parameters are too many"
-        return section("Importance of the columns", paragraph(f"It was {why}."))
-    some = np.linspace(0, len(X) - 1, most).astype(np.int64)
-    predict, y = held_out.predict or network.predict, np.asarray(held_out.y)[some]
-    if classes is None:
-        unit = "R²"
-
-        def score(rows: Array) -> float:
-            return evaluation.regression_scores(y, predict(rows)).r2
-    else:
-        unit, true = "accuracy", evaluation.class_numbers(y, classes)
-
-        def score(rows: Array) -> float:
-            guessed = evaluation.labels_of(predict(rows), classes)
-            return float(np.mean(evaluation.class_numbers(guessed, classes, "predicted") == true))
-
-    found = evaluation.permutation_importance(score, X[some], groups, REPEATS)
+    n_rows = min(len(X), BUDGET // cost)
+    if len(groups) > MAX_COLUMNS or n_rows < min(len(X), MIN_ROWS):
+        text = f"Not measured: too many columns ({len(groups):,}) or parameters ({network.n_parameters:,})."
+        return section("Feature importance", paragraph(text))
+    chosen = np.linspace(0, len(X) - 1, n_rows).astype(np.int64)
+    unit, score = _score(network, held_out, classes, chosen)
+    found = evaluation.permutation_importance(score, X[chosen], groups, REPEATS)
     best = sorted(found.items(), key=lambda item: -item[1][0])
     first = ", ".join(f"{name} {mean:.4f}" for name, (mean, _) in best[:3])
     text = (
-        f"How much {unit} is lost on {most:,} held-out rows when a column's values are shuffled among them: "
-        f"the mean of {REPEATS} shuffles, and their deviation (Breiman 2001). Columns that tell the same "
-        "share what they are worth; what is lost says nothing of cause and effect."
+        f"Decrease of the {unit} on {n_rows:,} held-out rows when the values of a column are shuffled among "
+        f"them: mean and standard deviation of {REPEATS} shuffles (Breiman 2001). Columns with the same "
+        "information share its importance; a decrease does not imply cause and effect."
     )
     rows = [(name, Digits(f"{mean:.4f}"), Digits(f"{deviation:.4f}")) for name, (mean, deviation) in best]
     return section(
-        "Importance of the columns",
+        "Feature importance",
         paragraph(text),
-        pages.picture(
-            plotting.plot_importance(found, unit=unit), f"Bars of the columns' importance; first: {first}"
-        ),
-        pages.details(
+        picture(plotting.plot_importance(found, unit=unit), f"Bar chart of the importance; first: {first}"),
+        details(
             f"All {len(rows)} columns",
-            pages.table(f"Loss of {unit}, in falling order", ["column", "mean", "deviation"], rows),
+            table(f"Decrease of the {unit}, in descending order", ["column", "mean", "deviation"], rows),
         ),
     )
+
+
+def _score(
+    network: Network, held_out: HeldOut, classes: Sequence[Any] | None, chosen: Array
+) -> tuple[str, Callable[[Array], float]]:
+    """Name of the score, and the function that computes it from inputs of the chosen rows."""
+    predict, y = held_out.predict or network.predict, np.asarray(held_out.y)[chosen]
+    if classes is None:
+        return "R²", lambda X: evaluation.regression_scores(y, predict(X)).r2
+    true = evaluation.class_numbers(y, classes)
+
+    def accuracy(X: Array) -> float:
+        labels = evaluation.labels_of(predict(X), classes)
+        return evaluation.accuracy(true, evaluation.class_numbers(labels, classes, "predicted"))
+
+    return "accuracy", accuracy
 
 
 def _versions(history: History | None, rows: int | None) -> Html:
     pairs: list[tuple[str, object]] = []
     if history is not None and len(history):
         seconds = max(sum(history.seconds), 1e-9)
-        pairs.append(("Time", f"{_duration(seconds)} for {len(history):,} epochs, training alone"))
+        pairs.append(("Time", f"{_duration(seconds)} for {len(history):,} epochs, excluding validation"))
         if rows:
             pairs.append(("Speed", f"{rows * len(history) / seconds:,.0f} samples per second"))
     for name, value in info().items():
@@ -462,7 +477,7 @@ _NAMES = {
     "version": "bpfast",
     "backend": "Backend",
     "isa": "Instruction set",
-    "isas": "Instruction sets here",
+    "isas": "Available instruction sets",
     "openmp": "OpenMP",
     "threads": "Threads",
     "compiler": "Compiler",

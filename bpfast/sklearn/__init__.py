@@ -1,58 +1,67 @@
-"""`MLPClassifier` and `MLPRegressor`: scikit-learn's, with its parameters, attributes and numbers.
+"""`MLPClassifier` and `MLPRegressor` with scikit-learn's parameters, attributes and results.
 
-``from bpfast.sklearn import MLPClassifier`` in place of ``from sklearn.neural_network import
-MLPClassifier`` is the whole change. With the same integer `random_state` the weights start the same
-and the rows come in the same order, so that in float64 the loss curve, the weights and the predictions
-are scikit-learn's up to rounding. `from_sklearn` takes a fitted model of scikit-learn's over, `to_network`
-gives the `bpfast.Network` of a fitted one.
+To switch, replace ``from sklearn.neural_network import MLPClassifier`` by ``from bpfast.sklearn import
+MLPClassifier``. With the same integer `random_state`, the initial weights and the order of the rows are
+the same, so that in float64 the loss curve, the weights and the predictions agree with scikit-learn's up
+to rounding. `from_sklearn` converts a fitted scikit-learn model; `to_network` returns the `bpfast.Network`
+of a fitted estimator.
 
-Training in parts, until held-out rows say that it is enough::
+Incremental training with early stopping on held-out rows::
 
     est = MLPClassifier(early_stopping=True)
     for X_part, y_part in parts:
         est.partial_fit(X_part, y_part, classes=classes, validation_data=(X_val, y_val))
-        if est.should_stop_:  # the weights are those of the best score
+        if est.should_stop_:  # the weights are those with the best score
             break
 
-An interval that holds nine of ten targets::
+A prediction interval that contains nine out of ten targets::
 
     low, high = (MLPRegressor(loss=bp.Quantile(q)).fit(X, y).predict(X_new) for q in (0.05, 0.95))
 
-Where numbers differ from scikit-learn's, why, and how to get the old ones:
+Differences from scikit-learn, their reasons, and how to reproduce its results:
 
 ``squared_error`` with several outputs
-    There the loss is the mean over outputs, the gradient that of their sum (scikit-learn's issue 8349).
-    Here the gradient is the loss's. For k outputs the old numbers come from `learning_rate_init` times
-    k (sgd) or `epsilon` divided by k (adam), and `alpha` divided by k; `loss_curve_` then holds the
-    smaller penalty. With lbfgs, whose search the wrong gradient misled, they do not come back.
+    In scikit-learn the loss is the mean over outputs but the gradient that of their sum (issue 8349).
+    Here the gradient is that of the loss. For k outputs, scikit-learn's results are obtained with
+    `learning_rate_init` multiplied by k (sgd) or `epsilon` divided by k (adam), and `alpha` divided by k;
+    `loss_curve_` then contains the smaller penalty. With lbfgs, whose line search the wrong gradient
+    misleads, they cannot be reproduced.
 ``partial_fit`` of the regressor with ``solver="lbfgs"``
-    There it is a whole fit; here, as with the classifier, there is none: call `fit` with `warm_start`.
+    In scikit-learn it is a whole fit; here it is not available, as in the classifier: call `fit` with
+    `warm_start`.
 ``partial_fit`` after `set_params`
-    There the optimizer stays what it was at first. Here another solver, momentum, beta or epsilon counts
-    from the next call on; the learning rate stays where it is, unless the solver is another.
+    In scikit-learn the optimizer of the first call is kept. Here a changed solver, momentum, beta or
+    epsilon applies from the next call on; the current learning rate is kept unless the solver changes.
 ``partial_fit`` with ``early_stopping``
-    There it is refused. Here it goes by ``validation_data=(X, y)``, and is refused without.
+    scikit-learn does not support it. Here it uses ``validation_data=(X, y)``, and raises an error without.
 `warm_start` with other `hidden_layer_sizes`
-    The fitted layers stay, as there; there another number of layers is an error later on. So they do
-    with another `batch_norm`.
+    The fitted layers are kept, as in scikit-learn, where a different number of layers leads to an error
+    later. The same applies to another `batch_norm`.
 `warm_start` with `early_stopping`
-    There the second fit trains on in the arrays in which the best weights are kept, and may end with
-    others. Here it ends with the best.
-A loss or a weight that becomes NaN or infinite
-    There the epochs go on to the last. Here the first such epoch ends the fit, with the same ValueError;
-    with early stopping the best weights are kept, and a ConvergenceWarning says so.
-An error in the middle of `fit`
-    There the estimator is left half changed, here as it was before the call.
+    In scikit-learn the second fit trains in the arrays that hold the best weights, and may end with other
+    weights. Here it ends with the best.
+A loss or weight that becomes NaN or infinite
+    scikit-learn continues to the last epoch. Here the first such epoch ends the fit with the same
+    ValueError; with early stopping the best weights are kept, with a ConvergenceWarning.
+An error during `fit`
+    In scikit-learn the estimator is left half changed, here as it was before the call.
 ``loss="poisson"`` with negative targets, negative sample weights
-    There a NaN, or a loss without bound. Here a ValueError.
+    In scikit-learn a NaN, or a loss without a lower bound. Here a ValueError.
 A batch whose weights are all 0
-    There a ZeroDivisionError. Here its loss is 0, and its gradient that of nothing.
+    In scikit-learn a ZeroDivisionError. Here its loss and its gradient are 0.
 The dtype of predictions
-    There the larger of X's and the weights'. Here the weights'.
+    In scikit-learn the larger one of X and the weights. Here that of the weights.
 ``momentum=1``
-    Is the largest float64 below 1.
+    Is replaced by the largest float64 below 1.
 """
 
-from .estimators import MLPClassifier, MLPRegressor, from_sklearn
+try:
+    import sklearn as _sklearn  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("bpfast.sklearn needs scikit-learn: pip install 'bpfast[sklearn]'") from None
+
+from .classifier import MLPClassifier
+from .convert import from_sklearn
+from .regressor import MLPRegressor
 
 __all__ = ["MLPClassifier", "MLPRegressor", "from_sklearn"]

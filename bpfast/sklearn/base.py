@@ -1,18 +1,17 @@
-"""What the scikit-learn estimators share: parameters read, data checked, a network held, fits undone.
+"""The common base of the estimators: reads parameters, checks data, keeps the fitted network.
 
-Public API of scikit-learn alone, from 1.5 on.
+Uses only the public API of scikit-learn 1.5 and later.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -29,53 +28,54 @@ from ..specs.layers import Activation as ActivationLayer
 from ..specs.layers import BatchNorm, Dense, Dropout, Layer
 from ..specs.losses import CrossEntropy, LogLoss, Loss, losses
 from ..specs.schedules import Constant, Schedule
-from ..specs.spec import Family, flag, number
+from ..specs.spec import number
 from ..training.callbacks import Callback, check_callbacks
+from .parameters import (
+    HINTS,
+    boolean,
+    dropout_rates,
+    hidden_units,
+    is_kind,
+    is_new_name,
+    parameter_names,
+    threads_of,
+)
 
 try:
     from sklearn.utils.validation import validate_data
-except ImportError:  # before 1.6
+except ImportError:  # scikit-learn < 1.6
 
     def validate_data(estimator: Any, X: Any, y: Any = "no_validation", **options: Any) -> Any:
         return estimator._validate_data(X, y, **options)
 
 
-#: The largest momentum: scikit-learn takes 1 too, which is this to the last bit but one.
+#: The largest momentum: scikit-learn also accepts 1, for which this is the nearest float64 below.
 MOST_MOMENTUM = float(np.nextafter(1.0, 0.0))
-
-
-#: What the parameters take beside what scikit-learn's complaint about them names.
-MORE = {
-    "solver": f"bpfast also takes {', '.join(optimizers.optimizers)} and optimizers such as bp.SGD(0.1).",
-    "activation": f"bpfast also takes {', '.join(activations)}, objects such as bp.LeakyReLU(0.1) and a "
-    "tuple with one for each hidden layer.",
-    "learning_rate": "bpfast also takes schedules such as bp.Cosine(0.01, epochs=50); a number goes to "
-    "learning_rate_init.",
-    "loss": f"bpfast also takes {', '.join(losses)} as far as they fit, objects such as bp.Quantile(0.9) "
-    "and, for a regressor, a function of your own as bp.CustomLoss(f).",
-}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An estimator's parameters, read.
+    """The checked parameters of an estimator.
 
     Attributes
     ----------
     hidden : tuple of int
+        Units of each hidden layer.
     activations : tuple of Activation
-        One a hidden layer.
+        Activation of each hidden layer.
     optimizer : Optimizer or None
         None for lbfgs.
     rate : str
-        How the learning rate changes: as scikit-learn's parameter says, or "schedule" for the
-        optimizer's own way.
+        How the learning rate changes: the value of scikit-learn's parameter, or "schedule" if the
+        optimizer's schedule decides.
     penalty : Penalty or None
-        Its α is divided by the weight of each batch.
+        Penalty, whose α is divided by the total weight of each batch.
     dropout : tuple of float
-        One a hidden layer.
+        Dropout rate of each hidden layer.
     batch_norm : bool
+        Whether hidden layers are normalised.
     callbacks : list of Callback
+        Callbacks of training.
     """
 
     hidden: tuple[int, ...]
@@ -90,9 +90,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class FitData:
-    """What a fit sees, checked: X, targets as the loss takes them, float64 weights or None.
+    """Checked data of a fit, and the data that a scorer receives.
 
-    `raw` is what a scorer is given: X and y as they came.
+    Attributes
+    ----------
+    X : array or sparse rows (B, I)
+    Y : array
+        Targets in the form that the loss takes.
+    weights : float64 array (B,) or None
+    raw : tuple
+        X and y as they were passed, for scorers.
     """
 
     X: Features
@@ -101,10 +108,17 @@ class FitData:
     raw: tuple[Any, Any]
 
 
-class BaseMLP(BaseEstimator):  # type: ignore[misc]
-    """The part that the classifier and the regressor have in common."""
+def supports_partial_fit(est: Any) -> bool:
+    """Whether an estimator has `partial_fit`, for scikit-learn's `available_if`."""
+    if isinstance(est.solver, str) and est.solver == "lbfgs":
+        raise AttributeError("partial_fit needs a stochastic solver, such as 'adam'; got solver='lbfgs'")
+    return True
 
-    #: scikit-learn's class of the same name.
+
+class BaseMLP(BaseEstimator):  # type: ignore[misc]
+    """Parameters, data checks and the network of the classifier and the regressor."""
+
+    #: The scikit-learn class of the same name.
     _theirs: type
     _optimizer: Any
     coefs_: list[Array]
@@ -112,21 +126,19 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     batch_norms_: list[tuple[Array, ...]]
 
     def _keep(self, parameters: dict[str, Any]) -> None:
-        """The parameters of `__init__` as attributes, untouched."""
+        """Store the parameters of `__init__` unchanged, as scikit-learn requires."""
         for name, value in parameters.items():
             if name not in ("self", "__class__"):
                 setattr(self, name, value)
 
-    # ---- parameters
-
     def _recipe(self) -> Recipe:
-        """The parameters, read and checked; anew only if one of them has changed."""
+        """Read and check the parameters; the result is kept until one of them changes."""
         kind: Any = type(self)
-        values = [getattr(self, name) for name in _names(kind)]
+        values = [getattr(self, name) for name in parameter_names(kind)]
         key = tuple((type(value), value) for value in values)
         try:
             hash(key)
-        except TypeError:  # a list may change and be the same
+        except TypeError:  # a list may have changed in place
             return self._read()
         held = self.__dict__.get("_held_recipe")
         if held is None or held[0] != key:
@@ -134,17 +146,17 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return held[1]
 
     def _read(self) -> Recipe:
-        """Read and check the parameters, scikit-learn's own by scikit-learn."""
+        """Read and check the parameters; scikit-learn checks those that it has itself."""
         solver: Any = self.solver if self._is_ours("solver") else None
-        self._judge()
-        hidden = _hidden(self.hidden_layer_sizes)
+        self._check_with_sklearn()
+        hidden = hidden_units(self.hidden_layer_sizes)
         rate = "schedule" if isinstance(self.learning_rate, Schedule) else self.learning_rate
-        if _is_kind(solver, optimizers.Optimizer):
+        if is_kind(solver, optimizers.Optimizer):
             rate, solver = "schedule", optimizers.optimizers.resolve(solver)
             if isinstance(self.learning_rate, Schedule):
                 solver = replace(solver, learning_rate=self.learning_rate)
         elif self.solver == "adam" and rate != "schedule":
-            # As there: the rates by name are for sgd; and for the solvers that only we have.
+            # As in scikit-learn, the named schedules do not apply to adam.
             rate = "constant"
         return Recipe(
             hidden=hidden,
@@ -152,28 +164,28 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             optimizer=None if self.solver == "lbfgs" else self._optimizer_of(solver),
             rate=rate,
             penalty=self._penalty(),
-            dropout=_dropout(self.dropout, len(hidden)),
-            batch_norm=_flag(type(self).__name__, "batch_norm", self.batch_norm),
+            dropout=dropout_rates(self.dropout, len(hidden)),
+            batch_norm=boolean(type(self).__name__, "batch_norm", self.batch_norm),
             callbacks=check_callbacks(() if self.callbacks is None else self.callbacks),
         )
 
     def _is_ours(self, name: str) -> bool:
-        """Whether a parameter's value is one that scikit-learn does not know and we do."""
+        """Whether bpfast knows the value of a parameter and scikit-learn does not."""
         value = getattr(self, name)
         if name == "activation":
             return self._activations_or_none() is not None
         if name == "solver":
-            return _is_kind(value, optimizers.Optimizer) or _is_name(
+            return is_kind(value, optimizers.Optimizer) or is_new_name(
                 value, optimizers.optimizers, ("sgd", "adam")
             )
         if name == "learning_rate":
             return isinstance(value, Schedule)
         if name == "loss":
-            return _is_kind(value, Loss) or _is_name(value, losses, ("squared_error", "poisson"))
+            return is_kind(value, Loss) or is_new_name(value, losses, ("squared_error", "poisson"))
         return False
 
     def _activations(self, layers: int) -> tuple[Activation, ...]:
-        """The activation of each hidden layer."""
+        """Return the activation of each hidden layer."""
         given = self._activations_or_none()
         if given is None:
             given = (activations.resolve(self.activation),)
@@ -184,34 +196,34 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return given
 
     def _activations_or_none(self) -> tuple[Activation, ...] | None:
-        """The activations that are not scikit-learn's: a tuple, an object, a name of ours."""
+        """Return the activations if scikit-learn does not know them: a tuple, an object or a new name."""
         value = self.activation
         if isinstance(value, (tuple, list)):
             return tuple(activations.resolve(each) for each in value)
-        if _is_kind(value, Activation):
+        if is_kind(value, Activation):
             return (activations.resolve(value),)
-        if _is_name(value, activations, ("identity", "logistic", "tanh", "relu")):
+        if is_new_name(value, activations, ("identity", "logistic", "tanh", "relu")):
             return (activations.resolve(value),)
         return None
 
-    def _judge(self) -> None:
-        """Let scikit-learn judge its own parameters: an estimator of its own is asked to fit no rows."""
+    def _check_with_sklearn(self) -> None:
+        """Check the parameters that scikit-learn has, by fitting its estimator to no rows."""
         parameters = {
             name: getattr(self, name)
-            for name in _names(self._theirs)
+            for name in parameter_names(self._theirs)
             if not (name in ("activation", "solver", "learning_rate", "loss") and self._is_ours(name))
         }
         try:
             self._theirs(**parameters).fit(np.empty((0, 1)), np.empty(0))
         except ValueError as error:
-            # Of parameters it is a TypeError too; of the missing rows it is not.
+            # InvalidParameterError is also a TypeError; the error about the missing rows is not.
             if isinstance(error, TypeError):
-                named = [hint for name, hint in MORE.items() if f"'{name}' parameter" in str(error)]
+                named = [hint for name, hint in HINTS.items() if f"'{name}' parameter" in str(error)]
                 raise type(error)(" ".join([str(error), *named])) from None
 
     def _optimizer_of(self, solver: Any) -> optimizers.Optimizer:
-        """The optimizer of the solver's name, with those of the parameters that it takes."""
-        if _is_kind(solver, optimizers.Optimizer):
+        """Return the optimizer that `solver` names, with the parameters that it takes."""
+        if is_kind(solver, optimizers.Optimizer):
             return optimizers.optimizers.resolve(solver)
         rate = self.learning_rate
         if not isinstance(rate, Schedule):
@@ -238,10 +250,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             return penalties.ElasticNet(alpha, ratio)
         return penalties.L2(alpha) if self.penalty == "l2" else penalties.L1(alpha)
 
-    # ---- data
-
     def _weights(self, sample_weight: Any, rows: int) -> Array | None:
-        """The weights of the rows as float64 (B,), from a number or a sequence."""
+        """Check the weights of the rows, a number or a sequence; return float64 (B,)."""
         if sample_weight is None:
             return None
         if isinstance(sample_weight, Real):
@@ -254,11 +264,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if len(weights) != rows:
             raise ValueError(f"sample_weight.shape == {weights.shape}, expected {(rows,)}!")
         if not weights.any():
-            raise ValueError("sample_weight is zero in every row; at least one above zero is wanted")
+            raise ValueError("sample_weight is zero in every row; at least one weight must be above zero")
         return checks.weights(weights, rows)
 
     def _matrices(self, X: Any, y: Any, reset: bool, **options: Any) -> tuple[Any, Any]:
-        """X and y by scikit-learn's checks; a y of one column becomes flat."""
+        """Validate X and y with scikit-learn's checks; a y with one column becomes one-dimensional."""
         X, y = validate_data(
             self,
             X,
@@ -273,17 +283,16 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             y = column_or_1d(y, warn=True)
         return X, y
 
-    # ---- the network
-
     def _make_network(self, widths: Sequence[int], dtype: Any, batch_norm: bool) -> Network:
-        """A network of these widths, of this dtype if the parameter is None; its weights are 0.
+        """Make a network with zero weights.
 
-        `batch_norm` is of the network, not the parameter: a fitted one stays as it is.
+        `dtype` applies if the parameter is None. `batch_norm` is passed separately because the
+        layers of a fitted network do not follow the parameter.
         """
         hidden = widths[1:-1]
         if self.dtype is not None:
             dtype = checks.dtype_of(self.dtype)
-        kinds, rates = self._activations(len(hidden)), _dropout(self.dropout, len(hidden))
+        kinds, rates = self._activations(len(hidden)), dropout_rates(self.dropout, len(hidden))
         layers: list[Layer] = []
         for units, activation, rate in zip(hidden, kinds, rates, strict=True):
             if batch_norm:
@@ -293,14 +302,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             if rate > 0:
                 layers.append(Dropout(rate))
         layers.append(Dense(widths[-1], initializer="zeros"))
-        loss, threads = self._loss(dtype), _threads(self.n_jobs)
+        loss, threads = self._loss(dtype), threads_of(self.n_jobs)
         return Network(layers, n_inputs=widths[0], loss=loss, dtype=dtype, threads=threads)
 
     def _draw(self, recipe: Recipe, widths: Sequence[int], random: Any) -> Iterator[tuple[Array, Array]]:
-        """The initial W and b of every layer, as scikit-learn draws them (Glorot & Bengio 2010).
+        """Draw the initial W and b of every layer as scikit-learn does (Glorot & Bengio 2010).
 
-        Uniform up to √(6 / (I + O)), √(2 / (I + O)) for the sigmoid; the last layer goes by the
-        last hidden activation, and an only one by `activation` all the same.
+        They are uniform with bound √(6 / (I + O)), or √(2 / (I + O)) for the sigmoid. The output layer
+        uses the bound of the last hidden activation; without hidden layers, that of `activation`.
         """
         last = recipe.activations[-1:]
         if not last and not isinstance(self.activation, (tuple, list)):
@@ -311,7 +320,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             yield random.uniform(-bound, bound, (fan_in, fan_out)), random.uniform(-bound, bound, fan_out)
 
     def _adopt(self, network: Network) -> None:
-        """Make the network this estimator's: coefs_, intercepts_ and batch_norms_ become views of it."""
+        """Take a network as the fitted one: coefs_, intercepts_ and batch_norms_ become views of it."""
         dense = _views(network, "dense")
         self.coefs_ = [W for W, _ in dense]
         self.intercepts_ = [b for _, b in dense]
@@ -319,16 +328,16 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         self._held = (network, self._arrays(), self._key())
 
     def _arrays(self) -> list[Array]:
-        """What the network consists of; a model taken over from elsewhere has no batch_norms_."""
+        """Return all fitted arrays; a model converted from scikit-learn has no batch_norms_."""
         norms = self.__dict__.get("batch_norms_", ())
         return [*self.coefs_, *self.intercepts_, *itertools.chain.from_iterable(norms)]
 
     def _key(self) -> tuple[Any, ...]:
-        """The parameters that a held network depends on beside its weights."""
+        """Return the parameters, other than its weights, on which a network depends."""
         return (self.activation, self.dropout, self.n_jobs, self.loss, self.dtype)
 
     def _network(self) -> Network:
-        """The network of the fitted arrays as they are now, which anybody may have replaced."""
+        """Return the network of the fitted arrays, rebuilt if an array has been replaced."""
         held = self.__dict__.get("_held")
         arrays = self._arrays()
         if held is not None and all(a is b for a, b in zip(arrays, held[1], strict=False)):
@@ -341,14 +350,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if len(norms) not in (0, len(coefs) - 1):
             raise ValueError(f"batch_norms_ has {len(norms)} entries for {len(coefs) - 1} hidden layers")
         for k, (norm, width) in enumerate(zip(norms, widths[1:], strict=False)):
-            shapes = [np.shape(array) for array in norm]
-            if shapes != [(width,)] * 4:
-                raise ValueError(
-                    f"batch_norms_[{k}] must be gamma, beta, mean and variance of shape {(width,)}; "
-                    f"got {shapes}"
-                )
-            if np.min(norm[3]) < 0:
-                raise ValueError(f"batch_norms_[{k}] has a variance below 0")
+            _check_batch_norm(k, norm, width)
         dtype = np.float32 if coefs[0].dtype == np.float32 else np.float64
         network = self._make_network(widths, dtype, len(norms) > 0)
         self._set_weights(network, zip(coefs, self.intercepts_, strict=True))
@@ -360,16 +362,17 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     @staticmethod
     def _set_weights(network: Network, weights: Any) -> None:
+        """Copy (W, b) of every layer into a network."""
         _fill(_views(network, "dense"), weights)
 
     def _loss(self, dtype: Any = np.float64) -> Loss:
-        """What a network of this dtype minimises; it owns the link of the prediction."""
+        """Return the loss of a network of this dtype, which also defines the link of predictions."""
         raise NotImplementedError
 
     def _linked(self, X: Any) -> Array:
-        """What the network predicts for rows that are checked here: (B, O)."""
+        """Check X and return the network's predictions (B, O)."""
         if not hasattr(self, "feature_names_in_") and hasattr(self, "coefs_"):
-            # An array of floats needs no more checks than the network's own.
+            # For an array of floats the checks of the network suffice.
             network = self._network()
             if isinstance(X, np.ndarray) and X.dtype in (np.float32, np.float64) and X.dtype != network.dtype:
                 with np.errstate(over="ignore"):
@@ -383,19 +386,17 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return self._network().predict(X)
 
     def to_network(self) -> Network:
-        """A bpfast `Network` of its own with these weights: `predict` gives what this estimator's does.
+        """Return an independent bpfast `Network` with these weights.
 
-        For a classifier these are the probabilities of `classes_` (of the second, where there are
-        two), whose names the network does not know; for a regressor, columns (n, n_outputs).
+        Its `predict` returns the probabilities of `classes_` for a classifier (with two classes, that
+        of the second), and columns (n, n_outputs) for a regressor. It does not know class names.
         """
         check_is_fitted(self)
         network = copy.deepcopy(self._network())
         if isinstance(network.loss_spec, (LogLoss, CrossEntropy)):
-            # The cap is scikit-learn's way to count.
+            # Only scikit-learn's loss values are capped.
             state_of(network).loss = replace(network.loss_spec, cap=None)
         return network
-
-    # ---- as it was
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -403,7 +404,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     @contextmanager
     def _or_as_before(self) -> Iterator[None]:
-        """After an error everything is as it was before the call."""
+        """Restore the state before the call after an error."""
         before = dict(self.__dict__)
         lengths = {name: len(value) for name, value in before.items() if isinstance(value, list)}
         network = before["_held"][0] if "_held" in before else None
@@ -411,7 +412,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         try:
             yield
         except BaseException:
-            # Of the stochastic solvers an interrupt is no error, and does not get here.
+            # The stochastic solvers handle an interrupt themselves: it does not get here.
             self.__dict__.clear()
             self.__dict__.update(before)
             for name, length in lengths.items():
@@ -427,73 +428,30 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
 
 def _views(network: Network, kind: str) -> list[tuple[Array, ...]]:
-    """The arrays of every op of a kind, as views: W and b, or γ, β, running mean and variance."""
+    """Return views of the arrays of all ops of a kind: W and b, or γ, β, running mean and variance."""
     named = {**network.parameters, **network.statistics}
     ops = [op for op in network.program.ops if op.kind == kind]
     return [tuple(named[p.name] for p in (op.W, op.b, *(op.statistics or ())) if p is not None) for op in ops]
 
 
 def _fill(views: list[tuple[Array, ...]], values: Any) -> None:
-    """Give views their values."""
+    """Copy values into views."""
     for view, value in zip(itertools.chain(*views), itertools.chain(*values), strict=True):
         view[...] = value
 
 
-def _is_kind(value: Any, kind: type) -> bool:
-    """Whether a value is a specification of a kind, or the class of one."""
-    return isinstance(value, kind) or (isinstance(value, type) and issubclass(value, kind))
-
-
-def _is_name(value: Any, family: Family[Any], theirs: tuple[str, ...]) -> bool:
-    """Whether a value names a member of a family that scikit-learn has not."""
-    return isinstance(value, str) and value in family and value not in theirs
-
-
-@functools.cache
-def _names(kind: type) -> tuple[str, ...]:
-    """The parameters of an estimator."""
-    return tuple(inspect.signature(kind).parameters)
-
-
-def _hidden(sizes: Any) -> tuple[int, ...]:
-    """The widths of the hidden layers, from a number or a sequence."""
-    sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-    for units in sizes:
-        if isinstance(units, bool) or not isinstance(units, Integral):
-            raise TypeError(f"hidden_layer_sizes must hold whole numbers; got {units!r}")
-    if any(units <= 0 for units in sizes):
-        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-    return tuple(int(units) for units in sizes)
-
-
-def _dropout(rates: Any, layers: int) -> tuple[float, ...]:
-    """The share that is dropped behind each hidden layer."""
-    rates = tuple(rates) if isinstance(rates, (tuple, list)) else (rates,) * layers
-    if len(rates) != layers:
-        raise ValueError(f"dropout has {len(rates)} rates for {layers} hidden layers")
-    return tuple(number("dropout", "a rate", rate, at_least=0, below=1) for rate in rates)
-
-
-def _flag(owner: str, name: str, value: Any) -> bool:
-    """True or False, NumPy's too, as a grid of parameters may hold them."""
-    return flag(owner, name, bool(value) if isinstance(value, np.bool_) else value)
-
-
-def _threads(n_jobs: Any) -> int | None:
-    """At most so many threads: None for the default, counted from the cores where negative."""
-    if n_jobs is None or n_jobs == -1:
-        return None
-    if isinstance(n_jobs, (int, np.integer)) and not isinstance(n_jobs, bool) and n_jobs < -1:
-        return max(1, checks.default_threads() + 1 + int(n_jobs))
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or n_jobs == 0:
+def _check_batch_norm(layer: int, arrays: Any, width: int) -> None:
+    """Check γ, β, mean and variance of a hidden layer, which may have been replaced."""
+    shapes = [np.shape(array) for array in arrays]
+    if shapes != [(width,)] * 4:
         raise ValueError(
-            "n_jobs must be a number of threads, -1 for all cores, -2 for all but one and so on, or None; "
-            f"got {n_jobs!r}"
+            f"batch_norms_[{layer}] must be gamma, beta, mean and variance of shape {(width,)}; got {shapes}"
         )
-    return checks.threads(n_jobs)
+    if np.min(arrays[3]) < 0:
+        raise ValueError(f"batch_norms_[{layer}] contains a negative variance; variances must be at least 0")
 
 
 def rate_of(optimizer: optimizers.Optimizer) -> float | None:
-    """The learning rate of an optimizer, if it is one number."""
+    """Return the learning rate of an optimizer if it is constant, else None."""
     schedule = optimizer.schedule
     return schedule.learning_rate if isinstance(schedule, Constant) else None

@@ -1,1 +1,1 @@
-"""Specifications: frozen dataclasses of hyperparameters, one table a family, without arrays."""
+"""Specifications: frozen dataclasses of hyperparameters without arrays, one table per family."""

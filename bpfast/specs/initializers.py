@@ -1,22 +1,20 @@
-"""Initialisers: where the weights start. Drawn by a counter-based generator, one stream a parameter."""
+"""Initializers: the initial weights, drawn by a counter-based generator with one stream per parameter."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .spec import Family, Spec, number
+from .spec import Family, Spec, number, spec
 
 
-@dataclass(frozen=True)
 class Initializer(Spec):
-    """Fills a parameter of shape (I, O), or (O,) for a bias."""
+    """Initial values of a parameter of shape (I, O), or (O,) for a bias."""
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
-        """The initial values, in float64."""
+        """Draw the initial values, in float64."""
         raise NotImplementedError
 
 
@@ -24,7 +22,7 @@ initializers: Family[Initializer] = Family("initializer", Initializer)
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
-    """The generator of one parameter: Philox keyed by (seed, stream), so that order does not matter."""
+    """Return the generator of one parameter: Philox keyed by (seed, stream), independent of all others."""
     return np.random.Generator(np.random.Philox(key=[seed, stream]))
 
 
@@ -37,7 +35,7 @@ def _uniform(limit: float, shape: tuple[int, ...], rng: np.random.Generator) -> 
 
 
 @initializers.register("xavier_uniform", "glorot_uniform", "xavier", "glorot")
-@dataclass(frozen=True)
+@spec
 class XavierUniform(Initializer):
     """U(-a, a) with a = √(6 / (I + O)) (Glorot & Bengio 2010)."""
 
@@ -46,7 +44,7 @@ class XavierUniform(Initializer):
 
 
 @initializers.register("xavier_normal", "glorot_normal")
-@dataclass(frozen=True)
+@spec
 class XavierNormal(Initializer):
     """N(0, 2 / (I + O)) (Glorot & Bengio 2010)."""
 
@@ -55,7 +53,7 @@ class XavierNormal(Initializer):
 
 
 @initializers.register("he_uniform")
-@dataclass(frozen=True)
+@spec
 class HeUniform(Initializer):
     """U(-a, a) with a = √(6 / I) (He et al. 2015)."""
 
@@ -64,7 +62,7 @@ class HeUniform(Initializer):
 
 
 @initializers.register("he_normal", "he")
-@dataclass(frozen=True)
+@spec
 class HeNormal(Initializer):
     """N(0, 2 / I) (He et al. 2015)."""
 
@@ -73,7 +71,7 @@ class HeNormal(Initializer):
 
 
 @initializers.register("lecun_uniform")
-@dataclass(frozen=True)
+@spec
 class LeCunUniform(Initializer):
     """U(-a, a) with a = √(3 / I) (LeCun et al. 1998)."""
 
@@ -82,7 +80,7 @@ class LeCunUniform(Initializer):
 
 
 @initializers.register("lecun_normal", "lecun")
-@dataclass(frozen=True)
+@spec
 class LeCunNormal(Initializer):
     """N(0, 1 / I) (LeCun et al. 1998)."""
 
@@ -91,14 +89,14 @@ class LeCunNormal(Initializer):
 
 
 @initializers.register("orthogonal")
-@dataclass(frozen=True)
+@spec
 class Orthogonal(Initializer):
-    """gain · Q with orthonormal rows or columns, from the QR of a normal matrix (Saxe et al. 2014).
+    """gain · Q with orthonormal rows or columns, by QR decomposition of a normal matrix (Saxe et al. 2014).
 
     Parameters
     ----------
     gain : float, default 1.0
-        The singular value of the result; positive.
+        The singular value of the result; greater than 0.
     """
 
     gain: float = 1.0
@@ -115,13 +113,14 @@ class Orthogonal(Initializer):
 
 
 @initializers.register("constant")
-@dataclass(frozen=True)
+@spec
 class Constant(Initializer):
-    """Every element the same value.
+    """The same value for every element.
 
     Parameters
     ----------
     value : float, default 0.0
+        The value.
     """
 
     value: float = 0.0
@@ -134,9 +133,9 @@ class Constant(Initializer):
 
 
 @initializers.register("zeros")
-@dataclass(frozen=True)
+@spec
 class Zeros(Initializer):
-    """Every element 0: what biases start from."""
+    """0 for every element; the default for biases."""
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
         return np.zeros(shape)

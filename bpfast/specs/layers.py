@@ -1,30 +1,26 @@
-"""Layers: what a network is made of. Each appends its ops and parameters to a program."""
+"""Layers: each appends its ops and parameters to a program."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from . import activations as _activations
+from .builder import Builder
 from .initializers import Constant, Initializer, initializers
 from .losses import Loss, losses
-from .spec import Family, Spec, flag, integer, number
-
-if TYPE_CHECKING:
-    from ..engine.program import Builder, Parameter
+from .spec import Family, Spec, flag, integer, number, spec
 
 
-@dataclass(frozen=True)
 class Layer(Spec):
-    """One layer."""
+    """A layer of a network."""
 
     @property
     def text(self) -> str:
-        """Its numbers, for `Network.summary`."""
+        """The hyperparameters shown by `Network.summary`."""
         return ""
 
     def build(self, builder: Builder, source: int) -> int:
-        """Append this layer behind the value `source`; return the value it makes."""
+        """Append this layer to a program, reading the value `source`; return the value it computes."""
         raise NotImplementedError
 
 
@@ -44,23 +40,23 @@ def _resolve_initializer(value: Any) -> Initializer:
 
 
 @layers.register("dense")
-@dataclass(frozen=True)
+@spec
 class Dense(Layer):
-    """A = f(Z), Z = X W + b: every input feeds every unit.
+    """Fully connected layer: A = f(Z), Z = X W + b.
 
     Parameters
     ----------
     units : int
-        O, the number of outputs.
+        Number of outputs O.
     activation : str or Activation, default "identity"
-        f.
+        Activation function f.
     initializer : str or Initializer, optional
-        Where W starts. By default what suits the activation: Xavier uniform for sigmoid, tanh
+        Initializer of W. The default depends on the activation: Xavier uniform for sigmoid, tanh
         and identity, He normal for the relu family, LeCun normal for selu.
     bias_initializer : str or Initializer, default "zeros"
-        Where b starts.
+        Initializer of b.
     bias : bool, default True
-        Whether there is a b.
+        Whether the layer has a bias b.
     """
 
     units: int
@@ -94,14 +90,14 @@ class Dense(Layer):
 
 
 @layers.register("activation")
-@dataclass(frozen=True)
+@spec
 class Activation(Layer):
-    """A = f(X), an activation as a layer of its own.
+    """Activation as a separate layer: A = f(X).
 
     Parameters
     ----------
     activation : str or Activation
-        f.
+        Activation function f.
     """
 
     activation: str | _activations.Activation
@@ -121,18 +117,18 @@ class Activation(Layer):
 
 
 @layers.register("dropout")
-@dataclass(frozen=True)
+@spec
 class Dropout(Layer):
-    """A = X ⊙ M / (1 - rate) in training, M = 0 with probability rate, else 1; A = X in prediction.
+    """A = X ⊙ M / (1 - rate) in training, with M = 0 with probability rate, else 1; A = X in prediction.
 
-    Each step draws M anew from the network's seed, how many steps were made before, and the
-    element's place alone (Srivastava et al. 2014). `fit` and ``forward(training=True)`` drop;
-    `predict`, `loss`, `gradients` and validation do not.
+    M is a function of the network's seed, the number of steps made so far and the position of the
+    element (Srivastava et al. 2014), so it does not depend on the number of threads. Elements are dropped
+    by `fit` and ``forward(training=True)``, not by `predict`, `loss`, `gradients` or validation.
 
     Parameters
     ----------
     rate : float, default 0.5
-        The share of the elements that is dropped; at least 0, less than 1.
+        Fraction of the elements that is dropped; at least 0 and less than 1.
     """
 
     rate: float = 0.5
@@ -148,8 +144,8 @@ class Dropout(Layer):
         return builder.op("dropout", source, builder.width(source), numbers=(self.rate,))
 
 
-def _columns(builder: Builder, name: str, width: int, value: float, trained: bool = True) -> Parameter:
-    """A parameter of one number a column."""
+def _columns(builder: Builder, name: str, width: int, value: float, trained: bool = True) -> Any:
+    """Append a parameter with one number per column."""
     return builder.parameter(name, (width,), Constant(value), trained=trained)
 
 
@@ -170,23 +166,23 @@ def _build_batch_norm(builder: Builder, source: int, numbers: tuple[float, ...])
 
 
 @layers.register("batch_norm")
-@dataclass(frozen=True, kw_only=True)
+@spec(kw_only=True)
 class BatchNorm(Layer):
-    """A = γ (X - μ) / √(σ² + ε) + β, column by column (Ioffe & Szegedy 2015).
+    """Batch normalization: A = γ (X - μ) / √(σ² + ε) + β per column (Ioffe & Szegedy 2015).
 
-    In training μ and σ² are the mean and (biased) variance of the batch, and the running ones move
-    towards them: m ← (1 - momentum) m + momentum · μ, with the unbiased variance, as in PyTorch; a
-    batch of one row moves nothing. In prediction the running ones are taken. Rows count alike, whatever
-    their weights. γ and β (O,) are
-    trained from 1 and 0, and not penalised; see `Network.statistics` for the running ones.
+    In training μ and σ² are the mean and (biased) variance of the batch, and running statistics are
+    updated: m ← (1 - momentum) m + momentum · μ, and likewise with the unbiased variance, as in PyTorch.
+    A batch of one row does not update them. Prediction uses the running statistics, which are available
+    as `Network.statistics`. Sample weights have no effect on the statistics. γ and β (O,) are trained,
+    start at 1 and 0, and are not penalised.
 
     Parameters
     ----------
     momentum : float, default 0.1
-        The share of the batch in the running statistics; above 0, at most 1. Where Keras has 0.99, it
-        is 0.01 here and in PyTorch.
+        Weight of the batch in the update of the running statistics; greater than 0, at most 1. This is
+        PyTorch's convention; Keras's momentum of 0.99 corresponds to 0.01.
     epsilon : float, default 1e-5
-        ε, in the units of X²; above 0.
+        ε, in the units of X²; greater than 0.
     """
 
     momentum: float = 0.1
@@ -197,35 +193,35 @@ class BatchNorm(Layer):
         self._set("epsilon", number("BatchNorm", "epsilon", self.epsilon, above=0))
 
     def build(self, builder: Builder, source: int) -> int:
-        # A renormalisation of which nothing is let through.
+        # The op of BatchRenorm with r = 1 and d = 0.
         return _build_batch_norm(builder, source, (self.momentum, self.epsilon, 1.0, 0.0, 0.0, 0.0))
 
 
 @layers.register("batch_renorm")
-@dataclass(frozen=True, kw_only=True)
+@spec(kw_only=True)
 class BatchRenorm(Layer):
-    """A = γ (r (X - μ) / √(σ² + ε) + d) + β, which trains as it predicts (Ioffe 2017).
+    """Batch renormalization: A = γ (r (X - μ) / √(σ² + ε) + d) + β per column (Ioffe 2017).
 
-    μ and σ² are those of the batch, as in `BatchNorm`; r = √(σ² + ε) / √(s² + ε) and
-    d = (μ - m) / √(s² + ε), with the running mean m and variance s² before the step, lead from them to
-    what prediction will take. r is clipped to [1 / r_t, r_t] and d to [-d_t, d_t]; both are constants
-    for the gradient. In step t of the network's training r_t and d_t are 1 and 0 up to `begin` (that
-    is `BatchNorm`, while the running statistics settle), r_max and d_max from `end` on, and on the
-    line between. For batches that are small, or whose rows resemble each other.
+    μ and σ² are the statistics of the batch, as in `BatchNorm`. The corrections r = √(σ² + ε) / √(s² + ε)
+    and d = (μ - m) / √(s² + ε), with the running mean m and variance s² before the step, make training use
+    the same statistics as prediction. r is clipped to [1 / r_t, r_t] and d to [-d_t, d_t]; both are
+    treated as constants in the gradient. In training step t, r_t and d_t are 1 and 0 before `begin`
+    (plain `BatchNorm`), r_max and d_max from `end` on, and are interpolated linearly in between. Use it
+    for small batches, or for batches whose rows are similar to each other.
 
     Parameters
     ----------
     r_max : float, default 3.0
-        At least 1.
+        Final limit of r; at least 1.
     d_max : float, default 5.0
-        At least 0.
+        Final limit of d; at least 0.
     begin, end : int, default 100 and 1000
-        Steps of training.
+        Training steps at which the limits start to grow and reach their final values.
     momentum : float, default 0.1
-        The share of the batch in the running statistics; above 0, at most 1. Smaller batches want a
-        smaller one.
+        Weight of the batch in the update of the running statistics; greater than 0, at most 1. Use a
+        smaller value for smaller batches.
     epsilon : float, default 1e-5
-        ε, in the units of X²; above 0.
+        ε, in the units of X²; greater than 0.
     """
 
     r_max: float = 3.0
@@ -249,17 +245,17 @@ class BatchRenorm(Layer):
 
 
 @layers.register("layer_norm")
-@dataclass(frozen=True, kw_only=True)
+@spec(kw_only=True)
 class LayerNorm(Layer):
-    """A = γ (X - μ) / √(σ² + ε) + β, row by row (Ba, Kiros & Hinton 2016).
+    """Layer normalization: A = γ (X - μ) / √(σ² + ε) + β per row (Ba, Kiros & Hinton 2016).
 
-    μ and σ² are the mean and (biased) variance of each row; γ and β (O,) are trained from 1 and 0, and
-    not penalised. Training and prediction are alike, and rows do not depend on each other.
+    μ and σ² are the mean and (biased) variance of each row, in training and in prediction. γ and β (O,)
+    are trained, start at 1 and 0, and are not penalised.
 
     Parameters
     ----------
     epsilon : float, default 1e-5
-        ε, in the units of X²; above 0.
+        ε, in the units of X²; greater than 0.
     """
 
     epsilon: float = 1e-5
@@ -274,22 +270,23 @@ class LayerNorm(Layer):
 
 
 @layers.register("maxout")
-@dataclass(frozen=True)
+@spec
 class Maxout(Layer):
-    """A = max over k of (X Wₖ + bₖ): each unit is the largest of its pieces (Goodfellow et al. 2013).
+    """Maxout: A = max over k of (X Wₖ + bₖ) (Goodfellow et al. 2013).
 
-    Where pieces are equal the first one gets the delta. Column k · units + u of W (I, pieces · units)
-    belongs to piece k of unit u.
+    The delta goes to the largest piece, or to the first of equal ones. Column k · units + u of
+    W (I, pieces · units) is piece k of unit u.
 
     Parameters
     ----------
     units : int
-        O, the number of outputs.
+        Number of outputs O.
     pieces : int, default 2
+        Number of linear pieces per unit.
     initializer : str or Initializer, default "he_normal"
-        Where W starts.
+        Initializer of W.
     bias : bool, default True
-        Whether there is a b, which starts at 0.
+        Whether the layer has a bias b, which starts at 0.
     """
 
     units: int
@@ -314,16 +311,16 @@ class Maxout(Layer):
 
 
 @layers.register("prelu")
-@dataclass(frozen=True)
+@spec
 class PReLU(Layer):
-    """A = max(0, X) + a ⊙ min(0, X), the slope a (O,) of each column learned (He et al. 2015).
+    """Parametric ReLU: A = max(0, X) + a ⊙ min(0, X) with trained slopes a (O,) (He et al. 2015).
 
-    a is not penalised: a decay would draw it towards the plain relu.
+    a is not penalised, as weight decay would move it towards the plain ReLU.
 
     Parameters
     ----------
     initial : float, default 0.25
-        Where a starts.
+        Initial value of a.
     """
 
     initial: float = 0.25
@@ -337,17 +334,17 @@ class PReLU(Layer):
 
 
 @layers.register("rrelu")
-@dataclass(frozen=True)
+@spec
 class RReLU(Layer):
-    """A = max(0, X) + a ⊙ min(0, X), the slopes a drawn evenly from [lower, upper] (Xu et al. 2015).
+    """Randomized leaky ReLU: A = max(0, X) + a ⊙ min(0, X) with random slopes a (Xu et al. 2015).
 
-    Training draws one for every element in every step, by counter as `Dropout` does; in prediction
-    a = (lower + upper) / 2.
+    In training a is drawn uniformly from [lower, upper] for every element in every step, with a
+    counter-based generator as in `Dropout`; in prediction a = (lower + upper) / 2.
 
     Parameters
     ----------
     lower, upper : float, default 1/8 and 1/3
-        upper is at least lower.
+        Bounds of the slopes; upper must be at least lower.
     """
 
     lower: float = 1 / 8
@@ -366,17 +363,17 @@ class RReLU(Layer):
 
 
 @layers.register("residual")
-@dataclass(frozen=True, init=False)
+@spec(init=False)
 class Residual(Layer):
-    """A = X + F(X), F the layers within, one after the other (He et al. 2016).
+    """Residual block: A = X + F(X), where F is a sequence of layers (He et al. 2016).
 
-    Where F(X) has other columns than X, A = X P + F(X) with a projection P (I, O), which is trained
-    and penalised as the W of a `Dense`.
+    If F(X) has a different number of columns than X, A = X P + F(X) with a projection P (I, O), which is
+    trained and penalised like the W of a `Dense`.
 
     Parameters
     ----------
     *layers : Layer
-        At least one.
+        The layers of F, at least one.
 
     Examples
     --------
@@ -388,10 +385,12 @@ class Residual(Layer):
 
     def __init__(self, *layers: Layer) -> None:
         if not layers:
-            raise TypeError("Residual takes at least one layer")
+            raise TypeError("Residual requires at least one layer")
         for index, layer in enumerate(layers):
             if isinstance(layer, (list, tuple)):
-                raise TypeError("Residual takes layers one by one, not in a list: Residual(*layers)")
+                raise TypeError(
+                    "Residual: pass layers as separate arguments, not as a list: Residual(*layers)"
+                )
             if not isinstance(layer, Layer):
                 raise TypeError(
                     f"Residual: layer {index} must be a layer, such as bp.Dense(10); got {layer!r}"
@@ -418,21 +417,21 @@ class Residual(Layer):
 
 
 @layers.register("auxiliary")
-@dataclass(frozen=True)
+@spec
 class Auxiliary(Layer):
-    """A head whose loss joins the objective at its place: J + weight · L(y, X W + b); A = X.
+    """Auxiliary head: adds weight · L(y, X W + b) to the objective; A = X.
 
-    It brings a gradient to where it stands (Lee et al. 2015; Szegedy et al. 2015), and it is there in
-    `fit` alone: prediction, `loss` and validation do without. It sees the same y as the network.
+    It supplies an additional gradient to the layers before it (Lee et al. 2015; Szegedy et al. 2015). It
+    is active only in `fit`, not in prediction, `loss` or validation. Its targets are those of the network.
 
     Parameters
     ----------
     units : int
-        The outputs of the network.
+        Number of outputs, the same as that of the network.
     loss : str or Loss, optional
-        One that takes the same targets as the network's loss, which is the default.
+        A loss that accepts the same targets as the network's loss, which is the default.
     weight : float, default 0.3
-        What its loss counts; above 0.
+        Weight of the head's loss in the objective; greater than 0.
     """
 
     units: int

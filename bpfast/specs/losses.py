@@ -1,52 +1,50 @@
-"""Losses. Each owns its link: it takes the raw outputs Z of the network.
+"""Losses: functions of the targets Y and the raw outputs Z, which include the link function.
 
-A pointwise loss is the mean over rows and outputs; cross_entropy is the mean over rows. With
-``sample_weight`` w the mean over rows is Σ w·loss / Σ w.
+A pointwise loss is averaged over rows and outputs, cross_entropy over rows. With ``sample_weight`` w
+the mean over rows is Σ w·loss / Σ w.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .spec import Family, Spec, number
+from .spec import Family, Spec, number, spec
 
 
-@dataclass(frozen=True)
 class Loss(Spec):
-    """A loss L(Y, Z) and the link that turns Z into a prediction.
+    """A loss L(Y, Z) and the link function that turns Z into a prediction.
 
     Attributes
     ----------
     link : str
-        What `predict` applies to Z: ``identity``, ``sigmoid``, ``softmax`` or ``exp``.
+        The function that `predict` applies to Z: ``identity``, ``sigmoid``, ``softmax`` or ``exp``.
     targets : str
-        What Y may hold: ``values`` (any number), ``classes`` (integers, or rows of
+        The values that Y may contain: ``values`` (any number), ``classes`` (integers, or rows of
         probabilities), ``probabilities`` (0 to 1), ``signs`` (-1 or +1), ``counts`` (0 or more).
     metric : str
-        What `fit` reports on the validation data: ``accuracy`` or ``r2``; empty for none.
+        The metric that `fit` reports for validation data: ``accuracy`` or ``r2``; empty for none.
     """
 
     link: ClassVar[str] = "identity"
     targets: ClassVar[str] = "values"
     metric: ClassVar[str] = "r2"
-    #: False where the gradient jumps.
+    #: Whether the gradient is continuous.
     smooth: ClassVar[bool] = True
 
     @property
     def parameter(self) -> float:
-        """The one number that the loss takes; 0 where it takes none."""
+        """The parameter of the loss; 0 if it has none."""
         return 0.0
 
 
 losses: Family[Loss] = Family("loss", Loss)
 
 
-@dataclass(frozen=True)
+@spec
 class _Capped(Loss):
-    """A loss whose value has a cap, and whose gradient has none."""
+    """A loss whose value can be capped, but not its gradient."""
 
     cap: float | None = None
 
@@ -60,31 +58,31 @@ class _Capped(Loss):
 
 
 @losses.register("squared_error", "mse")
-@dataclass(frozen=True)
+@spec
 class SquaredError(Loss):
     """L = (z - y)², ∂L/∂z = 2 (z - y)."""
 
 
 @losses.register("absolute_error", "mae")
-@dataclass(frozen=True)
+@spec
 class AbsoluteError(Loss):
-    """L = |z - y|, ∂L/∂z = sign(z - y), 0 at z = y."""
+    """L = |z - y|, ∂L/∂z = sign(z - y), with 0 at z = y."""
 
     smooth: ClassVar[bool] = False
 
 
 @losses.register("log_loss", "binary_cross_entropy", "binary_crossentropy")
-@dataclass(frozen=True)
+@spec
 class LogLoss(_Capped):
     """L = softplus(z) - y z = -y log p - (1 - y) log(1 - p) with p = sigmoid(z); ∂L/∂z = p - y.
 
-    Targets are 0 or 1, or probabilities, one column an output (several: multi-label).
+    Targets are 0, 1 or probabilities in between, one column per output (several for multi-label data).
 
     Parameters
     ----------
     cap : float, optional
-        The most that an output of a row counts; the gradient has no cap. Where probabilities are
-        clipped to ε, as in scikit-learn, it is -log ε.
+        The largest loss of one output of one row; the gradient is not capped. Clipping probabilities
+        at ε, as scikit-learn does, corresponds to a cap of -log ε. No cap by default.
     """
 
     link: ClassVar[str] = "sigmoid"
@@ -98,16 +96,16 @@ class LogLoss(_Capped):
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
 )
-@dataclass(frozen=True)
+@spec
 class CrossEntropy(_Capped):
     """L = -Σ y log softmax(z) over the outputs; ∂L/∂z = softmax(z) - y.
 
-    Targets are integer classes (B,), or rows (B, O) of probabilities that sum to 1.
+    Targets are integer classes (B,), or probabilities (B, O) whose rows sum to 1.
 
     Parameters
     ----------
     cap : float, optional
-        The most that a row counts; the gradient has no cap. See `LogLoss`.
+        The largest loss of one row; the gradient is not capped. See `LogLoss`. No cap by default.
     """
 
     link: ClassVar[str] = "softmax"
@@ -116,12 +114,12 @@ class CrossEntropy(_Capped):
 
 
 @losses.register("exponential")
-@dataclass(frozen=True)
+@spec
 class Exponential(Loss):
-    """L = exp(-y z) for y = ±1, ∂L/∂z = -y exp(-y z) (AdaBoost's; Friedman et al. 2000).
+    """L = exp(-y z) for y = ±1, ∂L/∂z = -y exp(-y z) (as in AdaBoost; Friedman et al. 2000).
 
-    The exponent is capped (at 80 in float32, 700 in float64); a row that reaches the cap makes
-    the loss infinite, which is an error that says so.
+    The exponent is capped (at 80 in float32, 700 in float64). The loss of a row that reaches the cap
+    is infinite, and training stops with an error that names the cap.
     """
 
     targets: ClassVar[str] = "signs"
@@ -129,9 +127,9 @@ class Exponential(Loss):
 
 
 @losses.register("hinge")
-@dataclass(frozen=True)
+@spec
 class Hinge(Loss):
-    """L = max(0, 1 - y z) for y = ±1, ∂L/∂z = -y where y z < 1, else 0 (a linear SVM's)."""
+    """L = max(0, 1 - y z) for y = ±1, ∂L/∂z = -y if y z < 1, else 0 (as in a linear SVM)."""
 
     targets: ClassVar[str] = "signs"
     metric: ClassVar[str] = "accuracy"
@@ -139,14 +137,14 @@ class Hinge(Loss):
 
 
 @losses.register("huber")
-@dataclass(frozen=True)
+@spec
 class Huber(Loss):
-    """L = ½ r² where |r| ≤ threshold, else threshold (|r| - ½ threshold), r = z - y (Huber 1964).
+    """L = ½ r² if |r| ≤ threshold, else threshold (|r| - ½ threshold), with r = z - y (Huber 1964).
 
     Parameters
     ----------
     threshold : float, default 1.0
-        The error beyond which the loss grows linearly; positive, in the units of y.
+        The error beyond which the loss grows linearly, in the units of y; greater than 0.
     """
 
     threshold: float = 1.0
@@ -160,16 +158,16 @@ class Huber(Loss):
 
 
 @losses.register("quantile", "pinball")
-@dataclass(frozen=True)
+@spec
 class Quantile(Loss):
-    """L = max(q r, (q - 1) r), r = y - z: at its minimum a share q of the y lies below z (Koenker 1978).
+    """L = max(q r, (q - 1) r) with r = y - z; its minimum is the q-quantile of y (Koenker 1978).
 
-    ∂L/∂z = -q where y > z, 1 - q where y < z, 0 at z = y.
+    ∂L/∂z = -q if y > z, 1 - q if y < z, 0 at z = y.
 
     Parameters
     ----------
     quantile : float, default 0.5
-        q, above 0 and below 1; 0.5 is half the absolute error.
+        q, between 0 and 1 exclusive; 0.5 gives half the absolute error.
     """
 
     quantile: float = 0.5
@@ -184,33 +182,33 @@ class Quantile(Loss):
 
 
 @losses.register("poisson")
-@dataclass(frozen=True)
+@spec
 class Poisson(Loss):
-    """L = exp(z) - y z for counts y ≥ 0, link exp, ∂L/∂z = exp(z) - y.
+    """L = exp(z) - y z for counts y ≥ 0, with link exp; ∂L/∂z = exp(z) - y.
 
-    The Poisson deviance halved, less what depends on y alone. The exponent is capped as in
-    `Exponential`.
+    This is half the Poisson deviance, up to a term that depends only on y. The exponent is capped as
+    in `Exponential`.
     """
 
     link: ClassVar[str] = "exp"
     targets: ClassVar[str] = "counts"
 
 
-@dataclass(frozen=True)
+@spec
 class CustomLoss(Loss):
-    """A loss of one's own, in Python; the rest of the step stays native.
+    """A user-defined loss in Python; the rest of the training step stays native.
 
     Parameters
     ----------
     function : callable
         ``function(Y, Z) -> (loss, D)``: the loss of each row (B,), and D = ∂loss/∂Z (B, O) of
-        each row. Not divided by B: the mean over the batch is taken for you.
+        each row. Do not divide by B: the mean over the batch is taken afterwards.
     output_link : str, default "identity"
-        What `predict` applies to Z: ``identity``, ``sigmoid``, ``softmax`` or ``exp``.
+        The function that `predict` applies to Z: ``identity``, ``sigmoid``, ``softmax`` or ``exp``.
 
     Notes
     -----
-    A model with such a loss is saved without its function: pass ``loss=`` to `bpfast.load`.
+    A model is saved without the function; pass ``loss=`` to `bpfast.load`.
     """
 
     function: Callable[[Any, Any], tuple[Any, Any]]
@@ -234,12 +232,12 @@ LINKS = ("identity", "sigmoid", "softmax", "exp")
 
 
 def link_of(loss: Loss) -> str:
-    """The link that `predict` applies for a loss."""
+    """Return the link function that `predict` applies for a loss."""
     return loss.output_link if isinstance(loss, CustomLoss) else loss.link
 
 
 def resolve_loss(value: Any) -> Loss:
-    """Turn a name, a specification or a plain function into a loss."""
+    """Convert a name, a specification or a plain function to a loss."""
     if callable(value) and not isinstance(value, (Loss, type)):
         return CustomLoss(value)
     return losses.resolve(value, "loss")

@@ -1,37 +1,38 @@
-"""Optimizers: the rule that turns a gradient g into a new weight w.
+"""Optimizers: rules that update a weight w from its gradient g.
 
-A specification names its rule in the engines' tables, the rule's hyperparameters in order, and the
-state that the rule keeps (one number a parameter and a name).
+A specification names its rule in the engines' tables, the hyperparameters in the order in which the rule
+reads them, and the state of the rule: named arrays with one element per weight.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from .schedules import Schedule, resolve_rate
-from .spec import Family, Spec, flag, integer, number
+from .spec import Family, Spec, flag, integer, number, spec
 
 
-@dataclass(frozen=True)
+@spec
 class Optimizer(Spec):
-    """A rule and its hyperparameters.
+    """An update rule and its hyperparameters.
 
     Parameters
     ----------
     learning_rate : float or Schedule
-        The step size η > 0, or a schedule of it.
+        Learning rate η > 0, or a schedule.
     clip_value : float, optional
-        Every element of the gradient is clipped to [-clip_value, clip_value]; above 0.
+        Clip every element of the gradient to [-clip_value, clip_value]; greater than 0.
     clip_norm : float, optional
-        Where the norm of the whole gradient, over all trained parameters, is greater, the gradient is
-        scaled down to it (Pascanu et al. 2013); above 0. After `clip_value`. Neither sees a penalty.
+        Scale the gradient so that its norm over all trained parameters is at most this value (Pascanu
+        et al. 2013); greater than 0. Applied after `clip_value`. Penalties are added afterwards and
+        are not clipped.
     """
 
     learning_rate: float | Schedule
     clip_value: float | None = field(default=None, kw_only=True)
     clip_norm: float | None = field(default=None, kw_only=True)
-    #: True where the rule compares the gradients of whole passes over the data.
+    #: Whether the rule needs the gradient of all rows in each step.
     full_batch: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -49,12 +50,12 @@ class Optimizer(Spec):
 
     @property
     def hyperparameters(self) -> tuple[float, ...]:
-        """The rule's numbers, less the learning rate, in the order that the rule reads them."""
+        """The numbers of the rule except the learning rate, in the order in which the rule reads them."""
         return ()
 
     @property
     def state(self) -> dict[str, float]:
-        """The arrays that the rule keeps, by name, each with its initial value."""
+        """The state arrays of the rule: name → initial value."""
         return {}
 
     @property
@@ -65,23 +66,26 @@ class Optimizer(Spec):
 
 
 optimizers: Family[Optimizer] = Family("optimizer", Optimizer)
-optimizers.hints["lbfgs"] = "L-BFGS takes all rows at once, so that it is for Network.fit alone"
+optimizers.hints["lbfgs"] = "L-BFGS needs all rows at once and is available only in Network.fit"
 
 
 @optimizers.register("sgd")
-@dataclass(frozen=True)
+@spec
 class SGD(Optimizer):
-    """v ← μ v - η g, w ← w + v; with Nesterov w ← w + μ v - η g (Sutskever et al. 2013).
+    """Stochastic gradient descent: v ← μ v - η g, w ← w + v.
+
+    With Nesterov momentum w ← w + μ v - η g (Sutskever et al. 2013).
 
     Parameters
     ----------
     learning_rate : float or Schedule, default 0.01
+        Learning rate η, or a schedule.
     momentum : float, default 0.0
-        μ, from 0 to below 1. At 0 there is no state: w ← w - η g.
+        μ, at least 0 and less than 1. Without momentum w ← w - η g, and there is no state.
     nesterov : bool, default False
-        Look ahead along v; needs momentum.
+        Use Nesterov momentum; requires momentum greater than 0.
     clip_value, clip_norm : float, optional
-        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
+        Limits for the elements and for the norm of the gradient; see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 0.01
@@ -93,7 +97,7 @@ class SGD(Optimizer):
         self._set("momentum", number("SGD", "momentum", self.momentum, at_least=0, below=1))
         flag("SGD", "nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0:
-            raise ValueError("SGD: nesterov needs momentum greater than 0; got momentum=0")
+            raise ValueError("SGD: nesterov requires momentum greater than 0; got momentum=0")
 
     @property
     def rule(self) -> str:
@@ -118,23 +122,25 @@ def _check_betas(owner: str, spec: Adam | AdamW) -> None:
 
 
 @optimizers.register("adam")
-@dataclass(frozen=True)
+@spec
 class Adam(Optimizer):
-    """m ← β₁ m + (1-β₁) g, v ← β₂ v + (1-β₂) g², w ← w - η m̂ / (√v̂ + ε) (Kingma & Ba 2015).
+    """Adam: m ← β₁ m + (1-β₁) g, v ← β₂ v + (1-β₂) g², w ← w - η m̂ / (√v̂ + ε) (Kingma & Ba 2015).
 
-    m̂ = m / (1-β₁ᵗ) and v̂ = v / (1-β₂ᵗ) at step t = 1, 2, …
+    m̂ = m / (1-β₁ᵗ) and v̂ = v / (1-β₂ᵗ) in step t = 1, 2, …
 
     Parameters
     ----------
     learning_rate : float or Schedule, default 0.001
+        Learning rate η, or a schedule.
     beta_1, beta_2 : float, default 0.9 and 0.999
-        The decay of the two moments, from 0 to below 1.
+        Decay rates β₁ and β₂ of the moments; at least 0 and less than 1.
     epsilon : float, default 1e-8
+        ε, greater than 0.
     epsilon_hat : bool, default False
-        Let ε join the root before its correction, as the paper's ε̂ does, and with it scikit-learn
-        and Keras: w ← w - η m̂ / ((√v + ε) / √(1-β₂ᵗ)).
+        Add ε before the bias correction of the root, like ε̂ in the paper, scikit-learn and Keras:
+        w ← w - η m̂ / ((√v + ε) / √(1-β₂ᵗ)).
     clip_value, clip_norm : float, optional
-        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
+        Limits for the elements and for the norm of the gradient; see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -157,21 +163,24 @@ class Adam(Optimizer):
 
 
 @optimizers.register("adamw")
-@dataclass(frozen=True)
+@spec
 class AdamW(Optimizer):
-    """Adam with w ← w - η λ w before it, on weights alone (Loshchilov & Hutter 2019).
+    """Adam with decoupled weight decay: w ← w - η λ w before the update (Loshchilov & Hutter 2019).
 
     Parameters
     ----------
     learning_rate : float or Schedule, default 0.001
+        Learning rate η, or a schedule.
     beta_1, beta_2 : float, default 0.9 and 0.999
+        Decay rates of the moments, as in `Adam`.
     epsilon : float, default 1e-8
+        ε, greater than 0.
     weight_decay : float, default 0.01
-        λ ≥ 0; biases do not decay.
+        λ ≥ 0, applied to weights but not to biases.
     epsilon_hat : bool, default False
-        As in `Adam`.
+        Add ε before the bias correction, as in `Adam`.
     clip_value, clip_norm : float, optional
-        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
+        Limits for the elements and for the norm of the gradient; see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -196,18 +205,20 @@ class AdamW(Optimizer):
 
 
 @optimizers.register("rmsprop")
-@dataclass(frozen=True)
+@spec
 class RMSprop(Optimizer):
-    """v ← ρ v + (1-ρ) g², w ← w - η g / (√v + ε) (Tieleman & Hinton 2012).
+    """RMSprop: v ← ρ v + (1-ρ) g², w ← w - η g / (√v + ε) (Tieleman & Hinton 2012).
 
     Parameters
     ----------
     learning_rate : float or Schedule, default 0.001
+        Learning rate η, or a schedule.
     rho : float, default 0.9
-        The decay of the mean square, from 0 to below 1.
+        Decay rate ρ of the mean square; at least 0 and less than 1.
     epsilon : float, default 1e-8
+        ε, greater than 0.
     clip_value, clip_norm : float, optional
-        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
+        Limits for the elements and for the norm of the gradient; see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -229,16 +240,18 @@ class RMSprop(Optimizer):
 
 
 @optimizers.register("adagrad")
-@dataclass(frozen=True)
+@spec
 class Adagrad(Optimizer):
-    """v ← v + g², w ← w - η g / (√v + ε) (Duchi et al. 2011).
+    """AdaGrad: v ← v + g², w ← w - η g / (√v + ε) (Duchi et al. 2011).
 
     Parameters
     ----------
     learning_rate : float or Schedule, default 0.01
+        Learning rate η, or a schedule.
     epsilon : float, default 1e-10
+        ε, greater than 0.
     clip_value, clip_norm : float, optional
-        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
+        Limits for the elements and for the norm of the gradient; see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 0.01
@@ -258,22 +271,23 @@ class Adagrad(Optimizer):
 
 
 @optimizers.register("rprop")
-@dataclass(frozen=True)
+@spec
 class Rprop(Optimizer):
-    """A step size Δ for every weight, led by the sign of g alone (Riedmiller & Braun 1993; iRprop⁻).
+    """Rprop: a step size Δ per weight, adapted by the sign of g (Riedmiller & Braun 1993; iRprop⁻).
 
-    s = sign(g · g_previous). Where s > 0: Δ ← min(η⁺ Δ, Δmax); where s < 0: Δ ← max(η⁻ Δ, Δmin)
-    and g ← 0. Then w ← w - sign(g) Δ, and g is remembered. Δ starts at the learning rate.
-    The rule needs whole passes: `fit` takes the full batch.
+    With s = sign(g · g_previous): if s > 0, Δ ← min(η⁺ Δ, Δmax); if s < 0, Δ ← max(η⁻ Δ, Δmin) and
+    g ← 0. Then w ← w - sign(g) Δ, and g becomes g_previous. The rule requires full-batch training.
 
     Parameters
     ----------
     learning_rate : float, default 0.01
-        The initial Δ; no schedule.
+        The initial Δ; a schedule is not supported.
     eta_minus, eta_plus : float, default 0.5 and 1.2
+        Factors η⁻ (between 0 and 1 exclusive) and η⁺ (greater than 1).
     step_min, step_max : float, default 1e-6 and 50
+        Bounds Δmin and Δmax; greater than 0.
     clip_value, clip_norm : float, optional
-        What an element of the gradient, and the norm of all of it, may be at the most: see `Optimizer`.
+        Limits for the elements and for the norm of the gradient; see `Optimizer`.
     """
 
     learning_rate: float | Schedule = 0.01
@@ -285,7 +299,7 @@ class Rprop(Optimizer):
 
     def __post_init__(self) -> None:
         if isinstance(self.learning_rate, Schedule) and self.learning_rate.name != "constant":
-            raise TypeError("Rprop: learning_rate must be a number; its steps adapt by themselves")
+            raise TypeError("Rprop: learning_rate must be a number; schedules are not supported")
         super().__post_init__()
         for name, bounds in (
             ("eta_minus", {"above": 0.0, "below": 1.0}),
@@ -308,25 +322,25 @@ class Rprop(Optimizer):
         return {"previous": 0.0, "delta": self.schedule.rate(0.0)}
 
 
-@dataclass(frozen=True)
+@spec
 class LBFGS(Spec):
-    """L-BFGS (Liu & Nocedal 1989): a line search along -H g, H from the last steps; SciPy's L-BFGS-B.
+    """L-BFGS (Liu & Nocedal 1989): line searches along -H g; runs SciPy's L-BFGS-B.
 
-    For `Network.fit` alone, with all rows at once: an epoch is an iteration, and the training ends
-    where no element of the gradient is larger than the tolerance or the objective falls no more.
-    Nothing is kept for the next call. Good for small smooth problems; the objective must stay the
-    same, so there may be no random ops, weight noise, or penalty without a derivative. A `BatchNorm`
-    takes the statistics of all rows. Layers that are frozen stay as they are; other multiples of the
-    learning rate mean nothing here.
+    Only `Network.fit` supports it, with full-batch training: an epoch is an iteration. Training ends when
+    no element of the gradient exceeds the tolerance, or when the objective no longer decreases. No state
+    is kept for the next call. It suits small smooth problems. The objective must be deterministic and
+    differentiable: random layers, weight noise and penalties without a derivative are not supported.
+    `BatchNorm` uses the statistics of all rows. Frozen layers do not change; other learning rate scales
+    have no effect.
 
     Parameters
     ----------
     memory : int, default 10
-        How many steps H is made of.
+        Number of past steps that approximate the inverse Hessian H; at least 1.
     tolerance : float, default 1e-6
-        At least 0.
+        Training ends when no element of the gradient is larger; at least 0.
     max_evaluations : int, optional
-        The most evaluations of the objective; by default 20 an epoch.
+        Maximum number of evaluations of the objective; 20 per epoch by default.
     """
 
     memory: int = 10
@@ -343,7 +357,7 @@ class LBFGS(Spec):
 
 
 def resolve_optimizer(value: Any) -> Optimizer | LBFGS:
-    """Turn what `fit` takes into a rule, or into L-BFGS."""
+    """Convert the `optimizer` argument of `fit` to a specification."""
     if isinstance(value, LBFGS):
         return value
     return LBFGS() if value is LBFGS or value == LBFGS.name else optimizers.resolve(value, "optimizer")

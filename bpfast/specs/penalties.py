@@ -1,22 +1,21 @@
 """Penalties Ω on the weights: J = mean loss + α Ω(W). Biases are never penalised.
 
-A smooth part joins the gradient, g = dW + α Ω'(W), before the optimizer's rule. A part without a
-derivative is applied after the rule as a proximal step (Parikh & Boyd 2014), which is what makes
-weights exactly 0. Its η is the learning rate; with momentum μ it is η / (1 - μ), which is how far a
-steady gradient moves a weight, so that the minimum of J stays where it is. Rules that scale each
-weight's gradient (Adam, RMSprop, ...) take the same step with the plain η: weights become exactly
-0 there too, but α then counts against the scaled gradient, not against that of J.
+A smooth penalty is added to the gradient, g = dW + α Ω'(W), before the optimizer's update. A part
+without a derivative is applied after the update as a proximal step (Parikh & Boyd 2014), which makes
+weights exactly 0. Its step size is the learning rate η, or η / (1 - μ) with momentum μ: that is how far
+a constant gradient moves a weight, so the minimum of J is unchanged. Optimizers that scale each weight's
+gradient (Adam, RMSprop, ...) use the plain η: weights become exactly 0 there too, but α is then relative
+to the scaled gradient, not to the gradient of J.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from .spec import Family, Spec, number
+from .spec import Family, Spec, number, spec
 
 
-@dataclass(frozen=True)
+@spec
 class Penalty(Spec):
     """A penalty and its strength.
 
@@ -27,6 +26,7 @@ class Penalty(Spec):
     """
 
     alpha: float
+    #: Whether Ω has a derivative everywhere, so that it needs no proximal step.
     smooth: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class Penalty(Spec):
 
     @property
     def mix(self) -> float:
-        """The share of L1 in an elastic net; unused elsewhere."""
+        """The fraction ρ of L1 in an elastic net; 0 for other penalties."""
         return 0.0
 
 
@@ -42,13 +42,13 @@ penalties: Family[Penalty] = Family("penalty", Penalty)
 
 
 @penalties.register("l2", "ridge")
-@dataclass(frozen=True)
+@spec
 class L2(Penalty):
     """Ω = ½ ‖W‖₂², gradient α W (ridge)."""
 
 
 @penalties.register("l1", "lasso")
-@dataclass(frozen=True)
+@spec
 class L1(Penalty):
     """Ω = ‖W‖₁, proximal step W ← sign(W) max(0, |W| - η α) (lasso; Tibshirani 1996)."""
 
@@ -56,7 +56,7 @@ class L1(Penalty):
 
 
 @penalties.register("elastic_net", "elasticnet")
-@dataclass(frozen=True)
+@spec
 class ElasticNet(Penalty):
     """Ω = ρ ‖W‖₁ + ½ (1 - ρ) ‖W‖₂² with ρ = l1_ratio (Zou & Hastie 2005).
 
@@ -65,7 +65,7 @@ class ElasticNet(Penalty):
     alpha : float
         The strength α ≥ 0.
     l1_ratio : float, default 0.5
-        The share ρ of L1, from 0 to 1.
+        The fraction ρ of L1, from 0 to 1.
     """
 
     l1_ratio: float = 0.5
@@ -81,14 +81,14 @@ class ElasticNet(Penalty):
 
 
 @penalties.register("l0")
-@dataclass(frozen=True)
+@spec
 class L0(Penalty):
-    """Ω = #(W ≠ 0), proximal step W ← 0 where |W| ≤ √(2 η α) (hard threshold; Blumensath & Davies 2008)."""
+    """Ω = #(W ≠ 0), proximal step W ← 0 if |W| ≤ √(2 η α) (hard threshold; Blumensath & Davies 2008)."""
 
     smooth: ClassVar[bool] = False
 
 
 @penalties.register("frobenius")
-@dataclass(frozen=True)
+@spec
 class Frobenius(Penalty):
-    """Ω = Σ over matrices ‖W‖_F, unsquared; gradient α W / ‖W‖_F, 0 at W = 0."""
+    """Ω = Σ over matrices ‖W‖_F, not squared; gradient α W / ‖W‖_F, or 0 for W = 0."""

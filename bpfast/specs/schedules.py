@@ -1,7 +1,7 @@
 """Schedules: the learning rate η as a function of the epoch.
 
-Time is a real number of epochs since the optimizer first met this schedule; within an epoch it
-advances batch by batch, so that smooth schedules are smooth.
+Time t is measured in epochs since the optimizer first used the schedule. It advances with every batch, so
+a smooth schedule changes the rate smoothly within an epoch.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .monitor import improves
-from .spec import Family, Spec, integer, number
+from .spec import Family, Spec, integer, number, spec
 
 
-@dataclass(frozen=True)
 class Schedule(Spec):
-    """A learning rate that changes."""
+    """A learning rate that varies with time."""
 
     def rate(self, epoch: float) -> float:
-        """η at a time in epochs."""
+        """Return η at a time in epochs."""
         raise NotImplementedError
 
 
@@ -27,7 +26,7 @@ schedules: Family[Schedule] = Family("schedule", Schedule)
 
 
 def resolve_rate(owner: str, value: Any) -> Schedule:
-    """Turn a number, or the configuration of a schedule, into a schedule."""
+    """Convert a number, or the configuration of a schedule, to a schedule."""
     if isinstance(value, Schedule):
         return value
     if isinstance(value, dict):
@@ -36,7 +35,7 @@ def resolve_rate(owner: str, value: Any) -> Schedule:
 
 
 class _Initial:
-    """Shared check of the first field."""
+    """Validation of `learning_rate`, shared by the schedules that start from a number."""
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
@@ -45,14 +44,20 @@ class _Initial:
 
 
 @schedules.register("constant")
-@dataclass(frozen=True, repr=False)
+@spec
 class Constant(_Initial, Schedule):
-    """η(t) = η₀."""
+    """A constant rate: η(t) = η₀.
+
+    Parameters
+    ----------
+    learning_rate : float
+        η₀, greater than 0.
+    """
 
     learning_rate: float
 
     def __repr__(self) -> str:
-        # As it is given to an optimizer.
+        # As passed to an optimizer.
         return repr(self.learning_rate)
 
     def rate(self, epoch: float) -> float:
@@ -60,17 +65,18 @@ class Constant(_Initial, Schedule):
 
 
 @schedules.register("step")
-@dataclass(frozen=True)
+@spec
 class StepDecay(_Initial, Schedule):
-    """η(t) = η₀ factor^⌊t / every⌋.
+    """Step decay: η(t) = η₀ factor^⌊t / every⌋.
 
     Parameters
     ----------
     learning_rate : float
+        η₀, greater than 0.
     every : int, default 10
-        Epochs between two steps.
+        Number of epochs between reductions.
     factor : float, default 0.1
-        Above 0, at most 1.
+        Factor of each reduction; greater than 0, at most 1.
     """
 
     learning_rate: float
@@ -87,15 +93,16 @@ class StepDecay(_Initial, Schedule):
 
 
 @schedules.register("exponential")
-@dataclass(frozen=True)
+@spec
 class ExponentialDecay(_Initial, Schedule):
-    """η(t) = η₀ factor^t.
+    """Exponential decay: η(t) = η₀ factor^t.
 
     Parameters
     ----------
     learning_rate : float
+        η₀, greater than 0.
     factor : float, default 0.95
-        What is left after an epoch; above 0, at most 1.
+        Factor per epoch; greater than 0, at most 1.
     """
 
     learning_rate: float
@@ -110,17 +117,18 @@ class ExponentialDecay(_Initial, Schedule):
 
 
 @schedules.register("invscaling", "inverse_time")
-@dataclass(frozen=True)
+@spec
 class InverseTime(_Initial, Schedule):
-    """η(t) = η₀ / (1 + decay · t)^power.
+    """Inverse time decay: η(t) = η₀ / (1 + decay · t)^power.
 
     Parameters
     ----------
     learning_rate : float
+        η₀, greater than 0.
     decay : float, default 1.0
-        Per epoch, at least 0.
+        Speed of the decay, per epoch; at least 0.
     power : float, default 0.5
-        At least 0; 1 is the classic inverse time.
+        Exponent, at least 0; 1 gives the classic 1 / (1 + decay · t).
     """
 
     learning_rate: float
@@ -137,16 +145,18 @@ class InverseTime(_Initial, Schedule):
 
 
 @schedules.register("cosine")
-@dataclass(frozen=True)
+@spec
 class Cosine(_Initial, Schedule):
-    """η(t) = final + ½ (η₀ - final) (1 + cos(π t / epochs)), then final (Loshchilov & Hutter 2017).
+    """Cosine decay: η(t) = final + ½ (η₀ - final) (1 + cos(π t / epochs)) (Loshchilov & Hutter 2017).
 
     Parameters
     ----------
     learning_rate : float
+        η₀, greater than 0.
     epochs : int
-        The length of the half wave.
+        Number of epochs of the decay; the rate stays at `final` afterwards.
     final : float, default 0.0
+        The final rate, at least 0.
     """
 
     learning_rate: float
@@ -164,18 +174,18 @@ class Cosine(_Initial, Schedule):
 
 
 @schedules.register("warm_up")
-@dataclass(frozen=True)
+@spec
 class WarmUp(Schedule):
-    """A straight rise from start · η(0) to η(0) over some epochs, then the schedule η (Goyal et al. 2017).
+    """Linear warm-up from start · η(0) to η(0), followed by the schedule η (Goyal et al. 2017).
 
     Parameters
     ----------
     learning_rate : float or Schedule
-        What follows the rise; its time starts where the rise ends.
+        η, the rate or schedule after the warm-up; its time starts when the warm-up ends.
     epochs : float, default 1.0
-        The length of the rise.
+        Length of the warm-up in epochs; greater than 0.
     start : float, default 0.01
-        The share of η(0) to begin with; above 0, at most 1.
+        Initial fraction of η(0); greater than 0, at most 1.
     """
 
     learning_rate: float | Schedule
@@ -185,7 +195,9 @@ class WarmUp(Schedule):
     def __post_init__(self) -> None:
         self._set("learning_rate", resolve_rate("WarmUp", self.learning_rate))
         if isinstance(self.learning_rate, ReduceOnPlateau):
-            raise TypeError("WarmUp: put ReduceOnPlateau around WarmUp, not inside it")
+            raise TypeError(
+                "WarmUp: learning_rate must not be a ReduceOnPlateau; use ReduceOnPlateau(WarmUp(...))"
+            )
         self._set("epochs", number("WarmUp", "epochs", self.epochs, above=0))
         self._set("start", number("WarmUp", "start", self.start, above=0, at_most=1))
 
@@ -198,23 +210,25 @@ class WarmUp(Schedule):
 
 
 @schedules.register("reduce_on_plateau")
-@dataclass(frozen=True)
+@spec
 class ReduceOnPlateau(Schedule):
-    """η(t) times factor for every `patience` epochs in which the monitored loss did not fall.
+    """Reduce the rate when the monitored loss has stopped improving.
 
-    The validation loss is monitored if there is one, else the training loss.
+    After every `patience` epochs in a row without improvement, the rate is multiplied by `factor`. The
+    validation loss is monitored if there is one, otherwise the training loss.
 
     Parameters
     ----------
     learning_rate : float or Schedule
+        The rate or schedule to reduce.
     factor : float, default 0.1
-        Above 0, below 1.
+        Factor of each reduction; between 0 and 1 exclusive.
     patience : int, default 10
-        Epochs without improvement before a reduction.
+        Number of epochs without improvement before a reduction; at least 1.
     min_delta : float, default 1e-4
-        The relative fall that counts as one.
+        Relative decrease of the loss that counts as improvement; at least 0.
     floor : float, default 0.0
-        No reduction goes below this rate.
+        Lower bound of reduced rates.
     """
 
     learning_rate: float | Schedule
@@ -226,7 +240,7 @@ class ReduceOnPlateau(Schedule):
     def __post_init__(self) -> None:
         self._set("learning_rate", resolve_rate("ReduceOnPlateau", self.learning_rate))
         if isinstance(self.learning_rate, ReduceOnPlateau):
-            raise TypeError("ReduceOnPlateau: learning_rate can't be another ReduceOnPlateau")
+            raise TypeError("ReduceOnPlateau: learning_rate must not be another ReduceOnPlateau")
         self._set("factor", number("ReduceOnPlateau", "factor", self.factor, above=0, below=1))
         self._set("patience", integer("ReduceOnPlateau", "patience", self.patience, at_least=1))
         self._set("min_delta", number("ReduceOnPlateau", "min_delta", self.min_delta, at_least=0))
@@ -240,7 +254,19 @@ class ReduceOnPlateau(Schedule):
 
 @dataclass
 class Clock:
-    """What a schedule remembers between epochs: the time, and what a plateau has done so far."""
+    """The state of a schedule between epochs.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs so far.
+    scale : float
+        The product of the reductions of a `ReduceOnPlateau`.
+    best : float
+        The best monitored loss.
+    waited : int
+        Epochs since the last improvement or reduction.
+    """
 
     epoch: int = 0
     scale: float = 1.0
@@ -248,7 +274,7 @@ class Clock:
     waited: int = 0
 
     def rates(self, schedule: Schedule, n_batches: int) -> list[float]:
-        """η of each batch of the epoch under way."""
+        """Return η for each batch of the current epoch."""
         floor = schedule.floor if isinstance(schedule, ReduceOnPlateau) else 0.0
         if isinstance(schedule, Constant):
             return [schedule.learning_rate] * n_batches
@@ -256,7 +282,7 @@ class Clock:
         return [max(self.scale * schedule.rate(t), min(floor, schedule.rate(t))) for t in times]
 
     def advance(self, schedule: Schedule, loss: float) -> None:
-        """Move to the next epoch, after one that ended with this monitored loss."""
+        """End the current epoch, whose monitored loss is given."""
         self.epoch += 1
         if not isinstance(schedule, ReduceOnPlateau):
             return

@@ -1,8 +1,8 @@
-"""What every specification is: a small frozen dataclass with a name in a table.
+"""Specifications: small frozen dataclasses, each registered under a name in a table.
 
-A specification holds hyperparameters and the formula in its docstring; it holds no arrays and does
-no arithmetic on them. Each family (activations, losses, optimizers, ...) is one `Family` table, so
-that a name, a configuration read from a file and an object all resolve the same way.
+A specification holds hyperparameters, and its docstring the formula; it holds no arrays. Each family
+(activations, losses, optimizers, ...) is one `Family` table, so names, configurations read from a file
+and objects are all resolved in the same way.
 """
 
 from __future__ import annotations
@@ -11,44 +11,76 @@ import difflib
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform
 
 S = TypeVar("S", bound="Spec")
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def spec(cls: Any = None, /, *, kw_only: bool = False, init: bool = True) -> Any:
+    """Make a subclass of `Spec` a frozen dataclass.
+
+    As ``dataclass(frozen=True)`` does, but with what all specifications have in common in `Spec`: generating
+    it for every class takes most of the time of ``import bpfast``.
+    """
+
+    def decorate(cls: Any) -> Any:
+        return dataclass(cls, repr=False, eq=False, kw_only=kw_only, init=init)
+
+    return decorate if cls is None else decorate(cls)
+
+
 class Spec:
-    """A named set of hyperparameters."""
+    """A named set of hyperparameters; subclasses are decorated with `spec`."""
 
     name: ClassVar[str] = ""
 
-    def __init_subclass__(cls) -> None:
-        # Before `dataclass`, which keeps what is there.
-        if "__repr__" not in cls.__dict__:
-            cls.__repr__ = Spec._text  # type: ignore[method-assign, assignment]
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__:
+            raise FrozenInstanceError(f"cannot assign to field {name!r} of {type(self).__name__}")
+        object.__setattr__(self, name, value)
 
-    def _text(self) -> str:
-        """As it can be written; what only goes by keyword is left out where nobody set it."""
-        values = [(f, getattr(self, f.name)) for f in fields(self) if f.repr]
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r} of {type(self).__name__}")
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, f.name) for f in _fields(self))
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def __repr__(self) -> str:
+        """Return the expression that makes it; keyword-only fields at their default are left out."""
+        values = [(f, getattr(self, f.name)) for f in _fields(self) if f.repr]
         shown = [f"{f.name}={value!r}" for f, value in values if not (f.kw_only and value == f.default)]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def config(self) -> dict[str, Any]:
-        """The specification as plain JSON values: its name and its fields."""
+        """Return the specification as plain JSON values: its name and its fields."""
         values: dict[str, Any] = {"name": self.name}
-        for field in fields(self):
-            values[field.name] = _plain(getattr(self, field.name))
+        for f in _fields(self):
+            values[f.name] = _plain(getattr(self, f.name))
         return values
 
     @classmethod
     def from_fields(cls, values: dict[str, Any]) -> Self:
-        """Rebuild it from the fields of `config`."""
+        """Build a specification from the fields of `config`."""
         return cls(**values)
 
     def _set(self, field: str, value: Any) -> None:
-        """Replace a field during ``__post_init__`` of a frozen dataclass."""
+        """Replace a field; for ``__post_init__`` only."""
         object.__setattr__(self, field, value)
+
+
+def _fields(of: Spec | type[Spec]) -> tuple[Field[Any], ...]:
+    """The fields of a specification; none if its class is not a dataclass."""
+    return fields(of) if is_dataclass(of) else ()
 
 
 def _plain(value: Any) -> Any:
@@ -65,9 +97,9 @@ class Family(Generic[S]):
     Parameters
     ----------
     kind : str
-        What a member is called in messages, such as ``"activation"``.
+        The name of a member in messages, such as ``"activation"``.
     base : type
-        The class that every member derives from.
+        The base class of every member.
     """
 
     def __init__(self, kind: str, base: type[S]) -> None:
@@ -75,11 +107,11 @@ class Family(Generic[S]):
         self.base = base
         self._members: dict[str, type[S]] = {}
         self._aliases: dict[str, str] = {}
-        #: What to say to names that others use for what is elsewhere here.
+        #: Unknown name → hint for the error message, for names that other libraries use.
         self.hints: dict[str, str] = {}
 
     def register(self, name: str, *aliases: str) -> Callable[[type[S]], type[S]]:
-        """Class decorator: enter a specification under its name."""
+        """Return a class decorator that registers a specification under a name and its aliases."""
 
         def enter(cls: type[S]) -> type[S]:
             cls.name = name
@@ -107,7 +139,7 @@ class Family(Generic[S]):
         raise ValueError(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(self._members)})")
 
     def resolve(self, value: str | S | type[S], argument: str | None = None) -> S:
-        """Turn a name, a class or a specification into a specification."""
+        """Convert a name, a class or a specification to a specification."""
         if isinstance(value, self.base):
             return value
         if isinstance(value, str):
@@ -120,20 +152,20 @@ class Family(Generic[S]):
         )
 
     def _default(self, cls: type[S]) -> S:
-        needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        if needed:
+        required = [f.name for f in _fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        if required:
             raise TypeError(
-                f"{self.kind} {cls.name!r} has parameters without a default; "
-                f"pass an object such as bp.{cls.__name__}({needed[0]}=...)"
+                f"{self.kind} {cls.name!r} has required parameters; "
+                f"pass an object such as bp.{cls.__name__}({required[0]}=...)"
             )
         return cls()
 
     def from_config(self, config: Any) -> S:
-        """Rebuild a specification from what `Spec.config` gave."""
+        """Build a specification from the result of `Spec.config`."""
         if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
-            raise ValueError(f"a {self.kind} is described by an object with a name; got {config!r}")
+            raise ValueError(f"{self.kind} configuration must be an object with a name; got {config!r}")
         cls = self[config["name"]]
-        known = {field.name for field in fields(cls)}
+        known = {f.name for f in _fields(cls)}
         values = {key: value for key, value in config.items() if key != "name"}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -158,20 +190,20 @@ def number(
         result = float(value)
     except OverflowError:
         result = math.inf
-    wanted = []
+    bounds = []
     if above is not None:
-        wanted.append((f"greater than {above:g}", result > above))
+        bounds.append((f"greater than {above:g}", result > above))
     if at_least is not None:
-        wanted.append((f"at least {at_least:g}", result >= at_least))
+        bounds.append((f"at least {at_least:g}", result >= at_least))
     if below is not None:
-        wanted.append((f"less than {below:g}", result < below))
+        bounds.append((f"less than {below:g}", result < below))
     if at_most is not None:
-        wanted.append((f"at most {at_most:g}", result <= at_most))
+        bounds.append((f"at most {at_most:g}", result <= at_most))
     if not math.isfinite(result):
-        wanted.append(("finite", False))
-    if not all(holds for _, holds in wanted):
-        bounds = " and ".join(text for text, _ in wanted)
-        raise ValueError(f"{owner}: {argument} must be {bounds}; got {value!r}")
+        bounds.append(("finite", False))
+    if not all(holds for _, holds in bounds):
+        expected = " and ".join(text for text, _ in bounds)
+        raise ValueError(f"{owner}: {argument} must be {expected}; got {value!r}")
     return result
 
 
@@ -187,7 +219,7 @@ def integer(owner: str, argument: str, value: Any, *, at_least: int) -> int:
 
 
 def flag(owner: str, argument: str, value: Any) -> bool:
-    """Check a true-or-false value."""
+    """Check a Boolean and return it."""
     if not isinstance(value, bool):
         raise TypeError(f"{owner}: {argument} must be True or False; got {value!r}")
     return value

@@ -103,7 +103,7 @@ def test_bad_values_in_a_file_are_found(small_memory, data, tmp_path):
     _, _, y = data
     file = np.load(tmp_path / "X.npy", mmap_mode="r+")
     file[998, 12] = np.nan
-    with pytest.raises(ValueError, match=r"X holds nan at row 998, column 12"):
+    with pytest.raises(ValueError, match=r"X contains NaN in row 998, column 12"):
         make().fit(file, y)
 
 

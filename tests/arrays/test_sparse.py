@@ -340,26 +340,34 @@ def tampered(part, value, place=0):
 @pytest.mark.parametrize(
     ("X", "kind", "match"),
     [
-        (tampered("indices", 3), ValueError, r"^X\.indices holds column 3 in row 0; the columns are 0 to 2"),
-        (tampered("indices", -1, 2), ValueError, r"^X\.indices holds column -1 in row 2"),
-        (tampered("indptr", 1), ValueError, r"^X\.indptr begins with 1; 0 is wanted"),
-        (tampered("indptr", 9, 2), ValueError, r"^X\.indptr falls from 9 to 3 in row 2"),
-        (tampered("indptr", 9, 8), ValueError, r"^X\.indptr ends with 9; X\.indices has 3 elements"),
-        (tampered("data", np.inf, 1), ValueError, r"^X holds inf at row 1, column 1; finite numbers"),
+        (
+            tampered("indices", 3),
+            ValueError,
+            r"^X\.indices contains column 3 in row 0; columns must be 0 to 2",
+        ),
+        (tampered("indices", -1, 2), ValueError, r"^X\.indices contains column -1 in row 2"),
+        (tampered("indptr", 1), ValueError, r"^X\.indptr must begin with 0; got 1"),
+        (tampered("indptr", 9, 2), ValueError, r"^X\.indptr must not decrease; got 9, then 3 for row 2"),
+        (tampered("indptr", 9, 8), ValueError, r"^X\.indptr ends with 9, but X\.indices has 3 elements"),
+        (
+            tampered("data", np.inf, 1),
+            ValueError,
+            r"^X contains infinity in row 1, column 1; all values must be finite",
+        ),
         (
             SimpleNamespace(shape=(2, 3), tocsr=lambda: None),
             TypeError,
-            r"^X holds objects",
+            r"^X contains objects",
         ),
         (
             SimpleNamespace(shape=(8,), tocsr=lambda: None),
             ValueError,
-            r"^X must be a matrix, .*got 1 dimension",
+            r"^X must be a 2-dimensional array .*got shape \(8,\)",
         ),
-        (SimpleNamespace(tocsr=lambda: None), ValueError, r"^X must be a matrix"),
+        (SimpleNamespace(tocsr=lambda: None), ValueError, r"^X must be a 2-dimensional array"),
     ],
 )
-def test_what_is_no_csr_matrix(X, kind, match):
+def test_malformed_csr_matrices_are_rejected(X, kind, match):
     with pytest.raises(kind, match=match):
         network((3, 2)).predict(X)
 
@@ -367,16 +375,16 @@ def test_what_is_no_csr_matrix(X, kind, match):
 @pytest.mark.parametrize(
     ("part", "value", "match"),
     [
-        ("indptr", np.arange(8), r"X\.indptr has 8 elements; 8 rows take 9"),
-        ("indptr", np.zeros(9), r"X\.indptr must hold integers in 1 dimension; got float64"),
-        ("indptr", np.zeros((9, 1), int), r"X\.indptr must hold integers in 1 dimension; .*\(9, 1\)"),
-        ("indptr", np.full(9, 2**64 - 1, np.uint64), r"X\.indptr begins with -1"),
-        ("indices", np.zeros(2, int), r"X\.indptr ends with 3; X\.indices has 2 elements"),
-        ("data", np.zeros(2), r"X\.indptr ends with 3; X\.data has 2 elements"),
-        ("data", np.zeros((3, 1)), r"X\.data must have 1 dimension; got shape \(3, 1\)"),
+        ("indptr", np.arange(8), r"X\.indptr must have 9 elements for 8 rows; got 8"),
+        ("indptr", np.zeros(9), r"X\.indptr must be a 1-dimensional array of integers; got float64"),
+        ("indptr", np.zeros((9, 1), int), r"X\.indptr must be a 1-dimensional array of integers; .*\(9, 1\)"),
+        ("indptr", np.full(9, 2**64 - 1, np.uint64), r"X\.indptr must begin with 0; got -1"),
+        ("indices", np.zeros(2, int), r"X\.indptr ends with 3, but X\.indices has 2 elements"),
+        ("data", np.zeros(2), r"X\.indptr ends with 3, but X\.data has 2 elements"),
+        ("data", np.zeros((3, 1)), r"X\.data must be 1-dimensional; got shape \(3, 1\)"),
     ],
 )
-def test_parts_that_do_not_fit(part, value, match):
+def test_inconsistent_csr_arrays_are_rejected(part, value, match):
     good = sparse.csr_array(np.eye(8, 3))
     parts = {"indptr": good.indptr, "indices": good.indices, "data": good.data, part: value}
     fake = SimpleNamespace(shape=(8, 3), tocsr=lambda: SimpleNamespace(**parts))

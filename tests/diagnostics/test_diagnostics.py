@@ -170,5 +170,5 @@ def test_the_picture(tmp_path, rng):
 def test_errors(arguments, kind, match, rng):
     with pytest.raises(kind, match=match):
         bp.find_learning_rate(linear(), *regression(rng), **arguments)
-    with pytest.raises(ValueError, match="X holds nan"):
+    with pytest.raises(ValueError, match="X contains NaN"):
         bp.find_learning_rate(linear(), np.full((5, 3), np.nan), np.ones(5))

@@ -386,6 +386,8 @@ def test_lbfgs_refuses_what_it_cannot_do(data):
         bp.LBFGS(memory=0)
     with pytest.raises(TypeError, match="optimizer must be a name or"):
         copy.deepcopy(net).profile(*data, optimizer=bp.LBFGS())
-    with pytest.raises(ValueError, match=r"unknown optimizer 'lbfgs'; L-BFGS .* is for Network.fit alone"):
+    with pytest.raises(
+        ValueError, match=r"unknown optimizer 'lbfgs'; L-BFGS .* is available only in Network.fit"
+    ):
         net.profile(*data, optimizer="lbfgs")
     np.testing.assert_array_equal(net._flat, before)

@@ -186,10 +186,10 @@ def test_out_takes_the_result(rng):
 @pytest.mark.parametrize(
     ("out", "error", "match"),
     [
-        (np.empty((6, 3), np.float32), ValueError, r"out has shape \(6, 3\); \(6, 4\) is wanted"),
-        (np.empty((6, 4)), TypeError, "out is float64; float32 is wanted"),
+        (np.empty((6, 3), np.float32), ValueError, r"out must have shape \(6, 4\); got \(6, 3\)"),
+        (np.empty((6, 4)), TypeError, "out must have dtype float32; got float64"),
         ([[0.0]], TypeError, "out must be a NumPy array"),
-        (np.frombuffer(bytes(96), np.float32).reshape(6, 4), ValueError, "out is read-only"),
+        (np.frombuffer(bytes(96), np.float32).reshape(6, 4), ValueError, "out must be writable"),
     ],
 )
 def test_out_that_does_not_fit(out, error, match):

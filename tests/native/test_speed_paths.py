@@ -42,13 +42,13 @@ def test_what_is_not_ready_goes_through_the_checks(rng):
         assert net.predict(other).tobytes() == net.predict(X).tobytes()
     bad = X.copy()
     bad[1, 5] = np.inf
-    with pytest.raises(ValueError, match="X holds inf at row 1, column 5"):
+    with pytest.raises(ValueError, match="X contains infinity in row 1, column 5"):
         net.predict(bad)
-    with pytest.raises(ValueError, match="X has 63 columns; this network takes 64"):
+    with pytest.raises(ValueError, match="X has 63 columns; this network expects 64"):
         net.predict(np.ascontiguousarray(X[:, 1:]))
     with pytest.raises(ValueError, match="X has no rows"):
         net.predict(X[:0])
-    with pytest.raises(ValueError, match="must be a matrix"):
+    with pytest.raises(ValueError, match="must be a 2-dimensional array"):
         net.predict(X[0])
     with pytest.raises(TypeError, match="masked"):
         net.predict(np.ma.masked_array(X))

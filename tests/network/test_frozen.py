@@ -96,7 +96,7 @@ def test_the_same_messages(rng, backend):
     for bad in wrong:
         assert message_of(frozen.predict, bad) == message_of(net.predict, bad)
         assert message_of(frozen.forward, bad) == message_of(net.forward, bad)
-    assert message_of(frozen.predict, broken)[1].startswith("X holds nan at row 1, column 5")
+    assert message_of(frozen.predict, broken)[1].startswith("X contains NaN in row 1, column 5")
     # Refused inputs leave no trace.
     assert frozen.predict(X).tobytes() == net.predict(X).tobytes()
     assert len(frozen._idle) == 1
@@ -106,11 +106,11 @@ def test_the_same_messages(rng, backend):
 def test_what_is_not_finite_is_refused_with_and_without_the_gil(rng, rows):
     net = network()
     X = rng.standard_normal((rows, 16)).astype(np.float32)
-    for odd in (np.nan, np.inf, -np.inf):
+    for odd, shown in ((np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "-infinity")):
         X[rows - 1, 15] = odd
-        with pytest.raises(ValueError, match=f"X holds {odd} at row {rows - 1}, column 15"):
+        with pytest.raises(ValueError, match=f"X contains {shown} in row {rows - 1}, column 15"):
             net.predict(X)
-        with pytest.raises(ValueError, match=f"X holds {odd} at row {rows - 1}, column 15"):
+        with pytest.raises(ValueError, match=f"X contains {shown} in row {rows - 1}, column 15"):
             net.freeze().predict(X)
 
 

@@ -313,11 +313,11 @@ def test_misuse_of_a_loop_of_ones_own(build, problem, bytes_of, before, call):
 @pytest.mark.parametrize(
     ("dY", "match"),
     [
-        (np.ones((19, 2)), r"dY has 19 rows; the last forward takes 20"),
-        (np.ones((20, 3)), r"dY has 3 columns; the last forward takes 2"),
-        (np.ones(20), r"dY must be a matrix"),
-        (np.full((20, 2), np.nan), r"dY holds nan at row 0, column 0"),
-        (np.full((20, 2), np.inf), r"dY holds inf at row 0, column 0"),
+        (np.ones((19, 2)), r"dY has 19 rows; the last forward expects 20"),
+        (np.ones((20, 3)), r"dY has 3 columns; the last forward expects 2"),
+        (np.ones(20), r"dY must be a 2-dimensional array"),
+        (np.full((20, 2), np.nan), r"dY contains NaN in row 0, column 0"),
+        (np.full((20, 2), np.inf), r"dY contains infinity in row 0, column 0"),
     ],
 )
 def test_bad_deltas(build, problem, dY, match):
@@ -848,11 +848,11 @@ def test_custom_loss_is_the_built_in_of_the_same_formula(build, problem, error, 
         (
             lambda Y, Z: (0.5, Z),
             ValueError,
-            r"returned shapes \(\) and \(\d+, 2\); \(\d+,\) and \(\d+, 2\) are wanted",
+            r"must return arrays of shape \(\d+,\) and \(\d+, 2\); got \(\) and \(\d+, 2\)",
         ),
-        (lambda Y, Z: (Z[:, 0], Z[:, :1]), ValueError, r"returned shapes .* are wanted"),
-        (lambda Y, Z: (Z[:, 0], None), TypeError, r"custom loss's D holds objects"),
-        (lambda Y, Z: (np.array(["a"] * len(Z)), Z), TypeError, r"custom loss's loss holds strings"),
+        (lambda Y, Z: (Z[:, 0], Z[:, :1]), ValueError, r"must return arrays of shape .*; got"),
+        (lambda Y, Z: (Z[:, 0], None), TypeError, r"custom loss's D contains objects"),
+        (lambda Y, Z: (np.array(["a"] * len(Z)), Z), TypeError, r"custom loss's loss contains strings"),
     ],
 )
 def test_bad_results_of_a_custom_loss(build, problem, bytes_of, result, kind, match):

@@ -442,8 +442,8 @@ def test_a_progress_bar(capfd, rng):
     ("call", "kind", "match"),
     [
         (lambda net, X: bp.pretrain([], X), TypeError, "network must be a bp.Network; got list"),
-        (lambda net, X: bp.pretrain(net, X[:, :5]), ValueError, "X has 5 columns; this network takes 12"),
-        (lambda net, X: bp.pretrain(net, np.where(X > 0, np.nan, X)), ValueError, "X holds nan"),
+        (lambda net, X: bp.pretrain(net, X[:, :5]), ValueError, "X has 5 columns; this network expects 12"),
+        (lambda net, X: bp.pretrain(net, np.where(X > 0, np.nan, X)), ValueError, "X contains NaN"),
         (lambda net, X: bp.pretrain(net, X, "rmb"), ValueError, "unknown pretraining method 'rmb'; did you"),
         (lambda net, X: bp.pretrain(net, X, 3), TypeError, "pretrain: method must be a name or a Pretrainer"),
         (lambda net, X: bp.pretrain(net, X, layers=0), TypeError, "layers must be a list of indices"),
@@ -468,7 +468,7 @@ def test_a_progress_bar(capfd, rng):
         (
             lambda net, X: bp.pretrain(net, 2 * X, bp.Autoencoder(loss="log_loss")),
             ValueError,
-            "log_loss takes 0, 1 or prob",
+            "log_loss expects 0, 1 or prob",
         ),
     ],
 )

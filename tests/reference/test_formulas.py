@@ -420,7 +420,7 @@ class TestCap:
     def test_reached(self, kernels, dtype, cap, name, y, sign, beyond):
         Y, Z = np.array([[y], [1.0]], dtype), np.array([[sign * (cap + beyond)], [0.0]], dtype)
         text = (
-            rf"{name}: an exponent reached the cap of {cap:g} for {dtype}.*largest \|Z\| is {cap + beyond:g}"
+            rf"{name}: the exponent reached the cap of {cap:g} for {dtype}.*largest \|Z\| is {cap + beyond:g}"
         )
         with pytest.raises(FloatingPointError, match=text):
             kernels.loss_and_delta(name, Y, Z)
@@ -436,7 +436,7 @@ class TestCap:
         net.parameters["0.W"][...] = 1.0
         X, Y = [[sign * (cap + 1)]], [[y]]
         for call in (net.loss, net.gradients):
-            with pytest.raises(FloatingPointError, match=rf"{name}: an exponent reached the cap"):
+            with pytest.raises(FloatingPointError, match=rf"{name}: the exponent reached the cap"):
                 call(X, Y)
         before = net.parameters["0.W"].tobytes()
         with pytest.raises(FloatingPointError, match=rf"epoch 0, batch 0.*exponent of the {name} loss"):

@@ -90,6 +90,43 @@ def test_regression_scores_as_scikit_learn() -> None:
     assert evaluation.regression_scores([2.0, 2.0], [2.0, 2.0]).r2 == 1.0
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_accuracy_matches_scikit_learn(weighted: bool) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    y, P = guesses(300, 3)
+    weights = RANDOM.uniform(size=300) if weighted else None
+    expected = pytest.approx(metrics.accuracy_score(y, P.argmax(axis=1), sample_weight=weights), rel=1e-12)
+    assert evaluation.accuracy(y, P, weights) == expected
+    assert evaluation.accuracy(np.eye(3)[y], P, weights) == expected
+    assert evaluation.accuracy(y, P.argmax(axis=1), weights) == expected
+    labels, Z = RANDOM.integers(0, 2, size=(300, 3)), RANDOM.normal(size=(300, 3))
+    subset = pytest.approx(metrics.accuracy_score(labels, Z > 0, sample_weight=weights), rel=1e-12)
+    assert evaluation.accuracy(labels, Z, weights, kind="probabilities", whole_rows=True) == subset
+    link = 1 / (1 + np.exp(-Z))
+    assert (
+        evaluation.accuracy(labels, link, weights, kind="probabilities", linked=True, whole_rows=True)
+        == subset
+    )
+    assert evaluation.accuracy(2 * labels - 1, Z, weights, kind="signs", whole_rows=True) == subset
+    shares = np.average((labels == (Z > 0)).mean(axis=1), weights=weights)
+    assert evaluation.accuracy(labels, Z, weights, kind="probabilities") == pytest.approx(shares, rel=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_r2_matches_scikit_learn(weighted: bool) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    y = RANDOM.normal(size=(200, 3)) * 1e4
+    predicted = y + RANDOM.normal(size=(200, 3)) * 3e3
+    y[:, 2] = 7.0
+    weights = RANDOM.uniform(size=200) if weighted else None
+    for columns in (slice(None), 0, 2):
+        expected = metrics.r2_score(y[:, columns], predicted[:, columns], sample_weight=weights)
+        assert evaluation.r2(y[:, columns], predicted[:, columns], weights) == pytest.approx(
+            expected, rel=1e-12
+        )
+    assert evaluation.r2(y[:, 2], y[:, 2], weights) == 1.0
+
+
 def test_importance_finds_what_matters() -> None:
     X = RANDOM.normal(size=(500, 4))
     y = 3 * X[:, 0] + X[:, 2]
@@ -111,24 +148,33 @@ def test_importance_finds_what_matters() -> None:
 
 
 MISTAKES: list[tuple[Any, str]] = [
-    (lambda: evaluation.confusion_matrix([0, 1], [0], 2), "as many predictions as truths"),
-    (lambda: evaluation.confusion_matrix([0, 2], [0, 1], 2), "y_true must hold numbers from 0 to 1"),
-    (lambda: evaluation.confusion_matrix([0, 1], [0.5, 1.0], 2), "y_predicted must hold class numbers"),
-    (lambda: evaluation.class_numbers(["a", "x"], ["a", "b"]), "y_true holds 'x', none of the 2 classes"),
-    (lambda: evaluation.class_numbers([3], ["a", "b"]), "y_true holds 3"),
-    (lambda: evaluation.class_numbers(["a"], ["a", "a"]), "one is named twice"),
-    (lambda: evaluation.class_numbers(np.eye(3), [0, 1, 2]), "one label a row"),
+    (lambda: evaluation.confusion_matrix([0, 1], [0], 2), "must have the same length"),
+    (lambda: evaluation.confusion_matrix([0, 2], [0, 1], 2), "y_true must contain class numbers from 0 to 1"),
+    (
+        lambda: evaluation.confusion_matrix([0, 1], [0.5, 1.0], 2),
+        "y_predicted must contain integer class numbers",
+    ),
+    (
+        lambda: evaluation.class_numbers(["a", "x"], ["a", "b"]),
+        "y_true contains 'x', which is not one of the 2 classes",
+    ),
+    (lambda: evaluation.class_numbers([3], ["a", "b"]), "y_true contains 3"),
+    (lambda: evaluation.class_numbers(["a"], ["a", "a"]), "at least one appears twice"),
+    (lambda: evaluation.class_numbers(np.eye(3), [0, 1, 2]), "one label per row"),
     (lambda: evaluation.labels_of(np.ones((2, 2), dtype=int)), "probabilities must be floats"),
     (lambda: evaluation.labels_of(np.array([[0.2, 1.2]])), "from 0 to 1"),
-    (lambda: evaluation.labels_of(np.array([[0.2, 0.8]]), "abc"), "of 2 classes; 3 classes were named"),
+    (lambda: evaluation.labels_of(np.array([[0.2, 0.8]]), "abc"), "of 2 classes, but 3 classes were given"),
     (lambda: evaluation.calibration([0], [np.nan]), "from 0 to 1"),
-    (lambda: evaluation.calibration([], []), "needs rows"),
-    (lambda: evaluation.calibration([0.5], [0.5]), "0 and 1 alone"),
+    (lambda: evaluation.calibration([], []), "needs at least one row"),
+    (lambda: evaluation.calibration([0.5], [0.5]), "only 0 and 1"),
     (lambda: evaluation.calibration([0], [0.5], bins=0), "bins must be"),
-    (lambda: evaluation.regression_scores([1.0], [np.inf]), "predicted must hold finite numbers"),
-    (lambda: evaluation.regression_scores([], []), "a row at least"),
-    (lambda: evaluation.regression_scores([1.0, 2.0], [1.0]), "as many predictions as truths"),
-    (lambda: evaluation.regression_scores(np.ones((2, 2)), np.ones((2, 2))), "one number a row"),
+    (
+        lambda: evaluation.regression_scores([1.0], [np.inf]),
+        "predicted contains NaN or infinity; all values must be finite",
+    ),
+    (lambda: evaluation.regression_scores([], []), "at least one row"),
+    (lambda: evaluation.regression_scores([1.0, 2.0], [1.0]), "must have the same length"),
+    (lambda: evaluation.regression_scores(np.ones((2, 2)), np.ones((2, 2))), "one number per row"),
 ]
 
 

@@ -314,7 +314,7 @@ def test_a_network_that_was_not_trained() -> None:
 def test_what_does_not_fit_leaves_the_old_page() -> None:
     Path("r.html").write_text("old")
     net = network("squared_error", 2)
-    with pytest.raises(ValueError, match="one number a row"):
+    with pytest.raises(ValueError, match="one number per row"):
         write_report("r.html", net, None, HeldOut(np.ones((4, 2)), np.ones((4, 2))))
     assert Path("r.html").read_text() == "old"
     assert os.listdir() == ["r.html"]

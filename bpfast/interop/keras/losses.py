@@ -1,4 +1,4 @@
-"""Keras's losses as bpfast's: those that mean exactly the same."""
+"""Keras's losses whose counterparts in bpfast compute exactly the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import keras
 
 from ...specs.losses import AbsoluteError, CrossEntropy, Hinge, Huber, LogLoss, Loss, Poisson, SquaredError
 
-#: Keras's losses by the names of their functions: from their configuration.
+#: Name of the function of a Keras loss → what makes the loss from its configuration.
 LOSSES: dict[str, Callable[[dict[str, Any]], Loss]] = {
     "mean_squared_error": lambda c: SquaredError(),
     "mean_absolute_error": lambda c: AbsoluteError(),
@@ -21,8 +21,8 @@ LOSSES: dict[str, Callable[[dict[str, Any]], Loss]] = {
     "sparse_categorical_crossentropy": lambda c: CrossEntropy(),
 }
 
-#: What a configuration may say beside a delta and from_logits: only this means the same.
-_WANTED: dict[str, tuple[Any, ...]] = {
+#: Allowed values of a configuration.
+_ALLOWED: dict[str, tuple[Any, ...]] = {
     "reduction": ("sum_over_batch_size", "mean"),
     "label_smoothing": (0.0,),
     "axis": (-1,),
@@ -31,7 +31,7 @@ _WANTED: dict[str, tuple[Any, ...]] = {
 
 
 def read_loss(loss: Any) -> tuple[Loss, bool]:
-    """One of Keras's losses, its name or function, as bpfast's; and whether it is for linked outputs."""
+    """Read a Keras loss, its name or its function; also return whether it expects the link applied."""
     if isinstance(loss, (list, tuple)) and len(loss) == 1:
         loss = loss[0]
     if isinstance(loss, str):
@@ -42,9 +42,9 @@ def read_loss(loss: Any) -> tuple[Loss, bool]:
     name = getattr(function, "__name__", type(loss).__name__)
     if name not in LOSSES or function is not getattr(keras.losses, name):
         raise ValueError(f"loss {name} has no counterpart in bpfast (of Keras's: {', '.join(LOSSES)})")
-    # A Huber's delta is not in its configuration.
+    # The delta of Huber is not in its configuration.
     config = {**getattr(loss, "_fn_kwargs", {}), **loss.get_config()} if loss is not function else {}
-    for key, allowed in _WANTED.items():
+    for key, allowed in _ALLOWED.items():
         if config.get(key, allowed[0]) not in allowed:
             raise ValueError(f"loss {name}: {key} must be {allowed[0]!r} for bpfast; got {config[key]!r}")
     return LOSSES[name](config), not config.get("from_logits", False)

@@ -1,6 +1,14 @@
-"""Networks to and from PyTorch."""
+"""Conversion of networks from and to PyTorch, and training of PyTorch modules in bpfast."""
 
-from .convert import Exp, Residual, from_torch, to_torch, train_torch
+try:
+    import torch as _torch  # noqa: F401
+except ImportError:
+    raise ImportError('bpfast.interop.torch needs PyTorch: pip install "bpfast[torch]"') from None
+
+from .modules import Exp, Residual
+from .read_module import from_torch
+from .train import train_torch
+from .write_module import to_torch
 
 __all__ = [
     "Exp",

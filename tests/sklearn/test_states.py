@@ -1,0 +1,376 @@
+"""The estimators off the straight path: after errors, after changed parameters, on odd weights and labels."""
+
+import os
+import pickle
+import signal
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+import sklearn.neural_network as theirs
+from sklearn.datasets import make_classification, make_multilabel_classification
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+
+import bpfast as bp
+import bpfast.sklearn as ours
+from bpfast.sklearn import MLPClassifier, MLPRegressor, from_sklearn
+
+X, y = make_classification(120, 6, n_classes=3, n_informative=4, random_state=0)
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+class Raise(bp.Callback):
+    """Raises an error after so many epochs."""
+
+    def __init__(self, error, epoch=2):
+        self.error, self.epoch = error, epoch
+
+    def on_epoch_end(self, network, history):
+        if len(history) == self.epoch:
+            raise self.error
+
+
+def state(est):
+    """All that a fit may change."""
+    return pickle.dumps(
+        {name: value for name, value in vars(est).items() if name not in ("_held", "callbacks")}
+    )
+
+
+@pytest.mark.parametrize("module", [theirs, ours])
+def test_partial_fit_goes_on_after_bad_data(module):
+    """The moments survive a call that was refused."""
+    straight = module.MLPClassifier(random_state=0)
+    stumbling = module.MLPClassifier(random_state=0)
+    for call in range(4):
+        straight.partial_fit(X, y, classes=[0, 1, 2])
+        stumbling.partial_fit(X, y, classes=[0, 1, 2])
+        if call == 1:
+            with pytest.raises(ValueError, match="NaN"):
+                stumbling.partial_fit(np.full_like(X, np.nan), y)
+    assert stumbling.loss_curve_ == straight.loss_curve_
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"batch_norm": True}], ids=str)
+def test_partial_fit_goes_on_after_a_callback_failed(options):
+    straight = MLPClassifier(random_state=0, shuffle=False, **options)
+    stumbling = MLPClassifier(random_state=0, shuffle=False, **options)
+    for call in range(4):
+        straight.partial_fit(X, y, classes=[0, 1, 2])
+        stumbling.partial_fit(X, y, classes=[0, 1, 2])
+        if call == 1:
+            stumbling.callbacks = [Raise(RuntimeError("no"), epoch=1)]
+            with pytest.raises(RuntimeError, match="no"):
+                stumbling.partial_fit(X, y)
+            stumbling.callbacks = None
+    assert stumbling.loss_curve_ == straight.loss_curve_
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize(
+    ("solver", "error", "batch_norm"),
+    [
+        ("adam", RuntimeError, False),
+        ("adam", RuntimeError, True),
+        ("adam", SystemExit, False),
+        ("lbfgs", RuntimeError, False),
+        ("lbfgs", KeyboardInterrupt, False),
+    ],
+)
+def test_everything_is_as_before_an_error(solver, error, batch_norm, warm_start):
+    est = MLPClassifier(random_state=0, max_iter=5, warm_start=warm_start, batch_norm=batch_norm).fit(X, y)
+    est.set_params(solver=solver, callbacks=[Raise(error("no"))])
+    before, predicted = state(est), est.predict_proba(X)
+    with pytest.raises(error):
+        est.fit(X[::-1], y[::-1])
+    assert state(est) == before
+    assert (est.predict_proba(X) == predicted).all()
+
+
+def test_an_interrupt_of_epochs_keeps_what_was_learned():
+    est = MLPClassifier(random_state=0, max_iter=10**7, tol=0, n_iter_no_change=10**7)
+    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.warns(UserWarning, match="interrupted") as caught:
+        est.fit(X, y)
+    timer.join()
+    assert caught[0].filename == __file__
+    assert est.score(X, y) > 0.6
+
+
+@pytest.mark.parametrize("kind", ["MLPClassifier", "MLPRegressor"])
+@pytest.mark.parametrize("activation", ["logistic", "tanh"])
+def test_no_hidden_layer_starts_by_the_activation(kind, activation):
+    options = {"hidden_layer_sizes": (), "activation": activation, "random_state": 0, "max_iter": 3}
+    pair = [getattr(module, kind)(**options) for module in (theirs, ours)]
+    curves = [est.fit(X, y).loss_curve_ for est in pair]
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-10)
+
+
+def test_a_taken_over_estimator_goes_back_to_its_best():
+    fitted = theirs.MLPClassifier(random_state=0, max_iter=30, early_stopping=True, warm_start=True).fit(X, y)
+    est = from_sklearn(fitted).set_params(max_iter=1, learning_rate_init=10.0, tol=0)
+    est.best_validation_score_ = 1.0
+    est.fit(X, y)
+    for mine, wanted in zip(est.coefs_, fitted.coefs_, strict=True):
+        assert (mine == wanted).all()
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_class_weights_are_checked(weight):
+    with pytest.raises(ValueError, match="class_weight holds"):
+        MLPClassifier(class_weight={0: weight}).fit(X, y)
+    with pytest.raises(ValueError, match="class_weight is all 0"):
+        MLPClassifier(class_weight={0: 0, 1: 0, 2: 0}).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"hidden_layer_sizes": (7, 4)}, {"alpha": -1}, {"solver": "none"}, {"learning_rate_init": 0}]
+)
+def test_predictions_do_not_ask_what_only_fit_needs(changed):
+    """A pickle has weights alone; the parameters may have been changed since."""
+    est = MLPClassifier((5,), random_state=0, max_iter=2).fit(X, y)
+    again = pickle.loads(pickle.dumps(est.set_params(**changed)))
+    assert (again.predict_proba(X) == est.predict_proba(X)).all()
+
+
+def test_activations_of_another_number_of_layers():
+    est = MLPClassifier((5,), ("relu",), random_state=0, max_iter=2).fit(X, y)
+    est = pickle.loads(pickle.dumps(est.set_params(activation=("relu", "tanh"))))
+    with pytest.raises(ValueError, match="activation has 2 entries for 1 hidden layers"):
+        est.predict(X)
+
+
+@pytest.mark.parametrize("module", [theirs, ours])
+@pytest.mark.parametrize("container", [scipy.sparse.csr_matrix, scipy.sparse.lil_matrix, np.asarray])
+def test_sparse_labels(module, container):
+    X, y = make_multilabel_classification(80, 6, n_classes=4, random_state=0)
+    est = module.MLPClassifier(random_state=0, max_iter=20).fit(X, container(y))
+    dense = module.MLPClassifier(random_state=0, max_iter=20).fit(X, y).predict(X)
+    for each in (est, from_sklearn(est) if module is theirs else est):
+        found = each.predict(X)
+        assert scipy.sparse.issparse(found) == (container is not np.asarray)
+        assert ((found.toarray() if scipy.sparse.issparse(found) else found) == dense).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "Maximum iterations"), ({"solver": "lbfgs"}, "lbfgs"), ({"batch_size": 1000}, "batch_size")],
+)
+def test_warnings_name_the_line_that_fits(options, message):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        MLPClassifier(max_iter=1, **options).fit(X, y)
+    found = [each for each in caught if message in str(each.message)]
+    assert [each.filename for each in found] == [__file__]
+
+
+def test_an_exponent_at_its_cap():
+    """Held out, the loss is infinite; at the start of lbfgs there is nothing to go on from."""
+    signs = (X[:, 0] > 0).astype(int)
+    est = MLPClassifier(loss="exponential", max_iter=3, random_state=0)
+    est.fit(X, signs, validation_data=(1e9 * X, 1 - signs))
+    assert est.validation_loss_curve_ == [np.inf] * 3
+    for est in (MLPClassifier(loss="exponential", solver="lbfgs"), MLPRegressor("poisson", solver="lbfgs")):
+        with pytest.raises(ValueError, match="non-finite"):
+            est.fit(1e9 * X, signs)
+
+
+def test_after_a_divergence_the_moments_are_new():
+    est = MLPRegressor(
+        solver="sgd", learning_rate_init=0.5, early_stopping=True, random_state=0, warm_start=True
+    )
+    with pytest.warns(ConvergenceWarning, match="no longer finite"):
+        est.fit(100 * X, 1000.0 * y)
+    est.set_params(learning_rate_init=1e-9, max_iter=2, keep_optimizer=True).fit(100 * X, 1000.0 * y)
+    assert np.isfinite(est.loss_curve_[-2:]).all()
+
+
+def test_every_callback_that_began_also_ends():
+    class Count(bp.Callback):
+        ended = 0
+
+        def on_fit_end(self, network, history):
+            self.ended += 1
+
+    class Refuse(bp.Callback):
+        def on_fit_begin(self, network, history):
+            raise RuntimeError("no")
+
+    for solver in ("adam", "lbfgs"):
+        first, last = Count(), Count()
+        with pytest.raises(RuntimeError, match="no"):
+            MLPClassifier(solver=solver, callbacks=[first, Refuse(), last]).fit(X, y)
+        assert (first.ended, last.ended) == (1, 0)
+
+
+def test_given_numbers_count_between_calls():
+    """An optimizer or a schedule that was given anew leads on; a number by name does not, as there."""
+    est = MLPClassifier(solver=bp.SGD(0.1, momentum=0.9), random_state=0).partial_fit(X, y, classes=[0, 1, 2])
+    est.set_params(solver=bp.SGD(0.01, momentum=0.9)).partial_fit(X, y)
+    assert est.history_.learning_rate == [0.01]
+    est.set_params(solver=bp.SGD(bp.StepDecay(0.5, every=1, factor=0.1), momentum=0.9)).partial_fit(X, y)
+    assert est.history_.learning_rate == [0.5]
+    assert est.partial_fit(X, y).history_.learning_rate == pytest.approx([0.05])
+    named = [module.MLPClassifier(solver="sgd", random_state=0) for module in (ours, theirs)]
+    for one in named:
+        one.partial_fit(X, y, classes=[0, 1, 2]).set_params(learning_rate_init=0.5).partial_fit(X, y)
+    np.testing.assert_allclose(*(one.coefs_[0] for one in named), rtol=1e-9)
+
+
+def test_a_change_of_parameters_is_seen():
+    """What was read of the parameters is kept only as long as none has changed."""
+    est = MLPClassifier(random_state=0, max_iter=2).fit(X, y)
+    with pytest.raises(ValueError, match="'alpha' parameter"):
+        est.set_params(alpha=-1.0).fit(X, y)
+    with pytest.raises(ValueError, match="'early_stopping' parameter"):
+        est.set_params(alpha=1.0, early_stopping=1).fit(X, y)
+    sizes = [5]
+    est.set_params(early_stopping=False, hidden_layer_sizes=sizes).fit(X, y)
+    sizes.append(4)
+    assert [W.shape[1] for W in est.fit(X, y).coefs_] == [5, 4, 3]
+
+
+def test_classes_count_by_their_rows_where_held_out():
+    options = {"early_stopping": True, "random_state": 0, "max_iter": 3}
+    plain = MLPClassifier(**options).fit(X, y)
+    uneven = MLPClassifier(class_weight={0: 1e-6, 1: 1.0, 2: 1.0}, **options).fit(X, y)
+    assert {round(score * 12) for score in uneven.validation_scores_} <= set(range(13))
+    assert all(score * 12 == pytest.approx(round(score * 12)) for score in uneven.validation_scores_)
+    assert not (plain.coefs_[0] == uneven.coefs_[0]).all()
+
+
+def test_the_score_may_be_monitored():
+    stopping = bp.EarlyStopping("val_score", patience=3)
+    est = MLPClassifier(early_stopping=True, random_state=0, callbacks=[stopping], n_iter_no_change=50).fit(
+        X, y
+    )
+    assert est.history_.val_score == est.validation_scores_
+    assert stopping.best == est.best_validation_score_
+    assert est.n_iter_ == stopping.best_epoch + 4
+
+
+def test_scorers():
+    with pytest.raises(ValueError, match="scoring must be a scorer's name, 'loss' or a callable; got"):
+        MLPClassifier(early_stopping=True, scoring=["accuracy", "f1_macro"]).fit(X, y)
+    scored = MLPClassifier(early_stopping=True, scoring=lambda est, A, b: est.score(A, b), max_iter=2)
+    assert len(scored.fit(X, y, sample_weight=np.ones(len(y))).validation_scores_) == 2
+
+
+@pytest.mark.parametrize(("alias", "name"), [("mae", "absolute_error"), ("pinball", "quantile")])
+def test_aliases(alias, name):
+    one, other = (MLPRegressor(loss, random_state=0, max_iter=2).fit(X, y) for loss in (alias, name))
+    assert (one.coefs_[0] == other.coefs_[0]).all()
+
+
+@pytest.mark.parametrize("kind", [np.longdouble, np.float16, np.int32, object])
+def test_predictions_of_other_dtypes(kind):
+    for est in (MLPClassifier(random_state=0, max_iter=2).fit(X, y), MLPRegressor(max_iter=2).fit(X, y)):
+        whole = np.round(X)
+        assert (est.predict(whole.astype(kind)) == est.predict(whole)).all()
+
+
+def test_ready_rows_take_the_same_checks():
+    """Rows that need no preparation take a shorter way, to the same answers and the same errors."""
+    est, expected = (module.MLPClassifier(random_state=0, max_iter=2).fit(X, y) for module in (ours, theirs))
+    bad = X.copy()
+    bad[3, 2] = np.nan
+    for rows in (bad, X[:, :3], X[:0], X[0], X[None], X.astype(complex)):
+        messages = []
+        for each in (est, expected):
+            with pytest.raises(ValueError) as caught:  # noqa: PT011
+                each.predict(rows)
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+    with pytest.raises(NotFittedError):
+        MLPClassifier().predict(X)
+
+
+def test_quantiles_stop_by_their_loss():
+    """R² says little of a quantile's prediction: early stopping goes by the loss."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-3, 3, (2000, 1))
+    goal = np.sin(x[:, 0]) + rng.normal(0, 0.2 + 0.1 * np.abs(x[:, 0]))
+    options = {"hidden_layer_sizes": (50, 50), "random_state": 0, "max_iter": 300, "early_stopping": True}
+    low, high = (MLPRegressor(bp.Quantile(q), **options).fit(x, goal) for q in (0.05, 0.95))
+    assert np.mean((low.predict(x) < goal) & (goal < high.predict(x))) == pytest.approx(0.9, abs=0.04)
+    assert low.validation_scores_ == [-loss for loss in low.validation_loss_curve_]
+    by_loss = MLPClassifier(early_stopping=True, scoring="loss", max_iter=5, random_state=0).fit(X, y)
+    assert by_loss.best_validation_score_ == -min(by_loss.validation_loss_curve_)
+
+
+@pytest.mark.parametrize("kind", ["solver", "loss", "activation"])
+def test_classes_of_specifications(kind):
+    given = {"solver": bp.Adagrad, "loss": bp.Huber, "activation": bp.GELU}[kind]
+    one, other = (MLPRegressor(random_state=0, max_iter=2, **{kind: value}) for value in (given, given()))
+    assert (one.fit(X, y).coefs_[0] == other.fit(X, y).coefs_[0]).all()
+
+
+MISTAKES = [
+    ({"solver": "rmspropp"}, "bpfast also takes sgd, adam, adamw, rmsprop"),
+    ({"activation": "leakyrelu"}, "bpfast also takes identity, sigmoid"),
+    ({"learning_rate": 0.01}, "pass a number as learning_rate_init"),
+    ({"hidden_layer_sizes": (10.5,)}, "hidden_layer_sizes must contain integers; got 10.5"),
+    ({"dropout": (0.1, 0.2)}, "dropout has 2 rates for 1 hidden layers"),
+    ({"batch_norm": "yes"}, "MLPClassifier: batch_norm must be True or False; got 'yes'"),
+    ({"activation": ("relu", "tanh")}, "activation has 2 entries for 1 hidden layers"),
+    ({"class_weight": {0: 2, 77: 1}}, r"class_weight names 77, which is not one of the classes \[0 1 2\]"),
+    ({"callbacks": [bp.ProgressBar]}, r"make one: ProgressBar\(\)"),
+    ({"callbacks": [print]}, "derive it from bp.Callback"),
+    ({"early_stopping": True, "scoring": "r2_score"}, "r2_score"),
+    ({"early_stopping": True, "scoring": lambda est, A, b: None}, "failed on the held-out rows"),
+    ({"learning_rate_init": 1e300, "solver": "sgd"}, "Or learning_rate_init is too large"),
+    ({"n_jobs": 0}, "-2 for all but one"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), MISTAKES, ids=str)
+def test_mistakes_are_named(options, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        MLPClassifier(**options).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (X, "got a ndarray"),
+        ((X,), "got a tuple of 1"),
+        ((X[:, :3], y), "validation_data: X has 3 features"),
+        ((np.full_like(X, np.nan), y), "validation_data: Input X contains NaN"),
+        ((X, y[:5]), "validation_data: Found input variables with inconsistent"),
+        ((X, y + 1), "validation_data: y contains"),
+        ((X, y, -np.ones(len(y))), "validation_data: sample_weight holds"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_mistakes_in_validation_data(given, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        MLPClassifier().fit(X, y, validation_data=given)
+
+
+def test_optimizers_read_as_they_are_written():
+    assert repr(bp.SGD(0.1, momentum=0.9)) == "SGD(learning_rate=0.1, momentum=0.9, nesterov=False)"
+    assert eval(repr(bp.WarmUp(0.1)), vars(bp)) == bp.WarmUp(0.1)
+    assert "solver=SGD(learning_rate=0.1, momentum=0.0, nesterov=False)" in repr(
+        MLPClassifier(solver=bp.SGD(0.1))
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_other_dtype(dtype):
+    est = MLPClassifier(random_state=0, max_iter=2, dtype=dtype).fit(X, y)
+    single = X.astype(np.float32)
+    assert (est.predict_proba(single) == est.predict_proba(single.astype(float))).all()
+    huge = np.full((1, 6), 1e300)
+    if dtype == "float32":
+        with pytest.raises(ValueError, match="too large for float32"):
+            est.predict(huge)
+
+
+def test_a_loss_of_ones_own():
+    """Half the squared error, written by hand, is what squared_error means here."""
+    loss = bp.CustomLoss(lambda goal, Z: (0.5 * ((Z - goal) ** 2)[:, 0], Z - goal))
+    one, other = (MLPRegressor(each, random_state=0, max_iter=3) for each in (loss, "squared_error"))
+    np.testing.assert_allclose(one.fit(X, y).loss_curve_, other.fit(X, y).loss_curve_, rtol=1e-12)
