@@ -33,7 +33,7 @@ from .specs.optimizers import Optimizer
 from .specs.penalties import Penalty
 from .specs.spec import integer
 
-#: What a pickle leaves out, because `_derive` builds it again.
+#: Attributes that `_derive` builds again, left out of a pickle.
 _DERIVED = frozenset(
     [
         *("parameters", "statistics", "link_name", "lock", "fitting", "taped_rows", "has_gradient"),
@@ -45,7 +45,7 @@ _living: weakref.WeakSet[NetworkState] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Start afresh in a forked child, where no thread is left to release a lock that was held."""
+    """Reset locks and engines in a forked child, where no thread is left to release a held lock."""
     for state in list(_living):
         state._derive()
 
@@ -56,7 +56,7 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A copy of what training changes in a network, to go back to after an error."""
+    """Copy of what training changes in a network, to restore after an error."""
 
     flat: Array
     seed: int
@@ -72,16 +72,10 @@ class NetworkState:
 
     Parameters
     ----------
-    layers : sequence of Layer
-    n_inputs : int
-        Columns of X.
-    loss : Loss
-    dtype : {"float32", "float64"} or numpy.dtype
-    seed : int
-    threads : int or None
-    backend : str or None
+    layers, n_inputs, loss, dtype, seed, threads, backend
+        As for `bpfast.Network`; `loss` is a `Loss`.
     initialize : bool, default True
-        Draw the initial parameters; otherwise they are 0, to be written.
+        Draw the initial parameters; otherwise they are 0, to be overwritten.
 
     Attributes
     ----------
@@ -91,13 +85,13 @@ class NetworkState:
     parameters, statistics : mapping of str to array
         Views of `flat` by name.
     optimizer_state : OptimizerState or None
-        State that the next call with the same kind of optimizer continues from.
+        State from which the next call with the same kind of optimizer continues.
     epochs, steps : int
-        Epochs and steps trained so far; random ops of the next step draw from (seed, steps).
+        Epochs and steps trained so far; the random numbers of the next step depend on (seed, steps).
     lr_scales : dict
         Multipliers of the learning rate by parameter name, without those that are 1.
     metadata : dict of str to str
-        Text kept in the model file.
+        Text stored in the model file.
     lock : threading.RLock
         Held while the engine runs.
     taped_rows : int
@@ -141,7 +135,7 @@ class NetworkState:
         self._derive()
 
     def _derive(self) -> None:
-        """Build what follows from the rest and does not travel in a pickle."""
+        """Set the attributes that are derived from the rest and left out of a pickle."""
         self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self.flat))
         self.statistics: Mapping[str, Array] = MappingProxyType(self.program.views(self.flat, False))
         self.link_name = link_of(self.loss)
@@ -163,14 +157,14 @@ class NetworkState:
 
     @property
     def gradient(self) -> Array:
-        """The flat gradient of `backward`, allocated on first use: most networks never need it."""
+        """The flat gradient of `backward`, allocated on first use because most networks never need it."""
         if self._gradient is None:
             self._gradient = np.zeros(self.flat.shape, self.dtype)
         return self._gradient
 
     @property
     def engine(self) -> Engine:
-        """The engine, built on first use: a network may be loaded or copied only to be inspected."""
+        """The engine, built on first use because a network may be loaded only to be inspected."""
         with self.lock:
             if self._engine is None:
                 self._engine = backends.make_engine(self.program, self.dtype, self.backend, self.threads)
@@ -180,17 +174,17 @@ class NetworkState:
     _predict: Callable[[Array, Any, str], Array | None] | None
 
     def reset_engine(self) -> None:
-        """Drop the engine, and with it the rows of its last call."""
+        """Discard the engine, and with it the memory of its last call."""
         with self.lock:
             self._engine = None
-            # The engine's `predict`, kept here for calls of a few microseconds.
+            # The engine's `predict`, cached for calls of a few microseconds.
             self._predict = None
 
     def predict_ready(self, X: Any) -> Array | None:
-        """Predict where X needs no preparation, else return None.
+        """Predict if X needs no preparation, else return None.
 
-        X needs none if it is a finite C-contiguous array of at least one row, of the network's dtype and
-        width.
+        X needs no preparation if it is a finite C-contiguous array of at least one row, of the network's
+        dtype and width.
         """
         with self.lock:
             predict = self._predict
@@ -199,28 +193,28 @@ class NetworkState:
             return predict(self.flat, X, self.link_name)
 
     def outputs(self, X: Features) -> Array:
-        """Raw outputs Z (B, O) in prediction mode."""
+        """Return the raw outputs Z (B, O) in prediction mode."""
         with self.lock:
             return interface.outputs(self.engine, self.flat, X)
 
     def link(self, Z: Array) -> Array:
-        """Apply the loss's link function to raw outputs."""
+        """Apply the loss's link function to raw outputs Z (B, O)."""
         return backends.predict(self.loss, Z, self.threads, self.backend)
 
     def check(self, X: Any, y: Any, sample_weight: Any = None, prefix: str = "") -> Data:
-        """Check rows to train on or to evaluate; `prefix` comes before the names in messages."""
+        """Check training or evaluation rows; `prefix` precedes the argument names in messages."""
         X = checks.features(X, self.program.n_inputs, self.dtype, f"{prefix}X")
         Y = checks.targets(self.loss, y, len(X), self.program.n_outputs, self.dtype, f"{prefix}y")
         return Data(X, Y, checks.weights(sample_weight, len(X), f"{prefix}sample_weight"))
 
     def evaluate(self, data: Data) -> tuple[float, Array]:
-        """The mean loss and the raw outputs, in prediction mode."""
+        """Return the mean loss and the raw outputs in prediction mode."""
         Z = self.outputs(data.X)
         loss, _ = backends.evaluate(self.loss, data.Y, Z, data.weights, self.threads, self.backend)
         return loss, Z
 
     def penalty(self, penalty: Penalty | None) -> float:
-        """α Ω(W) of the current weights."""
+        """Return α Ω(W) of the current weights."""
         if penalty is None:
             return 0.0
         return sum(
@@ -237,7 +231,7 @@ class NetworkState:
         loss_scale: float = 1.0,
         training: TrainingPass | None = None,
     ) -> float:
-        """J = loss_scale · mean loss + α Ω(W); its flat gradient is written to `gradient`."""
+        """Return J = loss_scale · mean loss + α Ω(W); write its flat gradient to `gradient`."""
         Y, weights = data.Y, data.weights
         with self.lock:
             self.forget_tape()
@@ -255,11 +249,11 @@ class NetworkState:
         return value * loss_scale + of_heads + self.penalty(penalty)
 
     def next_pass(self) -> TrainingPass:
-        """The training pass of the next step, without its move of the running statistics."""
+        """Return the training pass of the next step, without its update of the running statistics."""
         return TrainingPass((self.seed, self.steps), 0.0, True, lr_scales=self.lr_scales)
 
     def forward(self, X: Features) -> Array:
-        """Raw outputs (B, O) of a training pass without heads, kept for `backward`; counts as a step."""
+        """Run a training pass without heads, to be continued by `backward`; it counts as a step."""
         with self.lock:
             self.taped_rows, self.has_gradient = len(X), False
             training = TrainingPass((self.seed, self.steps), lr_scales=self.lr_scales)
@@ -286,9 +280,9 @@ class NetworkState:
         self.taped_rows, self.has_gradient = 0, False
 
     def optimizer_state_for(self, optimizer: Optimizer) -> OptimizerState:
-        """The state to continue from.
+        """Return the state from which an optimizer continues.
 
-        Moments survive a change of hyperparameters; the clock does not survive a change of schedule.
+        A change of hyperparameters keeps the moments; a change of schedule resets its clock.
         """
         state = self.optimizer_state
         if state is None or state.optimizer.rule != optimizer.rule:
@@ -300,7 +294,7 @@ class NetworkState:
         return state
 
     def names_of(self, key: Any) -> list[str]:
-        """The names of a layer's parameters, or the one name given."""
+        """Return the names of a layer's parameters, or the one name given."""
         if isinstance(key, bool) or not isinstance(key, (numbers.Integral, str)):
             raise TypeError(f"a layer must be an index or a name such as '0.W'; got {key!r}")
         n = len(self.layers)
@@ -316,20 +310,22 @@ class NetworkState:
         return found
 
     def trainable(self) -> NDArray[np.bool_]:
-        """Which elements of `flat` training may change."""
+        """Return the mask of the elements of `flat` that training may change."""
         mask = np.zeros(self.flat.shape, bool)
         for p in self.program.parameters:
             mask[p.block] = p.trained and self.lr_scales.get(p.name, 1.0) > 0
         return mask
 
     def require_no_fit(self, call: str) -> None:
-        """Refuse a call while `fit` is running."""
+        """Raise RuntimeError while `fit` is running."""
         if self.fitting:
-            raise RuntimeError(f"{call} was called while fit is running on this network; wait for its end")
+            raise RuntimeError(
+                f"{call} was called while fit is running on this network; call it after fit has returned"
+            )
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Mark this network as being trained; refuse a second training at the same time."""
+        """Mark this network as being trained; raise RuntimeError if it already is."""
         with self.lock:
             if self.fitting:
                 raise RuntimeError("this network is already being trained; one fit at a time")
@@ -340,7 +336,7 @@ class NetworkState:
             self.fitting = False
 
     def snapshot(self) -> Snapshot:
-        """Copy what training changes; the optimizer's state is kept by reference."""
+        """Copy what training changes; the optimizer's state by reference."""
         return Snapshot(
             self.flat.copy(),
             self.seed,
@@ -352,7 +348,7 @@ class NetworkState:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot."""
+        """Restore a snapshot."""
         np.copyto(self.flat, snapshot.flat)
         self.seed, self.epochs, self.steps = snapshot.seed, snapshot.epochs, snapshot.steps
         self.lr_scales, self.metadata = snapshot.lr_scales, snapshot.metadata
@@ -360,7 +356,7 @@ class NetworkState:
 
 
 class BaseNetwork:
-    """What holds a `NetworkState` and shows what it says; `bpfast.Network` derives from it."""
+    """Base class of `bpfast.Network`: holds a `NetworkState` and exposes its attributes."""
 
     _state: NetworkState
 
@@ -371,7 +367,7 @@ class BaseNetwork:
 
     @property
     def loss_spec(self) -> Loss:
-        """The loss, whose link `predict` applies."""
+        """The loss, whose link function `predict` applies."""
         return self._state.loss
 
     @property
@@ -381,7 +377,7 @@ class BaseNetwork:
 
     @property
     def seed(self) -> int:
-        """Seed of everything random in training."""
+        """Seed of the random numbers of training."""
         return self._state.seed
 
     @seed.setter
@@ -390,7 +386,7 @@ class BaseNetwork:
 
     @property
     def threads(self) -> int | None:
-        """Maximum number of threads; None for the default."""
+        """Maximum number of threads; None for all available cores."""
         return self._state.threads
 
     @property
@@ -400,22 +396,22 @@ class BaseNetwork:
 
     @property
     def program(self) -> Program:
-        """The layers as a flat list of ops and one layout of parameters."""
+        """The layers as a flat list of ops with one layout of parameters."""
         return self._state.program
 
     @property
     def parameters(self) -> Mapping[str, Array]:
-        """Trained parameters by name: views of one vector."""
+        """Trained parameters by name, as views of one vector."""
         return self._state.parameters
 
     @property
     def statistics(self) -> Mapping[str, Array]:
-        """Running means and variances of normalised columns by name; training moves them."""
+        """Running means and variances of normalised columns by name, updated by training."""
         return self._state.statistics
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Free text kept with the model in its file, such as how its inputs were prepared."""
+        """Free text stored in the model file, such as how the inputs were prepared."""
         return self._state.metadata
 
     @metadata.setter
@@ -424,22 +420,22 @@ class BaseNetwork:
 
     @property
     def gradient(self) -> Mapping[str, Array]:
-        """∂L/∂parameter by name, as the last `backward` filled it."""
+        """∂L/∂parameter by name, as computed by the last `backward`."""
         return MappingProxyType(self._state.program.views(self._state.gradient))
 
     @property
     def n_inputs(self) -> int:
-        """Columns of X."""
+        """Number of columns of X."""
         return self.program.n_inputs
 
     @property
     def n_outputs(self) -> int:
-        """Columns of Z."""
+        """Number of columns of Z."""
         return self.program.n_outputs
 
     @property
     def n_parameters(self) -> int:
-        """Weights, biases and whatever else is trained, in all."""
+        """Total number of trained parameters."""
         return self.program.n_trained
 
     @property
@@ -449,5 +445,5 @@ class BaseNetwork:
 
 
 def state_of(network: BaseNetwork) -> NetworkState:
-    """The state of a network."""
+    """Return the state of a network."""
     return network._state

@@ -8,7 +8,7 @@ from .specs.layers import Layer
 
 
 def layer_widths(program: Program, n_layers: int) -> list[int]:
-    """Columns of X, and of the output of each layer with weights."""
+    """Return the number of columns of X and of the output of each layer with weights."""
     widths = [program.n_inputs]
     for index in range(n_layers):
         ops = [op for op in program.ops if op.layer.split(".")[0] == str(index) and not op.head]
@@ -18,7 +18,7 @@ def layer_widths(program: Program, n_layers: int) -> list[int]:
 
 
 def summary(state: NetworkState) -> str:
-    """A table of the layers."""
+    """Return a table of the layers."""
     rows = [("layer", "output", "", "parameters")]
     for index, layer in enumerate(state.layers):
         rows += layer_rows(state, layer, str(index), 0)
@@ -35,7 +35,7 @@ def summary(state: NetworkState) -> str:
 
 
 def layer_rows(state: NetworkState, layer: Layer, name: str, depth: int) -> list[tuple[str, str, str, str]]:
-    """The lines of a layer and of the layers within it."""
+    """Return the rows of a layer and of the layers inside it."""
     inner = getattr(layer, "layers", ())
     children = tuple(f"{name}.{index}." for index in range(len(inner)))
     below = [p for p in state.program.parameters if p.trained and p.name.startswith(f"{name}.")]

@@ -1,4 +1,4 @@
-"""FrozenNetwork: predictions alone, for many threads at once."""
+"""FrozenNetwork: a read-only predictor for concurrent calls."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .arrays.aligned import aligned_copy
 from .engine.interface import Engine, outputs
 from .specs.losses import Loss, link_of
 
-#: What `_start` makes anew.
+#: Attributes that `_start` derives, left out of a pickle.
 _DERIVED = frozenset(["parameters", "statistics", "_flat", "_idle", "_link_name"])
 
 _living: weakref.WeakSet[FrozenNetwork] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """In a forked child nobody gives an engine back that was at work: the pools start afresh."""
+    """Empty the pools in a forked child, where the threads that had taken an engine do not exist."""
     for frozen in list(_living):
         frozen._idle = deque()
 
@@ -36,36 +36,36 @@ if hasattr(os, "register_at_fork"):
 
 
 def _read_only(flat: Array) -> Array:
-    """A copy that begins on a cache line, and that nobody can make writeable again."""
+    """Return a cache-line aligned copy that cannot be made writeable again."""
     return np.frombuffer(aligned_copy(flat).data.toreadonly(), flat.dtype)
 
 
 class FrozenNetwork:
-    """What a network predicts with the weights it had; any number of threads may ask at once.
+    """Read-only predictor with the weights of a network, for any number of concurrent calls.
 
-    `Network.freeze` makes it. It holds a copy of the weights that never changes, while the network may
-    go on training. No call waits for another: each takes an engine, the memory that a pass works in,
-    from a pool of those that are idle, or makes one. There are as many as there were calls at the same
-    time, each of 1.3 MB and, for as many rows as the largest call had, at most 256, the hidden values.
-    The GIL is released while a call computes, unless that is a matter of a few microseconds, which
-    giving it up and getting it back would take as well.
+    Returned by `Network.freeze`. It holds a copy of the weights that never changes, while training of the
+    network may continue. Calls do not wait for each other: each takes an engine (the working memory of a
+    pass) from a pool of idle ones, or creates one. The pool grows to the largest number of concurrent
+    calls; an engine takes 1.3 MB plus the hidden activations of the largest call, of at most 256 rows.
+    The GIL is released during a call, except for calls of a few microseconds, where releasing it would
+    take as long.
 
     Attributes
     ----------
     parameters : mapping of str to array
-        Those of the network, read-only.
+        Parameters of the network by name, read-only.
     statistics : mapping of str to array
-        Running means and variances of normalised columns, in the same way.
+        Running means and variances of normalised columns by name, read-only.
     loss_spec : Loss
-        Whose link `predict` applies.
+        Loss whose link function `predict` applies.
     dtype : numpy.dtype
-        Of parameters, arithmetic and results.
+        Data type of parameters, arithmetic and results.
     threads : int or None
-        At most so many compute one call; None for the cores at hand.
+        Maximum number of threads per call; None for all available cores.
     backend : str
         "native" or "reference".
     metadata : dict of str to str
-        A copy of the network's.
+        Copy of the network's metadata.
 
     Examples
     --------
@@ -92,12 +92,12 @@ class FrozenNetwork:
             self._start(state.flat)
 
     def _start(self, flat: Array) -> None:
-        """What is derived from the rest and does not travel in a pickle."""
+        """Set the attributes that are derived from the rest and left out of a pickle."""
         self._flat = _read_only(flat)
         self.parameters: Mapping[str, Array] = MappingProxyType(self._program.views(self._flat))
         self.statistics: Mapping[str, Array] = MappingProxyType(self._program.views(self._flat, False))
         self._link_name = link_of(self.loss_spec)
-        # Its `pop` and `append` are atomic: there is no lock.
+        # `pop` and `append` of a deque are atomic, so that no lock is needed.
         self._idle: deque[Engine] = deque()
         _living.add(self)
 
@@ -117,26 +117,26 @@ class FrozenNetwork:
 
     @property
     def n_inputs(self) -> int:
-        """Columns of X."""
+        """Number of columns of X."""
         return self._program.n_inputs
 
     @property
     def n_outputs(self) -> int:
-        """Columns of Z."""
+        """Number of columns of Z."""
         return self._program.n_outputs
 
     @property
     def n_parameters(self) -> int:
-        """Weights, biases and whatever else is trained, in all."""
+        """Total number of trained parameters."""
         return self._program.n_trained
 
     def predict(self, X: Any) -> Array:
-        """What the loss's link makes of the raw outputs: the bits of `Network.predict`.
+        """Apply the loss's link function to the raw outputs, bitwise identical to `Network.predict`.
 
         Parameters
         ----------
         X : array or sparse matrix (B, I)
-            Quickest where it needs no preparation: finite, C-contiguous, of this network's dtype.
+            Rows to predict. Fastest if finite, C-contiguous and of this network's dtype.
 
         Returns
         -------
@@ -150,7 +150,7 @@ class FrozenNetwork:
         except IndexError:
             engine = self._new_engine()
         A = engine.predict(self._flat, X, self._link_name)
-        # Behind an error it is not given back: the next call makes a sound one.
+        # After an error the engine is not returned; the next call creates a new one.
         idle.append(engine)
         if A is not None:
             return A
@@ -159,7 +159,7 @@ class FrozenNetwork:
     __call__ = predict
 
     def forward(self, X: Any) -> Array:
-        """The raw outputs Z (B, O) of X (B, I), before the loss's link."""
+        """Return the raw outputs Z (B, O) of X (B, I), before the loss's link function."""
         X = checks.features(X, self.n_inputs, self.dtype)
         idle = self._idle
         try:

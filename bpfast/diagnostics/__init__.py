@@ -1,4 +1,4 @@
-"""Looking at a network: gradients checked and drawn, learning rates tried, time measured."""
+"""Diagnostics: gradient checks, gradient flow, learning-rate range tests, and profiles."""
 
 from ..training.profile import Profile, fma_peak
 from .gradient_check import check_gradients

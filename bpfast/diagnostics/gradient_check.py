@@ -1,4 +1,4 @@
-"""Gradients checked against finite differences."""
+"""Gradient check against finite differences."""
 
 from __future__ import annotations
 
@@ -22,35 +22,47 @@ def check_gradients(
     max_parameters: int = 2000,
     training: bool = False,
 ) -> float:
-    """The largest relative error of the network's gradients against central differences.
+    """Return the largest relative error of a network's gradients against central differences.
 
-    (J(w + h) - J(w - h)) / 2h is taken in float64 whatever the network's dtype, one weight at a
-    time; the network itself is not changed. The error is max |a - r| / max |r| over all weights
-    looked at.
+    The differences (J(w + h) - J(w - h)) / 2h are computed in float64 whatever the network's dtype, one
+    weight at a time. The network does not change.
 
     Parameters
     ----------
     network : Network
+        Network to check.
     X : array (B, I)
-    y : array
+        Rows of the objective J.
+    y : array (B,) or (B, O)
+        Their targets.
     sample_weight : array (B,), optional
-    penalty : Penalty, optional
-        A smooth one; what has no derivative is left out of both sides.
+        Weights of the rows.
+    penalty : str or Penalty, optional
+        Smooth penalty; none by default.
     step : float, default 1e-5
-        h, relative to max(1, |w|).
+        Step h, relative to max(1, |w|).
     max_parameters : int, default 2000
-        Of a larger network this many weights are looked at, evenly spread.
+        Maximum number of weights to check; in a larger network they are evenly spread.
     training : bool, default False
-        Of the objective of the next step of `fit`, as `Network.gradients` has it. A `BatchRenorm`
-        holds r and d constant where differences do not, unless both are clipped.
+        Check the objective of the next step of `fit`, as in `Network.gradients`, instead of that in
+        prediction mode. The gradient of `BatchRenorm` holds r and d constant, unlike the differences,
+        unless both are clipped.
 
     Returns
     -------
     float
+        max |a - r| / max |r| over the weights checked: a the gradient, r the difference.
+
+    Raises
+    ------
+    ValueError
+        If the penalty is not smooth.
     """
     spec = None if penalty is None else penalties.resolve(penalty, "penalty")
     if spec is not None and not spec.smooth:
-        raise ValueError(f"check_gradients: the penalty {spec.name} has no derivative everywhere")
+        raise ValueError(
+            f"check_gradients: penalty must be smooth; {spec.name} is not differentiable everywhere"
+        )
     given = network.gradients(X, y, sample_weight=sample_weight, penalty=spec, training=training)
     counterpart = _in_float64(network)
     data, unused = counterpart.check(X, y, sample_weight), np.zeros_like(counterpart.flat)
@@ -79,7 +91,7 @@ def check_gradients(
 
 
 def _in_float64(network: Network) -> NetworkState:
-    """A copy of a network that computes in float64."""
+    """Return the state of a copy that computes in float64."""
     state = state_of(network)
     copy = NetworkState(
         state.layers,

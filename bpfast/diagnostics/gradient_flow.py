@@ -1,4 +1,4 @@
-"""How activations and gradients flow through the layers of a network: as a table, and over the epochs."""
+"""Gradient flow: statistics of activations and gradients layer by layer, on one pass or over the epochs."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ from ..specs.spec import flag, integer
 from ..training.callbacks import Callback
 from ..training.history import History
 
-#: What the headings of a table mean.
+#: Legend of the table.
 LEGEND = (
-    "A: what the op makes; D: ∂L/∂Z of dense, else ∂L/∂A; flat: elements where f is flat; dead: units flat "
-    "in all rows;\nnorm: of D; W: also γ, slopes; ΔW: the optimizer's step"
+    "A: output of the op; D: ∂L/∂Z of dense ops, ∂L/∂A of others; norm: of D; "
+    "flat: share of elements where f is flat;\ndead: share of units flat in all rows; "
+    "W: weights, γ or slopes; ΔW: step of the optimizer"
 )
-#: f is flat where |f'| is below this share of its maximum.
+#: f counts as flat where |f'| is below this share of its maximum.
 FLAT = 0.05
 
 
 @dataclass(frozen=True)
 class OpFlow:
-    """The figures of one op of a network, on some rows; NaN for what it has not.
+    """Statistics of one op of a network on some rows; NaN where they do not apply.
 
     Attributes
     ----------
     name : str
-        Its layer's place, kind, widths and activation.
+        Layer, kind, widths and activation of the op.
     mean, deviation : float
-        Of its activations A.
+        Mean and standard deviation of its activations A.
     saturated : float
-        The share of the elements of Z where f is flat: |f'(z)| < 0.05 max |f'|. With a sigmoid that is
-        |z| > 4.4, with tanh |z| > 2.2, with relu z ≤ 0.
+        Share of the elements of Z where f is flat: |f'(z)| < 0.05 max |f'|. For a sigmoid that is
+        |z| > 4.4, for tanh |z| > 2.2, for relu z ≤ 0.
     dead : float
-        The share of the units of which all rows are there.
+        Share of the units that are saturated in all rows.
     delta_mean, delta_deviation, delta_norm : float
-        Of D = ∂L/∂Z of a `Dense`, ∂L/∂A of other ops; the norm is the root of the sum of squares.
+        Mean, standard deviation and Frobenius norm of D: ∂L/∂Z for a `Dense` op, ∂L/∂A for others.
     weight_norm, gradient_norm : float
-        Of W, or γ or slopes, and of ∂L/∂W.
+        Norms of W (or γ, or slopes) and of ∂L/∂W.
     update_ratio : float
-        ‖ΔW‖ / ‖W‖, ΔW what the optimizer makes of it; about 10⁻³ is a rule of thumb.
+        ‖ΔW‖ / ‖W‖, with ΔW the step of the optimizer; about 10⁻³ is a rule of thumb.
     """
 
     name: str
@@ -71,19 +72,20 @@ class OpFlow:
     update_ratio: float
 
 
-_FIGURES = tuple(f.name for f in fields(OpFlow)[1:])
+_STATISTICS = tuple(f.name for f in fields(OpFlow)[1:])
 
 
 class Flow:
-    """A table of `OpFlow`, from input to output.
+    """Table of `OpFlow`, from input to output; `print` shows it.
 
     Attributes
     ----------
     ops : tuple of OpFlow
+        Statistics of each op.
     loss : float
-        Of the rows looked at, with that of auxiliary heads.
+        Loss of the rows, including that of auxiliary heads.
     rows : int
-        How many rows those were.
+        Number of rows.
     """
 
     def __init__(self, ops: tuple[OpFlow, ...], loss: float, rows: int) -> None:
@@ -99,14 +101,14 @@ class Flow:
         return iter(self.ops)
 
     def column(self, name: str) -> Array:
-        """One figure of all ops: an attribute of `OpFlow` that is a number."""
-        if name not in _FIGURES:
-            raise ValueError(f"unknown figure {name!r} (known: {', '.join(_FIGURES)})")
+        """Return one statistic of all ops (n_ops,): a numeric attribute of `OpFlow`."""
+        if name not in _STATISTICS:
+            raise ValueError(f"unknown statistic {name!r} (known: {', '.join(_STATISTICS)})")
         return np.array([getattr(op, name) for op in self.ops])
 
     @property
     def gradient_ratio(self) -> float:
-        """‖∂L/∂W‖ of the first op with weights over that of the last: far below 1, it vanishes."""
+        """‖∂L/∂W‖ of the first op with weights, over that of the last; far below 1, gradients vanish."""
         norms = self.column("gradient_norm")
         norms = norms[~np.isnan(norms)]
         return float(norms[0] / norms[-1]) if len(norms) and norms[-1] > 0 else math.nan
@@ -142,7 +144,7 @@ class Flow:
         return f"<bpfast.Flow of {len(self)} ops, {self.rows} rows, loss {self.loss:.4g}>"
 
     def plot(self, path: Any = None) -> Any:
-        """Draw activations, deltas and gradients, op by op; write to `path` if given. Returns the figure."""
+        """Draw activations, deltas and gradients, write to `path` if given, and return the figure."""
         return plot_flow(self, path)
 
 
@@ -155,31 +157,35 @@ def gradient_flow(
     optimizer: str | Optimizer | None = None,
     training: bool = True,
 ) -> Flow:
-    """Statistics of the activations and gradients of every op of a network on some rows.
+    """Compute statistics of the activations and gradients of every op of a network on some rows.
 
-    Where the deviation of A or the norm of D shrinks from layer to layer, or saturated units abound,
-    the lower layers learn little (Glorot & Bengio 2010). One forward and one backward pass of all the
-    rows at once: a few hundred are enough. The network is not changed.
+    If the deviation of A or the norm of D shrinks from layer to layer, or many units are saturated, the
+    lower layers learn little (Glorot & Bengio 2010). All rows are used in one forward and one backward
+    pass; a few hundred are enough. The network does not change.
 
     Parameters
     ----------
     network : Network
+        Network to inspect.
     X : array or sparse matrix (B, I)
-    y : array
+        Rows to pass.
+    y : array (B,) or (B, O)
+        Their targets.
     sample_weight : array (B,), optional
+        Weights of the rows.
     optimizer : str or Optimizer, optional
-        Whose step the update ratio is of. By default the network's own, in the state that the last `fit`
-        left; before any training there is no ratio then.
+        Optimizer whose step gives the update ratio. By default the one of the last `fit`, with its
+        state; before any training the ratio is NaN.
     training : bool, default True
-        Look at a step of training: with the statistics of these rows in normalisation layers, dropout
-        and auxiliary heads; running statistics stay. Otherwise as in prediction.
+        Inspect a training step, with dropout, auxiliary heads, and these rows' statistics in
+        normalisation layers (running statistics do not change); otherwise a pass in prediction mode.
 
     Returns
     -------
     Flow
-        ``print(flow)`` gives a table, whose columns are the attributes of `bpfast.diagnostics.OpFlow`,
-        ``flow.plot(path)`` a picture; ``flow.gradient_ratio`` is ‖∂L/∂W‖ of the first op with weights
-        over that of the last.
+        Printed as a table, whose columns are the attributes of `bpfast.diagnostics.OpFlow`, and drawn
+        by ``flow.plot(path)``; ``flow.gradient_ratio`` is ‖∂L/∂W‖ of the first op with weights divided
+        by that of the last.
 
     Examples
     --------
@@ -193,7 +199,7 @@ def gradient_flow(
     flag("gradient_flow", "training", training)
     state = state_of(network)
     optimizer_state = _optimizer_state(state, optimizer)
-    pass_ = _pass(state, state.check(X, y, sample_weight), training)
+    pass_ = _run_pass(state, state.check(X, y, sample_weight), training)
     after = None
     if optimizer_state is not None:
         after = aligned_copy(state.flat)
@@ -204,7 +210,7 @@ def gradient_flow(
 
 
 def _optimizer_state(state: NetworkState, optimizer: str | Optimizer | None) -> OptimizerState | None:
-    """The state to make a step with, which may change."""
+    """Return a copy of the optimizer state to make a step with; None without an optimizer."""
     if optimizer is not None:
         spec = optimizers.resolve(optimizer, "gradient_flow: optimizer")
         return OptimizerState.initial(spec, state.program.size, state.dtype)
@@ -216,7 +222,7 @@ def _optimizer_state(state: NetworkState, optimizer: str | Optimizer | None) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """A forward and a backward pass: the ops with their A and D, the flat gradient and the loss."""
+    """A forward and backward pass: the ops with their A and D, the flat gradient and the loss."""
 
     X: Array
     ops: list[tuple[Op, Array, Array]]
@@ -224,11 +230,12 @@ class _Pass:
     loss: float
 
 
-def _pass(state: NetworkState, data: Data, training: bool) -> _Pass:
+def _run_pass(state: NetworkState, data: Data, training: bool) -> _Pass:
+    """Run a forward and backward pass in training or prediction mode."""
     gradient = np.zeros_like(state.flat)
     with state.lock:
-        how = state.next_pass() if training else None
-        loss = state.objective(data, None, gradient, training=how)
+        mode = state.next_pass() if training else None
+        loss = state.objective(data, None, gradient, training=mode)
         values = state.engine.values()
     ops = (op for op in state.program.ops if training or not op.head)
     made = [(op, A, D) for op, (A, D) in zip(ops, values, strict=True)]
@@ -236,7 +243,7 @@ def _pass(state: NetworkState, data: Data, training: bool) -> _Pass:
 
 
 def _flow(state: NetworkState, pass_: _Pass, before: Array, after: Array | None) -> Flow:
-    """The table of a pass; the update ratio is that of the way from one vector of parameters to another."""
+    """Return the table of a pass; update ratios are from parameters `before` to parameters `after`."""
     W, dW = state.program.views(state.flat), state.program.views(pass_.gradient)
     old = state.program.views(before)
     new = None if after is None else state.program.views(after)
@@ -270,7 +277,7 @@ def _norm(A: Array) -> float:
 
 
 def _flat_shares(state: NetworkState, op: Op, S: Array, W: dict[str, Array]) -> tuple[float, float]:
-    """The share of the elements where an op's f is flat, and of the units where it is in all rows."""
+    """Return the share of elements where an op's f is flat, and of units where it is flat in all rows."""
     if op.activation.name == "identity":
         return math.nan, math.nan
     native = state.backend == "native"
@@ -287,33 +294,36 @@ def _flat_shares(state: NetworkState, op: Op, S: Array, W: dict[str, Array]) -> 
 
 @functools.cache
 def _steepest(activation: Activation) -> float:
-    """max |f'|."""
+    """Return max |f'|."""
     return float(np.abs(reference.derivative(np.linspace(-8, 8, 1601), activation)).max())
 
 
 class GradientFlow(Callback):
-    """Records `gradient_flow` before the training and after every epoch, always on the same rows.
+    """Callback that records `gradient_flow` before training and after every epoch, on the same rows.
 
-    The update ratio is that of the whole epoch: ‖W - W before it‖ / ‖W before it‖. With a second `fit`
-    the record goes on.
+    The update ratio is that of the whole epoch: ‖W - W before‖ / ‖W before‖. A second `fit` continues the
+    record.
 
     Parameters
     ----------
     X : array or sparse matrix (B, I)
-    y : array
+        Rows to record.
+    y : array (B,) or (B, O)
+        Their targets.
     sample_weight : array (B,), optional
+        Weights of the rows.
     rows : int, default 256
-        How many of the first rows are looked at. An epoch of training costs so many rows more, and
-        about as much again for the figures: measured, 6 ms for 256 rows of a 784-256-256-10 network,
-        where an epoch of 8,000 rows takes 70.
+        Number of rows to use, the first ones of X. Each record costs about twice as much as training on
+        them: 6 ms for 256 rows of a 784-256-256-10 network, where an epoch of 8,000 rows takes 70 ms.
     training : bool, default True
         As in `gradient_flow`.
 
     Attributes
     ----------
     flows : list of Flow
+        The records.
     epochs : list of int
-        The epochs after which each was recorded, from 0.
+        Number of epochs after which each was recorded, from 0.
 
     Examples
     --------
@@ -357,7 +367,7 @@ class GradientFlow(Callback):
         np.copyto(self._before, state_of(network).flat)
 
     def state(self) -> dict[str, Any]:
-        figures = [[[getattr(op, name) for name in _FIGURES] for op in flow] for flow in self.flows]
+        figures = [[[getattr(op, name) for name in _STATISTICS] for op in flow] for flow in self.flows]
         return {
             "names": [op.name for op in self.flows[0]] if self.flows else [],
             "figures": np.array(figures, dtype=np.float64),
@@ -383,7 +393,7 @@ class GradientFlow(Callback):
     def _record(self, network: Any, epoch: int) -> None:
         assert self._data is not None
         state = state_of(network)
-        pass_ = _pass(state, self._data, self.training)
+        pass_ = _run_pass(state, self._data, self.training)
         if self._before is None:
             flow = _flow(state, pass_, state.flat, None)
         else:
@@ -392,9 +402,9 @@ class GradientFlow(Callback):
         self.epochs.append(epoch)
 
     def column(self, name: str) -> Array:
-        """One figure of `OpFlow` of all ops, (records, ops)."""
+        """Return one statistic of `OpFlow` for all records and ops (n_records, n_ops)."""
         return np.array([flow.column(name) for flow in self.flows])
 
     def plot(self, path: Any = None) -> Any:
-        """Draw norms, ratios and saturation over the epochs; write to `path` if given. Returns the figure."""
+        """Draw norms, ratios and saturation over the epochs, write to `path` if given, return the figure."""
         return plot_flow_history(self, path)

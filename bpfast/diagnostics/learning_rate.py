@@ -1,4 +1,4 @@
-"""A learning-rate range test: which learning rate to train with."""
+"""Learning-rate range test: find a learning rate to train with."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from ..training.loop import Epoch, Trainer, train
 
 @dataclass(frozen=True, eq=False)
 class RangeTest:
-    """What `find_learning_rate` saw.
+    """Result of `find_learning_rate`.
 
     Attributes
     ----------
     rates : array (n,)
-        The learning rates, rising.
+        Learning rates, increasing.
     losses : array (n,)
-        The loss of each batch, before its step.
+        Loss of each batch before its step.
     smoothed : array (n,)
-        Their mean over a window of about a tenth of the steps, which weighs its middle most.
+        Losses averaged over a triangular window of about a tenth of the steps.
     diverged : bool
-        Whether the loss grew so far that the test ended early.
+        Whether the test ended early because the loss diverged.
     """
 
     rates: Array
@@ -46,15 +46,15 @@ class RangeTest:
 
     @property
     def lowest(self) -> float:
-        """The rate at which the smoothed loss was lowest: too large already, since it rises from there."""
+        """Learning rate with the lowest smoothed loss; already too large, since the loss rises from there."""
         return float(self.rates[self.smoothed.argmin()])
 
     @property
     def suggestion(self) -> float:
-        """The rate at which the smoothed loss fell most steeply, over log η, on its way to `lowest`.
+        """Learning rate at which the smoothed loss fell most steeply over log η, before `lowest`.
 
-        That way begins where a tenth of the fall is made for good, so that the noise before does not
-        count. NaN if the loss never fell. A tenth of `lowest` is another rule of thumb.
+        Rates before the last one with less than a tenth of the total fall are ignored as noise. NaN if
+        the loss never fell. A tenth of `lowest` is another rule of thumb.
         """
         end = int(self.smoothed.argmin())
         if end == 0:
@@ -73,12 +73,12 @@ class RangeTest:
         )
 
     def plot(self, path: Any = None) -> Any:
-        """Draw the loss over the rate with matplotlib; write it to `path` if given. Returns the figure."""
+        """Draw the loss over the rate with matplotlib, write it to `path` if given, return the figure."""
         return plot_range_test(self, path)
 
 
 class _Watch(Callback):
-    """Ends a range test when the loss, smoothed as far as it is known, has diverged."""
+    """Ends a range test when the exponentially smoothed loss has diverged."""
 
     MEMORY, GROWTH = 0.8, 3.0
 
@@ -96,7 +96,7 @@ class _Watch(Callback):
         if len(self.losses) == 1:
             self._first = self._best = mean
         self._best = min(self._best, mean)
-        # Losses can be near 0, or below it: what has been gained so far is a measure too.
+        # A loss may be near 0 or negative, so the fall so far sets the scale too.
         scale = max(abs(self._best), self._first - self._best)
         self.diverged = mean > self._best + self.GROWTH * scale
         return self.diverged
@@ -115,32 +115,42 @@ def find_learning_rate(
     penalty: str | Penalty | None = None,
     sample_weight: Any = None,
 ) -> RangeTest:
-    """A learning-rate range test (Smith 2017): train while the rate rises, and look at the loss.
+    """Run a learning-rate range test (Smith 2017): train with an increasing rate and record the loss.
 
     A copy of the network makes step k = 0, 1, … with the rate η = low (high / low)^(k / (steps - 1)),
-    as long as the loss does not grow to several times its lowest value. Where it falls fastest is a
-    good rate to train with. The network itself is not changed.
+    until the loss grows to several times its lowest value. The rate at which the loss falls fastest is
+    a good one to train with. The network does not change.
 
     Parameters
     ----------
     network : Network
+        Network to train, from its current weights.
     X : array or sparse matrix (B, I)
-    y : array
+        Training rows.
+    y : array (B,) or (B, O)
+        Their targets.
     low, high : float, default 1e-6 and 10
-        The first rate, and the last; 0 < low < high.
+        First and last learning rate; 0 < low < high.
     steps : int, default 100
-        Batches; at least 3. The rows are passed over as often as it takes.
+        Number of batches, at least 3, over as many epochs as needed.
     batch_size : int, default 32
-        Take the one to train with.
+        Rows per step; use that of the training to come.
     optimizer : str or Optimizer, default "adam"
-        A new one; its own learning rate does not count.
+        Optimizer, started afresh; its own learning rate is ignored.
     penalty : str or Penalty, optional
+        Penalty on the weights; none by default.
     sample_weight : array (B,), optional
+        Weights of the rows.
 
     Returns
     -------
     RangeTest
-        With ``suggestion`` and ``plot``.
+        The rates and losses, with ``suggestion`` and ``plot``.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss of the first batch is not finite.
 
     Examples
     --------
@@ -157,8 +167,10 @@ def find_learning_rate(
     steps = integer(owner, "steps", steps, at_least=3)
     spec = optimizers.resolve(optimizer, f"{owner}: optimizer")
     if spec.full_batch:
-        raise ValueError(f"{owner}: {type(spec).__name__} takes whole passes, not batches with a rate each")
-    punish = None if penalty is None else penalties.resolve(penalty, f"{owner}: penalty")
+        raise ValueError(
+            f"{owner}: optimizer must work on batches; {type(spec).__name__} needs the full batch"
+        )
+    penalty_spec = None if penalty is None else penalties.resolve(penalty, f"{owner}: penalty")
     copied = copy.copy(network)
     state = state_of(copied)
     data = state.check(X, y, sample_weight)
@@ -167,7 +179,7 @@ def find_learning_rate(
     watch = _Watch()
     history = History(planned=-(-steps // -(-len(data) // rows)))
     callbacks = CallbackList([watch], copied, history)
-    trainer = _RangeTrainer(state, data, np.geomspace(low, high, steps), rows, spec, punish, callbacks)
+    trainer = _RangeTrainer(state, data, np.geomspace(low, high, steps), rows, spec, penalty_spec, callbacks)
     with callbacks.running():
         train(trainer, callbacks, history, steps)
     if not watch.losses:
@@ -178,7 +190,7 @@ def find_learning_rate(
 
 
 class _RangeTrainer(Trainer):
-    """Epochs in which every batch has a learning rate of its own."""
+    """Epochs in which each batch has a different learning rate."""
 
     def __init__(
         self,
@@ -220,7 +232,7 @@ class _RangeTrainer(Trainer):
 
 
 def _smooth(values: Array, reach: int) -> Array:
-    """The mean over so many neighbours on both sides, less and less; fewer at the ends."""
+    """Return the triangular moving average over `reach` neighbours on both sides, fewer at the ends."""
     kernel = np.concatenate([np.arange(1, reach + 2), np.arange(reach, 0, -1)]).astype(float)
     sums, weights = (np.convolve(v, kernel)[reach : reach + len(v)] for v in (values, np.ones_like(values)))
     return np.asarray(sums / weights)

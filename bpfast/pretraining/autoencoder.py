@@ -1,4 +1,4 @@
-"""Autoencoders: a layer learns a code from which its inputs can be made again."""
+"""Autoencoders: a layer learns a code from which its inputs can be reconstructed."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from ..specs.spec import flag, number, spec
 from ..training.callbacks import CallbackList
 from ..training.history import History
 from ..training.loop import Epoch, Trainer, train
-from .layerwise import Pretrainer, Task, Teller, in_unit_range, pretrainers
+from .layerwise import Pretrainer, Report, Task, in_unit_range, pretrainers
 
 
 @pretrainers.register("autoencoder")
 @spec
 class Autoencoder(Pretrainer):
-    """Encode and decode again: H = f(X̃ W + b), R = g(H V + c), L(X, R) falls (Bengio et al. 2007).
+    """Autoencoder: encode H = f(X̃ W + b), decode R = g(H V + c), minimise L(X, R) (Bengio et al. 2007).
 
-    X̃ is X, or X corrupted anew each epoch: the layer then learns to undo the damage (Vincent et al.
-    2008, the denoising autoencoder). V and c are thrown away in the end. With V = Wᵀ a weight has
-    two parts in the gradient: ∂L/∂W = X̃ᵀ D_H + D_Rᵀ H.
+    X̃ is X, or X corrupted anew each epoch, so that the layer learns to undo the corruption (the denoising
+    autoencoder, Vincent et al. 2008). V and c are discarded after pretraining. With V = Wᵀ the gradient has
+    two parts: ∂L/∂W = X̃ᵀ D_H + D_Rᵀ H.
 
     Parameters
     ----------
     epochs : int, default 10
-        Passes over the data, a layer.
+        Number of passes over the data per layer.
     batch_size : int or None, default 32
-        Rows a step; None for all of them.
+        Rows per step; None for all rows.
     optimizer : str or Optimizer, default "adam"
-        A new one for each layer.
+        Optimizer, started afresh for each layer.
     tied : bool, default True
-        Whether V = Wᵀ. If not, V is another matrix, and starts where a `Dense` layer's does.
+        Whether V = Wᵀ. If not, V is a separate matrix, initialized as in a `Dense` layer.
     corruption : float, default 0.0
-        The share of the inputs that is set to 0; at least 0, less than 1.
+        Share of the inputs that is set to 0; at least 0, less than 1.
     noise : float, default 0.0
-        The standard deviation of the Gaussian noise that is added to the inputs.
+        Standard deviation of the Gaussian noise added to the inputs.
     loss : str or Loss, optional
-        L. By default log_loss, with g the sigmoid, for a layer whose inputs all lie from 0 to 1, and
+        Loss L. By default log_loss, with g the sigmoid, for a layer whose inputs are all from 0 to 1, and
         squared_error, with g the identity, for others.
     penalty : str or Penalty, optional
-        On the weights.
+        Penalty on the weights; none by default.
     """
 
     optimizer: str | Optimizer = "adam"
@@ -75,7 +75,7 @@ class Autoencoder(Pretrainer):
             assert isinstance(self.loss, Loss)
             if self.loss.targets not in ("values", "probabilities"):
                 raise ValueError(
-                    f"Autoencoder: loss must take any values, or those from 0 to 1; {self.loss.name} "
+                    f"Autoencoder: loss must take values or probabilities as targets; {self.loss.name} "
                     f"takes {self.loss.targets}"
                 )
         if self.penalty is not None:
@@ -107,7 +107,7 @@ class Autoencoder(Pretrainer):
 
 
 def corrupted(X: Array, corruption: float, noise: float, rng: np.random.Generator) -> Array:
-    """X with a share of its elements set to 0, and Gaussian noise of this deviation added."""
+    """Return X with a share of its elements set to 0 and Gaussian noise of deviation `noise` added."""
     dtype: Any = X.dtype.type
     if corruption > 0:
         X = np.where(rng.random(X.shape, dtype) < corruption, dtype(0), X)
@@ -117,8 +117,9 @@ def corrupted(X: Array, corruption: float, noise: float, rng: np.random.Generato
 
 
 def _fit_free(spec: Autoencoder, task: Task, auto: Network) -> History:
+    """Train an autoencoder whose V is a separate matrix."""
     assert isinstance(spec.optimizer, Optimizer)
-    # What is not corrupted anew each epoch is fitted in one go.
+    # Without corruption, which differs every epoch, one fit does all epochs.
     clean = spec.corruption == 0 and spec.noise == 0
     whole = History(planned=spec.epochs)
     for _ in range(1 if clean else spec.epochs):
@@ -130,7 +131,7 @@ def _fit_free(spec: Autoencoder, task: Task, auto: Network) -> History:
                 batch_size=spec.batch_size,
                 optimizer=spec.optimizer,
                 penalty=spec.penalty,
-                callbacks=[Teller(task.tell)],
+                callbacks=[Report(task.report)],
             )
         except FloatingPointError as error:
             raise task.diverged(auto.epochs) from error
@@ -140,16 +141,21 @@ def _fit_free(spec: Autoencoder, task: Task, auto: Network) -> History:
 
 
 def tied_gradient(auto: Network, corrupt: Array, X: Array) -> float:
-    """The loss of an autoencoder network with V = Wᵀ; its `gradient` then holds that of W, b and c.
+    """Return the loss of an autoencoder with V = Wᵀ; write the gradient of W, b and c to `gradient`.
 
     Parameters
     ----------
     auto : Network
-        Two `Dense` layers.
+        Network of two `Dense` layers.
     corrupt : array (B, I)
-        X̃, what is encoded.
+        X̃, the rows to encode.
     X : array (B, I)
-        What is to be made of the code.
+        The rows to reconstruct.
+
+    Returns
+    -------
+    float
+        Mean loss.
     """
     state = state_of(auto)
     np.copyto(state.parameters["1.W"], state.parameters["0.W"].T)
@@ -157,7 +163,7 @@ def tied_gradient(auto: Network, corrupt: Array, X: Array) -> float:
     views = state.program.views(state.gradient)
     encoder, decoder = views["0.W"], views["1.W"]
     encoder += decoder.T
-    # V follows W: its own gradient must not count in a norm or a step.
+    # V follows W: its own gradient must not enter a norm or a step.
     decoder[...] = 0
     return value
 
@@ -196,8 +202,9 @@ class _TiedTrainer(Trainer):
 
 
 def _fit_tied(spec: Autoencoder, task: Task, auto: Network) -> History:
+    """Train an autoencoder with V = Wᵀ."""
     history = History(planned=spec.epochs)
-    callbacks = CallbackList([Teller(task.tell)], auto, history)
+    callbacks = CallbackList([Report(task.report)], auto, history)
     with callbacks.running():
         train(_TiedTrainer(spec, task, auto), callbacks, history, spec.epochs)
     return history

@@ -1,4 +1,4 @@
-"""Restricted Boltzmann machines: a layer learns what is probable among its inputs."""
+"""Restricted Boltzmann machines: a layer learns the distribution of its inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..specs.spec import integer, number, spec
 from ..training.callbacks import CallbackList
 from ..training.history import History
 from ..training.loop import Epoch, Trainer, train
-from .layerwise import Pretrainer, Task, Teller, in_unit_range, pretrainers
+from .layerwise import Pretrainer, Report, Task, in_unit_range, pretrainers
 
 VISIBLE = ("binary", "gaussian")
 
@@ -26,39 +26,39 @@ VISIBLE = ("binary", "gaussian")
 @pretrainers.register("rbm")
 @spec
 class RBM(Pretrainer):
-    """A restricted Boltzmann machine, by contrastive divergence CD-k (Hinton 2002; Hinton et al. 2006).
+    """Restricted Boltzmann machine, trained by contrastive divergence CD-k (Hinton 2002; Hinton et al. 2006).
 
     p(v, h) ∝ exp(vW·h + c·v + b·h), so that p(h = 1 | v) = sigmoid(vW + b), which is the layer, and
-    p(v = 1 | h) = sigmoid(hWᵀ + c). The gradient of log p(v) is ⟨vᵀh⟩ of the data less that of the
-    model; the latter is taken after k steps of Gibbs sampling from the data::
+    p(v = 1 | h) = sigmoid(hWᵀ + c). The gradient of log p(v) is ⟨vᵀh⟩ under the data minus ⟨vᵀh⟩ under the
+    model; the latter is estimated after k steps of Gibbs sampling from the data::
 
         W ← W + Δ,  Δ ← μ Δ + η (v₀ᵀ p(h | v₀) / B - v_kᵀ p(h | v_k) / B - λ W)
 
-    Hidden states are drawn, the last ones are probabilities, and so is v_k (Hinton 2012, section 3).
-    c starts at the log odds of the inputs' means, or at the means of Gaussian units. The layer's
+    Hidden states are sampled, except that the last ones and v_k are probabilities (Hinton 2012, section
+    3). c starts at the log odds of the inputs' means, or at the means for Gaussian units. The layer's
     activation must be the sigmoid.
 
     Parameters
     ----------
     epochs : int, default 10
-        Passes over the data, a layer.
+        Number of passes over the data per layer.
     batch_size : int or None, default 32
-        Rows a step; None for all of them.
+        Rows per step; None for all rows.
     learning_rate : float or Schedule, default 0.1
-        η. Gaussian units want a hundredth of it.
+        Learning rate η, or a schedule. Gaussian units need about a hundredth of the default.
     steps : int, default 1
-        k.
+        Number k of Gibbs sampling steps.
     momentum : float, default 0.9
-        μ, from 0 to below 1.
+        Momentum μ; at least 0, less than 1.
     initial_momentum : float, default 0.5
-        μ in the first epochs.
+        Momentum μ during the first `initial_epochs`.
     initial_epochs : int, default 5
-        How many those are.
+        Number of epochs with the initial momentum.
     weight_decay : float, default 1e-4
-        λ ≥ 0; the biases do not decay.
+        Weight decay λ ≥ 0; biases do not decay.
     visible : {"binary", "gaussian"}, default "binary"
-        The units that stand for the inputs of the lowest layer: binary ones want inputs from 0 to 1,
-        Gaussian ones, p(v | h) = N(hWᵀ + c, 1), columns of about unit variance. Those above are binary.
+        Visible units of the lowest layer: binary units need inputs from 0 to 1; Gaussian units,
+        p(v | h) = N(hWᵀ + c, 1), need columns of about unit variance. Higher layers have binary units.
     """
 
     learning_rate: float | Schedule = 0.1
@@ -87,18 +87,18 @@ class RBM(Pretrainer):
         if layer.activation.name != "sigmoid":
             raise ValueError(
                 f"pretrain: layers[{index}] has the activation {layer.activation.name}; an RBM pretrains "
-                f"sigmoid layers (bp.Autoencoder takes any)"
+                f"sigmoid layers only (bp.Autoencoder pretrains any)"
             )
 
     def train(self, task: Task) -> History:
         history = History(planned=self.epochs)
-        callbacks = CallbackList([Teller(task.tell)], task.network, history)
+        callbacks = CallbackList([Report(task.report)], task.network, history)
         with callbacks.running():
             train(_DivergenceTrainer(self, task, *self._visible(task)), callbacks, history, self.epochs)
         return history
 
     def _visible(self, task: Task) -> tuple[str, Array]:
-        """The kind of the visible units, and the biases that they start from."""
+        """Return the kind of the visible units, and their initial biases."""
         X, layers = task.X, task.network.layers
         lowest = not any(isinstance(layer, Dense) for layer in layers[: task.index])
         means = X.mean(axis=0)
@@ -107,10 +107,10 @@ class RBM(Pretrainer):
         if not in_unit_range(X):
             hint = "; scale them, or pass visible='gaussian'" if lowest else ""
             raise ValueError(
-                f"pretrain: the inputs of layers[{task.index}] go from {X.min():g} to {X.max():g}; the "
-                f"binary units of an RBM take 0 to 1{hint}"
+                f"pretrain: the inputs of layers[{task.index}] range from {X.min():g} to {X.max():g}; the "
+                f"binary units of an RBM need values from 0 to 1{hint}"
             )
-        # As if one more row had been on, and one off: no odds are infinite.
+        # One row of ones and one of zeros are added, so that no odds are infinite.
         shares = (means * len(X) + 1) / (len(X) + 2)
         return "binary", np.log(shares / (1 - shares))
 
@@ -180,33 +180,38 @@ def contrastive_divergence(
     threads: int | None = None,
     backend: str = "native",
 ) -> tuple[Array, Array, Array, float]:
-    """CD-k's estimate of the gradient of the mean log p(v) of the rows of X; see `RBM`.
+    """Estimate the gradient of the mean log p(v) of the rows of X by CD-k; see `RBM`.
 
     Parameters
     ----------
     X : array (B, I)
-        v₀.
+        Visible states v₀.
     W : array (I, O)
+        Weights.
     b : array (O,)
-        The biases of the hidden units.
+        Biases of the hidden units.
     c : array (I,)
-        The biases of the visible units.
+        Biases of the visible units.
     rng : numpy.random.Generator
-        Draws the states: of h (B, O) by `random`, then, but in the last step, of v (B, I) by
+        Generator of the states: h (B, O) with `random`, then, except in the last step, v (B, I) with
         `random` or `standard_normal`.
     steps : int, default 1
-        k.
+        Number k of Gibbs sampling steps.
     visible : {"binary", "gaussian"}, default "binary"
+        Kind of the visible units.
     threads : int, optional
+        Maximum number of threads; all available cores by default.
     backend : {"native", "reference"}, default "native"
+        Engine to compute with.
 
     Returns
     -------
     dW : array (I, O)
     db : array (O,)
     dc : array (I,)
+        Gradients of W, b and c.
     error : float
-        The mean squared error of the first reconstruction, as probabilities or means.
+        Mean squared error of the first reconstruction, as probabilities or means.
     """
     if backend == "reference":
         forward, gradient = reference.dense_forward, reference.weight_gradient

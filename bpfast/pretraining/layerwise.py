@@ -89,7 +89,7 @@ class Task:
         return (order[start : start + size] for start in range(0, len(self.X), size))
 
     def require_finite(self, epoch: int, loss: float, *arrays: Array) -> None:
-        """Refuse an epoch that ended in NaN or infinity."""
+        """Raise FloatingPointError if an epoch ended in NaN or infinity."""
         if not np.isfinite(loss) or not all(_core.all_finite(array) for array in arrays):
             raise self.diverged(epoch)
 

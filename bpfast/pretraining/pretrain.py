@@ -1,8 +1,8 @@
-"""Layer-wise pretraining: each hidden layer first learns, alone, to describe what it is given.
+"""Layer-wise pretraining: each hidden layer first learns, without targets, to represent its inputs.
 
 Deep networks of sigmoids were first trained this way (Hinton et al. 2006; Bengio et al. 2007). From the
-input up, every hidden layer learns without targets a code from which its inputs can be made again,
-and its codes are what the next layer learns from. `Network.fit` then tunes the whole from there::
+input up, every hidden layer learns a code from which its inputs can be reconstructed, and its codes
+are the inputs of the next layer. `Network.fit` then trains the whole network from there::
 
     bp.pretrain(net, X, bp.RBM(epochs=20))
     net.fit(X, y)
@@ -41,37 +41,39 @@ def pretrain(
 ) -> dict[int, History]:
     """Pretrain the hidden `Dense` layers of a network, one after the other from the input up.
 
-    Each starts from its weights as they are and learns from what the layers below make of X, in
-    prediction mode, whatever layers these are. Its W and b are then replaced in `Network.parameters`;
-    everything else stays, but for the optimizer's state, which is forgotten. The result depends on
-    the seed of the network, not on the number of threads.
+    Each layer starts from its current weights and learns from the output, in prediction mode, of the
+    layers below it, of any kind. Its W and b are then replaced in `Network.parameters`; nothing else
+    changes, except that the optimizer's state is discarded. The result depends on the seed of the network,
+    not on the number of threads.
 
     Parameters
     ----------
     network : Network
+        Network to pretrain.
     X : array or sparse matrix (B, I)
-        A sparse one is made dense, since what is made of the codes is.
+        Training rows; a sparse matrix is converted to dense.
     method : {"autoencoder", "rbm"}, Autoencoder or RBM, default "autoencoder"
+        Method that pretrains a layer.
     layers : sequence of int, optional
-        Which of `network.layers`; by default every `Dense` that is not frozen but the last, which gives
-        the outputs. What lies within a `Residual` stays as it is.
+        Indices in `network.layers` of the layers to pretrain. By default every `Dense` layer that is not
+        frozen, except the last, which is the output layer. Layers inside a `Residual` are not pretrained.
     progress : bool, default False
-        A progress bar.
+        Whether to show a progress bar.
 
     Returns
     -------
     dict of int to History
-        By the layer's place in `network.layers`: loss (of an RBM, the mean squared error of the first
+        By index in `network.layers`: loss (for an RBM, the mean squared error of the first
         reconstruction), learning_rate and seconds of every epoch.
 
     Raises
     ------
     FloatingPointError
-        If a layer diverges. The network is not changed.
+        If a layer diverges. The network does not change.
     KeyboardInterrupt
-        On Ctrl-C: the layers that were finished are kept, the one at work is as it was.
+        On Ctrl-C. Finished layers are kept; the current one does not change.
     RuntimeError
-        If the network is being trained.
+        If the network is already being trained.
 
     Examples
     --------
@@ -89,25 +91,25 @@ def pretrain(
     V = dense(checks.features(X, network.n_inputs, network.dtype))
     found: dict[str, Array] = {}
     histories = {}
-    # What diverges is seen by its figures.
+    # Divergence is detected from the loss and the weights.
     quiet = np.errstate(over="ignore", under="ignore", invalid="ignore")
-    with state_of(network).exclusive(), _Progress(chosen, spec, progress) as tell, quiet:
+    with state_of(network).exclusive(), _Progress(chosen, spec, progress) as report, quiet:
         try:
             for index in chosen:
-                task = Task.of(network, index, _inputs(network, found, index, V), partial(tell, index))
+                task = Task.of(network, index, _inputs(network, found, index, V), partial(report, index))
                 histories[index] = spec.train(task)
                 found.update(task.result())
         except KeyboardInterrupt:
-            _adopt(network, found)
+            _set_weights(network, found)
             raise
-        _adopt(network, found)
+        _set_weights(network, found)
     return histories
 
 
 def _chosen(network: Network, spec: Pretrainer, layers: Sequence[int] | None) -> list[int]:
-    """The places of the layers to pretrain, checked."""
-    there = [index for index, layer in enumerate(network.layers) if isinstance(layer, Dense)]
-    hidden = there[:-1]
+    """Return the indices of the layers to pretrain, checked."""
+    dense_layers = [index for index, layer in enumerate(network.layers) if isinstance(layer, Dense)]
+    hidden = dense_layers[:-1]
     scales = network.learning_rate_scales
     frozen = {i for i in hidden if any(scales.get(f"{i}.{name}") == 0 for name in "Wb")}
     if layers is None:
@@ -117,25 +119,27 @@ def _chosen(network: Network, spec: Pretrainer, layers: Sequence[int] | None) ->
             raise ValueError(f"pretrain: this network has no hidden Dense layer{more}")
     else:
         if isinstance(layers, (str, bytes)) or not isinstance(layers, Sequence) or not layers:
-            raise TypeError(f"pretrain: layers must be a list of places in network.layers; got {layers!r}")
+            raise TypeError(f"pretrain: layers must be a list of indices in network.layers; got {layers!r}")
         chosen = sorted({integer("pretrain", "layers", index, at_least=0) for index in layers})
         for index in set(chosen) - set(hidden):
-            what = "the output layer" if index in there else "no Dense layer"
+            what = "is the output layer" if index in dense_layers else "is not a Dense layer"
             if index >= len(network.layers):
-                what = "not there"
+                what = "does not exist"
             raise ValueError(
-                f"pretrain: layers[{index}] of the network is {what}; its hidden Dense layers are "
+                f"pretrain: layers[{index}] of the network {what}; its hidden Dense layers are "
                 f"{', '.join(map(str, hidden)) or 'none'}"
             )
     for index in chosen:
         if index in frozen:
-            raise ValueError(f"pretrain: layers[{index}] of the network is frozen; unfreeze_layers({index})")
+            raise ValueError(
+                f"pretrain: layers[{index}] of the network is frozen; call unfreeze_layers({index}) first"
+            )
         spec.check(network, index)
     return chosen
 
 
 def _inputs(network: Network, found: Mapping[str, Array], index: int, X: Array) -> Array:
-    """What the layers below `index` make of X in prediction, with the weights found so far."""
+    """Return the output of the layers below `index` in prediction mode, with the weights found so far."""
     program = network.program
     (own,) = (op for op in program.ops if op.W is not None and op.W.name == f"{index}.W")
     if own.source == 0:
@@ -150,7 +154,8 @@ def _inputs(network: Network, found: Mapping[str, Array], index: int, X: Array) 
     return engine.outputs(flat, X)
 
 
-def _adopt(network: Network, found: Mapping[str, Array]) -> None:
+def _set_weights(network: Network, found: Mapping[str, Array]) -> None:
+    """Write the weights found to the network; discard what they invalidate."""
     state = state_of(network)
     with state.lock:
         state.forget_tape()
@@ -161,20 +166,20 @@ def _adopt(network: Network, found: Mapping[str, Array]) -> None:
 
 
 class _Progress:
-    """A bar on standard error that moves with the epochs of all layers (tqdm), or nothing."""
+    """Progress bar on standard error over the epochs of all layers (tqdm), or nothing."""
 
-    def __init__(self, chosen: list[int], spec: Pretrainer, wanted: bool) -> None:
+    def __init__(self, chosen: list[int], spec: Pretrainer, show: bool) -> None:
         self._bar: Any = None
-        if wanted:
-            # Imported here because it takes longer than the rest of bpfast.
+        if show:
+            # Imported here because tqdm takes longer to import than the rest of bpfast.
             from tqdm import tqdm
 
             self._bar = tqdm(total=len(chosen) * spec.epochs, unit="epoch", dynamic_ncols=True)
 
     def __enter__(self) -> Callable[[int, float], None]:
-        return self._tell
+        return self._report
 
-    def _tell(self, index: int, loss: float) -> None:
+    def _report(self, index: int, loss: float) -> None:
         if self._bar is not None:
             self._bar.update()
             self._bar.set_postfix({"layer": index, "loss": f"{loss:.4g}"}, refresh=False)

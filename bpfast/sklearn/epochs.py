@@ -1,4 +1,4 @@
-"""The stochastic solvers of the scikit-learn estimators: their epochs, counted and ended as there."""
+"""Stochastic solvers of the scikit-learn estimators: epochs are counted and ended as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..training.history import History
 from ..training.loop import Epoch, Trainer, train
 from .base import FitData, Recipe, rate_of
 
-#: The learning rate below which an adaptive one falls no further, and what it is divided by.
+#: Minimum of an adaptive learning rate, and its divisor.
 LEAST_RATE, RATE_DIVISOR = 1e-6, 5.0
 
 NOT_FINITE = (
@@ -40,13 +40,14 @@ NOT_FINITE = (
 
 
 class OptimizerCourse:
-    """An optimizer at work: its state and its learning rate, which may change between epochs.
+    """State of an optimizer and its learning rate, which may change between epochs.
 
     Attributes
     ----------
     state : OptimizerState
+        State of the optimizer.
     learning_rate : float or None
-        None where a schedule has it.
+        Current learning rate; None if it follows a schedule.
     """
 
     def __init__(self, recipe: Recipe, network: Network) -> None:
@@ -55,7 +56,7 @@ class OptimizerCourse:
         self.learning_rate = rate_of(recipe.optimizer)
 
     def fits(self, recipe: Recipe, network: Network) -> bool:
-        """Whether it can go on with this network by these parameters."""
+        """Whether it can continue with this network and these parameters."""
         assert recipe.optimizer is not None
         arrays = self.state.arrays
         return (
@@ -65,10 +66,9 @@ class OptimizerCourse:
         )
 
     def copy(self, recipe: Recipe) -> OptimizerCourse:
-        """Another one in the same state, with the numbers of a recipe.
+        """Return a copy with the hyperparameters of a recipe.
 
-        The rate stays where its course has led it, unless an optimizer or a schedule that was given
-        has another.
+        The current learning rate is kept, unless the recipe has a different optimizer object or schedule.
         """
         assert recipe.optimizer is not None
         other, old = copy.copy(self), self.state
@@ -84,7 +84,7 @@ class OptimizerCourse:
         return other
 
     def rates(self, n_batches: int) -> Array:
-        """The rate of every batch of the epoch under way."""
+        """Return the learning rate of every batch of the current epoch."""
         if self.learning_rate is not None:
             return np.full(n_batches, self.learning_rate)
         return np.array(self.state.clock.rates(self.state.optimizer.schedule, n_batches))
@@ -92,24 +92,24 @@ class OptimizerCourse:
 
 @dataclass(frozen=True)
 class Options:
-    """What a fit of epochs takes beside data and recipe, from the estimator's parameters.
+    """Options of a stochastic fit, besides the data and the recipe.
 
     Attributes
     ----------
     epochs : int
-        At most; 1 for `partial_fit`.
+        Maximum number of epochs; 1 for `partial_fit`.
     rows : int64 array or None
-        The rows to train on; None for all.
-    held_out : Data or None
-        What the validation figures are of.
+        Indices of the rows to train on; None for all.
+    held_out : FitData or None
+        Held-out rows to evaluate after every epoch.
     score : callable or None
-        (Z, data, loss) → the figure that early stopping goes by; None without early stopping.
+        (Z, data, loss) → the score for early stopping; None without early stopping.
     offset : float array (n,) or None
-        What each row's loss has beside the network's.
+        Difference between scikit-learn's loss of each row and the network's.
     scale : float
-        What the network's mean loss is multiplied by.
+        Factor of the network's mean loss.
     incremental : bool
-        Whether this is one of several calls.
+        Whether this is a call of `partial_fit`.
     """
 
     epochs: int
@@ -122,14 +122,14 @@ class Options:
 
 
 class _Order:
-    """The order of the rows, epoch by epoch: each a shuffle of the one before, as in scikit-learn."""
+    """Order of the rows in each epoch: a shuffle of the previous one, as in scikit-learn."""
 
     def __init__(self, rows: NDArray[np.int64] | None, n: int, shuffle: bool, random: Any) -> None:
         self._rows, self._shuffle, self._random = rows, shuffle, random
         self._index = np.arange(n, dtype=np.int64)
 
     def next(self) -> NDArray[np.int64] | None:
-        """The numbers of the rows; None for all in their own order."""
+        """Return the row indices of the next epoch; None for all rows in their original order."""
         if not self._shuffle:
             return self._rows
         picks = np.arange(len(self._index))
@@ -141,7 +141,7 @@ class _Order:
 def fit_epochs(
     est: Any, network: Network, recipe: Recipe, data: FitData, options: Options, random: Any
 ) -> None:
-    """Train for epochs; the estimator's figures follow, and with early stopping the best weights stay."""
+    """Train for epochs and set the estimator's attributes; early stopping keeps the best weights."""
     columns = ("val_loss", "val_score") if options.score else ("val_loss",) if options.held_out else ()
     history = History(*columns, planned=options.epochs)
     callbacks = CallbackList(recipe.callbacks, network, history)
@@ -158,7 +158,7 @@ def fit_epochs(
 
 
 class _EstimatorTrainer(Trainer):
-    """Epochs counted, scored and ended as scikit-learn's."""
+    """Epochs that are counted, scored and ended as in scikit-learn."""
 
     def __init__(
         self,
@@ -244,36 +244,37 @@ class _EstimatorTrainer(Trainer):
         return False
 
 
-def _batch_size(wanted: Any, n: int, recipe: Recipe) -> int:
+def _batch_size(batch_size: Any, n: int, recipe: Recipe) -> int:
+    """Return the rows per batch for `n` rows, clipped as in scikit-learn."""
     assert recipe.optimizer is not None
     if recipe.optimizer.full_batch:
-        if not isinstance(wanted, str) and wanted < n:
+        if not isinstance(batch_size, str) and batch_size < n:
             raise ValueError(
                 f"batch_size must be 'auto' or at least {n}, all rows, for "
-                f"{type(recipe.optimizer).__name__}; got {wanted}"
+                f"{type(recipe.optimizer).__name__}; got {batch_size}"
             )
         return n
-    if recipe.batch_norm and not isinstance(wanted, str) and wanted == 1:
+    if recipe.batch_norm and not isinstance(batch_size, str) and batch_size == 1:
         raise ValueError("batch_size must be at least 2 with batch_norm: one row has no variance; got 1")
-    if isinstance(wanted, str):
+    if isinstance(batch_size, str):
         return min(200, n)
-    if wanted > n:
+    if batch_size > n:
         warnings.warn(
             "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
             stacklevel=8,
         )
-    return int(np.clip(wanted, 1, n))
+    return int(np.clip(batch_size, 1, n))
 
 
 def _course(est: Any, recipe: Recipe, network: Network, options: Options) -> OptimizerCourse:
-    """The one at work if this call goes on where the last ended, else a new one.
+    """Return the course of the last call if this call continues it, else a new one.
 
-    It is a copy: after an error the last call's is there as it was.
+    It is a copy, so that the last call's course is unchanged after an error.
     """
     assert recipe.optimizer is not None
     held = est.__dict__.get("_optimizer")
-    goes_on = options.incremental or (est.warm_start and est.keep_optimizer)
-    if goes_on and held is not None and held.fits(recipe, network):
+    continues = options.incremental or (est.warm_start and est.keep_optimizer)
+    if continues and held is not None and held.fits(recipe, network):
         est._optimizer = held.copy(recipe)
     else:
         est._optimizer = OptimizerCourse(recipe, network)
@@ -281,26 +282,26 @@ def _course(est: Any, recipe: Recipe, network: Network, options: Options) -> Opt
 
 
 def _totals(weights: Array, rows: NDArray[np.int64] | None, starts: Array) -> Array:
-    """The weight of every batch."""
+    """Return the total weight of every batch."""
     return np.add.reduceat(weights if rows is None else weights[rows], starts)
 
 
 def _alphas(alpha: float, totals: Array) -> Array:
-    """α of every batch: scikit-learn's penalty counts as one more row's loss."""
+    """Return α of every batch: scikit-learn divides the penalty by the batch's total weight."""
     return np.divide(alpha, totals, out=np.zeros_like(totals), where=totals > 0)
 
 
 def _offsets(
     offset: Array, weights: Array | None, rows: NDArray[np.int64] | None, starts: Array, totals: Array
 ) -> Array:
-    """What the batches' losses have beside the network's."""
+    """Return the difference between scikit-learn's loss of each batch and the network's."""
     each = offset if weights is None else offset * weights
     sums = np.add.reduceat(each if rows is None else each[rows], starts)
     return np.divide(sums, totals, out=np.zeros_like(totals), where=totals > 0)
 
 
 def _validate(est: Any, state: NetworkState, options: Options) -> dict[str, float]:
-    """The figures of the held-out rows."""
+    """Evaluate the held-out rows: loss and, with early stopping, score."""
     held_out = options.held_out
     if held_out is None:
         return {}
@@ -320,12 +321,13 @@ def _validate(est: Any, state: NetworkState, options: Options) -> dict[str, floa
 
 
 def _mean_offset(est: Any, data: FitData) -> float:
+    """Return the difference between scikit-learn's mean loss and the network's."""
     offset = est._offset(data.Y)
     return 0.0 if offset is None else float(np.average(offset, weights=data.weights))
 
 
 def _count_no_improvement(est: Any, state: NetworkState, score: float | None) -> None:
-    """One more epoch without improvement of score or loss, or none; the best weights are kept."""
+    """Count epochs without improvement of the score or the loss; keep the weights of the best score."""
     if score is None:
         better = improves(est.loss_, est.best_loss_, margin=est.tol, strict=False)
         est.best_loss_ = min(est.best_loss_, est.loss_)
@@ -339,7 +341,7 @@ def _count_no_improvement(est: Any, state: NetworkState, score: float | None) ->
 
 
 def _stops(est: Any, course: OptimizerCourse, recipe: Recipe, options: Options) -> bool:
-    """Whether too many epochs without improvement end the training; an adaptive rate falls first."""
+    """Whether the training ends after too many epochs without improvement; an adaptive rate falls first."""
     what = "Training loss" if options.score is None else "Validation score"
     text = f"{what} did not improve more than tol={est.tol:f} for {est.n_iter_no_change} consecutive epochs."
     falls = recipe.rate == "adaptive" and course.learning_rate is not None
@@ -356,7 +358,7 @@ def _stops(est: Any, course: OptimizerCourse, recipe: Recipe, options: Options) 
 
 
 def _diverged(est: Any, options: Options, losses: Array) -> None:
-    """A loss or a weight that is not finite: the best weights are left, or there is an error."""
+    """Stop after a non-finite loss or weight; raise ValueError without early stopping."""
     bad = np.flatnonzero(~np.isfinite(losses))
     where = f" (epoch {est.n_iter_}, batch {bad[0]})" if len(bad) else f" (epoch {est.n_iter_})"
     if options.score is None:
@@ -367,20 +369,20 @@ def _diverged(est: Any, options: Options, losses: Array) -> None:
         ConvergenceWarning,
         stacklevel=9,
     )
-    # Its moments are no longer finite either.
+    # The optimizer's moments are no longer finite either.
     del est._optimizer
     est.should_stop_ = True
 
 
 def scorer_of(est: Any, network: Network) -> Callable[[Array, FitData, float], float]:
-    """(Z, data, loss) → the score that early stopping goes by: est.scoring's, or accuracy or R²."""
+    """Return (Z, data, loss) → score for early stopping: by est.scoring, else accuracy or R²."""
     if est.scoring == "loss" or (est.scoring is None and isinstance(network.loss_spec, Quantile)):
         return lambda Z, data, loss: -loss
     if est.scoring is None:
         return lambda Z, data, loss: est._own_score(state_of(network).link(Z), data)
     from sklearn.metrics import check_scoring
 
-    # Its X has no names of columns; the network is the one in training.
+    # A view of the estimator for the scorer, without column names, on the network being trained.
     view = copy.copy(est)
     view.__dict__.pop("feature_names_in_", None)
     view._adopt(network)
@@ -401,6 +403,6 @@ def scorer_of(est: Any, network: Network) -> Callable[[Array, FitData, float], f
 
 
 def held_out_part(data: FitData, rows: NDArray[np.int64]) -> FitData:
-    """Some rows of the data."""
+    """Return the given rows of the data."""
     weights = None if data.weights is None else data.weights[rows]
     return FitData(take(data.X, rows), data.Y[rows], weights, (data.raw[0][rows], data.raw[1][rows]))

@@ -1,4 +1,4 @@
-"""How the scikit-learn estimators are fitted: the order of things in `fit` and `partial_fit`."""
+"""Fitting of the scikit-learn estimators: the steps of `fit` and `partial_fit`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .epochs import NOT_FINITE, Options, fit_epochs, held_out_part, scorer_of
 
 
 class Perceptron(BaseMLP):
-    """`fit` and `partial_fit` of both, less what their targets need."""
+    """Base class of classifier and regressor: `fit` and `partial_fit`, except what depends on the targets."""
 
     validation_scores_: Any
     best_validation_score_: Any
@@ -45,10 +45,10 @@ class Perceptron(BaseMLP):
         stops_early = self.early_stopping and recipe.optimizer is not None
         if stops_early and incremental and validation_data is None:
             raise ValueError(
-                "partial_fit does not support early_stopping=True without validation_data: pass the "
-                "rows to go by, validation_data=(X, y)"
+                "partial_fit does not support early_stopping=True without validation_data: pass "
+                "held-out rows as validation_data=(X, y)"
             )
-        _require_possible(self, recipe, validation_data)
+        _require_supported(self, recipe, validation_data)
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         if incremental:
             self._take_classes(classes, y)
@@ -60,7 +60,7 @@ class Perceptron(BaseMLP):
         self.n_outputs_ = self._outputs(Y)
         widths = (X.shape[1], *recipe.hidden, self.n_outputs_)
         random = check_random_state(self.random_state)
-        network = self._begin(recipe, widths, X.dtype, random) if first else self._go_on(widths)
+        network = self._begin(recipe, widths, X.dtype, random) if first else self._continue(widths)
         data = self._data(network, X, y, Y, weights)
         if recipe.optimizer is None:
             self._minimize(network, recipe, data)
@@ -69,18 +69,18 @@ class Perceptron(BaseMLP):
             if validation_data is not None:
                 held_out = self._validation(network, validation_data)
             elif stops_early:
-                # Classes count there by their rows alone, as they do in `score`.
+                # Class weights do not apply to the validation rows, nor do they in `score`.
                 held_out = replace(data, weights=own)
             self._epochs(network, recipe, data, held_out, validation_data is None, incremental, random)
         if not all(np.isfinite(array).all() for array in self._arrays()):
             raise ValueError(NOT_FINITE)
 
     def _begin(self, recipe: Recipe, widths: tuple[int, ...], dtype: Any, random: Any) -> Network:
-        """A new network, and the figures of a fit that starts."""
+        """Return a new network, and reset the attributes of a fit."""
         network = self._make_network(widths, dtype, recipe.batch_norm)
         self._set_weights(network, self._draw(recipe, widths, random))
         if any(recipe.dropout):
-            # Drawn behind all that scikit-learn draws before the first shuffle.
+            # Drawn after everything that scikit-learn draws before the first shuffle.
             network.seed = int(random.randint(2**31 - 1))
         self._adopt(network)
         self.n_layers_ = len(widths)
@@ -91,22 +91,24 @@ class Perceptron(BaseMLP):
             self.__dict__.pop(name, None)
         return network
 
-    def _go_on(self, widths: tuple[int, ...]) -> Network:
+    def _continue(self, widths: tuple[int, ...]) -> Network:
+        """Return the network of the last fit, which must have these widths."""
         network = self._network()
         if network.program.n_outputs != widths[-1] or network.program.n_inputs != widths[0]:
             raise ValueError(
-                f"X and y have {widths[0]} and {widths[-1]} columns; the network that was fitted before "
+                f"X and y have {widths[0]} and {widths[-1]} columns; the network fitted before "
                 f"has {network.n_inputs} inputs and {network.n_outputs} outputs"
             )
         return network
 
     def _data(self, network: Network, X: Any, y: Any, Y: Array, weights: Array | None) -> FitData:
+        """Return the checked data in the form that the network expects."""
         features = checks.features(X, network.n_inputs, network.dtype)
-        goals = checks.targets(network.loss_spec, Y, X.shape[0], network.n_outputs, network.dtype)
-        return FitData(features, goals, weights, (X, y))
+        targets = checks.targets(network.loss_spec, Y, X.shape[0], network.n_outputs, network.dtype)
+        return FitData(features, targets, weights, (X, y))
 
     def _minimize(self, network: Network, recipe: Recipe, data: FitData) -> None:
-        """The solver lbfgs: all rows at once."""
+        """Train with the solver lbfgs, on all rows at once."""
         penalty = recipe.penalty
         if penalty is not None:
             rows = len(data.X) if data.weights is None else data.weights.sum()
@@ -155,7 +157,7 @@ class Perceptron(BaseMLP):
         incremental: bool,
         random: Any,
     ) -> None:
-        """The stochastic solvers; what is held out is a part of the data where they are to be split."""
+        """Train with a stochastic solver; with `split`, the held-out rows are split off the data."""
         rows, stops_early = None, bool(self.early_stopping)
         if held_out is not None and split:
             rows, rest = self._split(data, random)
@@ -174,7 +176,7 @@ class Perceptron(BaseMLP):
         self._noise = (network.seed, state_of(network).steps)
 
     def _start_curves(self, network: Network, stops_early: bool, validates: bool) -> None:
-        """The curves of this fit, which go on those of one before."""
+        """Initialize the curves of this fit; those of earlier calls are continued."""
         self.should_stop_ = False
         self.loss_curve_ = self.__dict__.get("loss_curve_", [])
         if validates:
@@ -190,7 +192,7 @@ class Perceptron(BaseMLP):
             self._best = state_of(network).flat.copy()
 
     def _split(self, data: FitData, random: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows to train on and those held out, as scikit-learn splits them."""
+        """Return the indices of training and held-out rows, split as in scikit-learn."""
         rows = np.arange(len(data.X))
         stratify = self._stratify(data.Y)
         train, held_out = train_test_split(
@@ -203,7 +205,7 @@ class Perceptron(BaseMLP):
         return train, held_out
 
     def _validation(self, network: Network, validation_data: Any) -> FitData:
-        """validation_data=(X, y) or (X, y, sample_weight), checked."""
+        """Check validation_data=(X, y) or (X, y, sample_weight)."""
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             came = type(validation_data).__name__
             if isinstance(validation_data, (tuple, list)):
@@ -217,52 +219,56 @@ class Perceptron(BaseMLP):
         except ValueError as error:
             raise ValueError(f"validation_data: {error}") from error
 
-    # ---- what the targets decide; by default as for a regressor
+    # The rest depends on the targets; the defaults are those of a regressor.
 
     _y_options: ClassVar[dict[str, Any]] = {}
 
     def _take_classes(self, classes: Any, y: Any) -> None:
-        """The classes of a first call of partial_fit."""
+        """Set the classes from the first call of `partial_fit`."""
 
     def _learn_targets(self, y: Array, incremental: bool) -> None:
-        """Take the classes of y over, or require that they are those that are known."""
+        """Set the classes of y, or check that they are known."""
 
     def _targets(self, y: Array) -> Array:
-        """What the loss takes for y."""
+        """Return the targets that the loss expects for y."""
         return y
 
     def _class_weights(self, y: Array, weights: Array | None, incremental: bool) -> Array | None:
-        """The weights of the rows with those of their classes."""
+        """Return the weights of the rows multiplied by their class weights."""
         return weights
 
     def _outputs(self, Y: Array) -> int:
+        """Return the number of outputs of the network."""
         return 1 if Y.ndim == 1 else Y.shape[1]
 
     def _stratify(self, Y: Array) -> Array | None:
+        """Return the classes to stratify the split by; None for no stratification."""
         return None
 
     def _offset(self, Y: Array) -> Array | None:
-        """What scikit-learn's loss of each row has beside ours."""
+        """Return the difference between scikit-learn's loss of each row and the network's, if any."""
         return None
 
     def _scale(self) -> float:
-        """What our mean loss is multiplied by to be scikit-learn's."""
+        """Return the factor from the network's mean loss to scikit-learn's."""
         return 1.0
 
     def _out_activation(self) -> str:
+        """Return scikit-learn's name of the output activation."""
         return "identity"
 
     def _own_score(self, predicted: Array, data: FitData) -> float:
+        """Return the default score of predictions, accuracy or R²."""
         raise NotImplementedError
 
 
-def _require_possible(est: Any, recipe: Recipe, validation_data: Any) -> None:
-    """Refuse what lbfgs can't do."""
+def _require_supported(est: Any, recipe: Recipe, validation_data: Any) -> None:
+    """Raise ValueError for parameters that the solver lbfgs does not support."""
     if recipe.optimizer is not None:
         return
     if recipe.penalty is not None and not recipe.penalty.smooth:
-        raise ValueError(f"penalty={est.penalty!r} needs a stochastic solver; lbfgs takes 'l2' or None")
-    # A warm start keeps the layers there are.
+        raise ValueError(f"penalty={est.penalty!r} needs a stochastic solver; lbfgs supports 'l2' or None")
+    # A warm start keeps the layers of the last fit.
     norms = est.warm_start and est.__dict__.get("batch_norms_", ())
     for name, given in (
         ("dropout", any(recipe.dropout)),

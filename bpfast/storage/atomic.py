@@ -1,4 +1,4 @@
-"""TODO"""
+"""Atomic writes: a file is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,29 @@ from typing import IO
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write beside the target, flush to disk, then take its name; see `open_atomically`."""
+    """Replace a file by `data`; see `open_atomically`."""
     with open_atomically(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write part by part: it takes its name at the end, or leaves nothing behind.
+    """Open a temporary file for writing, which replaces the target at the end.
 
-    A link is followed; what is no regular file (a pipe, a device) is written to at the end.
+    It is flushed to disk before it is renamed, and removed after an error. Symbolic links are followed.
+    A pipe or device is written to at the end.
+
+    Parameters
+    ----------
+    path : path
+        File to replace or create.
+
+    Raises
+    ------
+    IsADirectoryError
+        If the path is a folder.
+    FileNotFoundError
+        If its folder does not exist.
     """
     require_place(path)
     if _is_special(path):
@@ -47,21 +60,21 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def require_place(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that is a folder, or in none."""
+    """Raise OSError for a path that is a folder, or whose folder does not exist."""
     target = os.path.realpath(os.fspath(path))
     if os.path.isdir(target):
-        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; the name of a file is wanted")
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; expected the name of a file")
     if not os.path.isdir(os.path.dirname(target)):
         raise FileNotFoundError(f"there is no folder {os.path.dirname(target)!r}")
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a pipe or a device; what a link to it (``/dev/stdout``) names may be no path."""
+    """Whether a path is a pipe or a device, whose resolved name may not be a path (``/dev/stdout``)."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _flush_folder(folder: str) -> None:
-    """Have the new name on disk too; not every system lets folders be flushed."""
+    """Flush the new name to disk, if the system supports flushing folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,16 +1,16 @@
-"""Checkpoints in files: what a model file's header and tensors have beside the network's own.
+"""Checkpoint files: the header and tensors that a checkpoint adds to a model file.
 
-A checkpoint is a model file (`bpfast.storage.model_file`), which `bpfast.load` reads too, with one more
-entry in its header, ``training``:
+A checkpoint is a model file (`bpfast.storage.model_file`), which `bpfast.load` reads too. Its header has
+one more entry, ``training``:
 
 - ``arguments``: the arguments of `fit`, and fingerprints of the data.
-- ``epochs``, ``batch``: whole epochs of the run, and batches of the current one.
+- ``epochs``, ``batch``: number of whole epochs of the run, and of batches of the current epoch.
 - ``ended``: whether a callback has ended the run.
-- ``optimizer``, ``optimizer_steps``, ``clock``: the rule, its steps, and the schedule's time.
-- ``history``, ``callbacks``: the names of the columns; the states of the callbacks.
-- ``arrays``: dtype and shape of each tensor beside the network's: ``optimizer.NAME/PARAMETER`` (the
-  rule's state), ``history/COLUMN``, ``epoch/losses`` and ``epoch/counts`` (of the current epoch),
-  ``good/NAME`` (the network at its beginning), ``callbacks.I.NAME``.
+- ``optimizer``, ``optimizer_steps``, ``clock``: the optimizer, its steps, and the clock of its schedule.
+- ``history``, ``callbacks``: names of the history's columns, and states of the callbacks.
+- ``arrays``: dtype and shape of the tensors other than the network's: ``optimizer.NAME/PARAMETER`` (state of
+  the optimizer), ``history/COLUMN``, ``epoch/losses`` and ``epoch/counts`` (of the current epoch),
+  ``good/NAME`` (the network before the current epoch), ``callbacks.I.NAME``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .model_file import UNREADABLE, Stored, UnfitError, dtype_name
 
 
 def pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
-    """A state as JSON; arrays go beside it."""
+    """Return a state as JSON; its arrays are added to `arrays` under names that begin with `name`."""
     if isinstance(value, np.ndarray):
         dtype_name(value)
         arrays[name] = np.array(value, order="C")
@@ -41,7 +41,7 @@ def pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
         value = value.item()
     if isinstance(value, Mapping):
         if any(not isinstance(key, str) or key.startswith("$") for key in value):
-            raise TypeError(f"the keys of a state must be texts that begin with no $; got {list(value)!r}")
+            raise TypeError(f"keys of a state must be strings that do not begin with $; got {list(value)!r}")
         return {key: pack(item, arrays, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [pack(item, arrays, f"{name}.{index}") for index, item in enumerate(value)]
@@ -49,11 +49,13 @@ def pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
         return {"$float": repr(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"numbers, texts, arrays, lists and dicts of them are wanted; got {type(value).__name__}")
+    raise TypeError(
+        f"a state must consist of numbers, strings, arrays, lists and dicts; got {type(value).__name__}"
+    )
 
 
 def unpack(value: Any, file: Stored, arrays: set[str]) -> Any:
-    """A state from JSON; `arrays` are those that it may have, each of them once."""
+    """Return a state from JSON; `arrays` are the names it may refer to, each at most once."""
     if isinstance(value, list):
         return [unpack(item, file, arrays) for item in value]
     if not isinstance(value, dict):
@@ -67,13 +69,15 @@ def unpack(value: Any, file: Stored, arrays: set[str]) -> Any:
 
 
 def require_like(file: Stored, key: str, like: Array) -> None:
-    """Refuse a file whose tensor has not this array's dtype and shape."""
+    """Raise UnfitError unless a tensor has the dtype and shape of an array."""
     if file.tensors.get(key) != (dtype_name(like), like.shape):
-        raise UnfitError(f"{file.name!r} is damaged: {key} is not {like.dtype} of the shape {like.shape}")
+        raise UnfitError(
+            f"{file.name!r} is damaged: {key} must have dtype {like.dtype} and shape {like.shape}"
+        )
 
 
 def read_optimizer_state(state: NetworkState, file: Stored) -> OptimizerState | None:
-    """The state of a checkpoint's optimizer for a network; None for a plain model."""
+    """Read the state of a checkpoint's optimizer for a network; None for a plain model."""
     training = file.header.get("training")
     if training is None:
         return None
@@ -82,8 +86,8 @@ def read_optimizer_state(state: NetworkState, file: Stored) -> OptimizerState | 
         steps = integer("its header", "optimizer_steps", training["optimizer_steps"], at_least=0)
         clock = _clock(unpack(training["clock"], file, set()))
     except UNREADABLE as error:
-        raise UnfitError(f"{file.name!r} can't be read: {error}") from None
-    for name in optimizer.state:  # before any memory is made for it
+        raise UnfitError(f"{file.name!r} cannot be read: {error}") from None
+    for name in optimizer.state:  # Checked before memory is allocated.
         for key, view in state.parameters.items():
             require_like(file, f"optimizer.{name}/{key}", view)
     optimizer_state = OptimizerState.initial(optimizer, state.program.size, state.dtype)
@@ -96,7 +100,7 @@ def read_optimizer_state(state: NetworkState, file: Stored) -> OptimizerState | 
 
 def _clock(values: Mapping[str, Any]) -> Clock:
     if set(values) != {entry.name for entry in fields(Clock)}:
-        raise ValueError(f"its clock has {', '.join(values)}")
+        raise ValueError(f"its clock has the entries {', '.join(values)}")
     numbers = {key: float(values[key]) for key in ("scale", "best")}
     counts = {key: integer("its clock", key, values[key], at_least=0) for key in ("epoch", "waited")}
     return Clock(**counts, **numbers)  # type: ignore[arg-type]

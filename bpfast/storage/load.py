@@ -1,4 +1,4 @@
-"""Networks read from model files."""
+"""Loading: networks are built from model files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..specs.layers import layers
 from ..specs.losses import CustomLoss, Loss, losses, resolve_loss
 from ..specs.spec import integer, number
 from .checkpoint_file import read_optimizer_state
-from .model_file import UNREADABLE, Stored, UnfitError, spell_error, stored
+from .model_file import UNREADABLE, Stored, UnfitError, describe_error, stored
 
 
 def load_state(
     path: str | os.PathLike[str], *, loss: Any = None, threads: int | None = None, backend: str | None = None
 ) -> NetworkState:
-    """Read a network, and the optimizer's state from a checkpoint; see `bpfast.load`."""
+    """Read a network, and the optimizer's state if the file is a checkpoint; see `bpfast.load`."""
     given = None if loss is None else resolve_loss(loss)
     threads, backend = checks.threads(threads), resolve_backend(backend)
     with stored(path) as file:
         state = _rebuild(file, given, threads, backend)
-        complaint = fill(state, file)
+        complaint = read_parameters(state, file)
         optimizer_state = read_optimizer_state(state, file)
         file.verify()
         if complaint is not None:
@@ -37,7 +37,7 @@ def load_state(
 
 
 def _rebuild(file: Stored, loss: Loss | None, threads: int | None, backend: str | None) -> NetworkState:
-    """The network of a header, its parameters 0."""
+    """Build the network that a header describes, with parameters 0."""
     header = file.header
     try:
         n_inputs = integer("its header", "n_inputs", header["n_inputs"], at_least=1)
@@ -59,14 +59,14 @@ def _rebuild(file: Stored, loss: Loss | None, threads: int | None, backend: str 
             backend=backend,
             initialize=False,
         )
-        adopt(state, header)
+        read_counters(state, header)
     except UNREADABLE as error:
-        raise UnfitError(f"{file.name!r} can't be read: {spell_error(error)}") from None
+        raise UnfitError(f"{file.name!r} cannot be read: {describe_error(error)}") from None
     return state
 
 
 def _require_few(configs: Any) -> None:
-    """Refuse more layers than a network may have before they become objects."""
+    """Raise ValueError for more layers than a network may have, before they are built."""
     waiting, count = [configs], 0
     while waiting:
         within = waiting.pop()
@@ -77,30 +77,30 @@ def _require_few(configs: Any) -> None:
         waiting += [value for value in inner if isinstance(value, list)]
 
 
-def adopt(state: NetworkState, header: Mapping[str, Any]) -> None:
-    """Give a network what a header says beside its architecture."""
+def read_counters(state: NetworkState, header: Mapping[str, Any]) -> None:
+    """Set seed, counters, learning rate scales and metadata from a header."""
     state.seed = integer("its header", "seed", header["seed"], at_least=0)
     state.epochs = integer("its header", "epochs", header["epochs"], at_least=0)
     state.steps = integer("its header", "steps", header.get("steps", 0), at_least=0)
     lr_scales = {}
     for key, scale in header.get("learning_rate_scales", {}).items():
         if key not in state.parameters:
-            raise ValueError(f"its header scales the learning rate of {key!r}, which is no parameter")
+            raise ValueError(f"its header scales the learning rate of {key!r}, which is not a parameter")
         lr_scales[key] = number("its header", f"learning_rate_scales[{key!r}]", scale, at_least=0)
     state.lr_scales = {key: scale for key, scale in lr_scales.items() if scale != 1}
     state.metadata = {str(k): str(v) for k, v in header["metadata"].items()}
 
 
-def fill(state: NetworkState, file: Stored) -> str | None:
-    """Read a network's parameters and statistics into their places; returns what is wrong with them."""
+def read_parameters(state: NetworkState, file: Stored) -> str | None:
+    """Read a network's parameters and statistics; return what is wrong with them, or None."""
     complaint = None
-    for key, place in {**state.parameters, **state.statistics}.items():
-        place[...] = file.read(key)
-        if not np.isfinite(place).all():
-            complaint = complaint or f"{key} is not finite"
-        elif key in state.statistics and key.endswith(".variance") and place.min() < 0:
-            complaint = complaint or f"{key} is below 0"
-    return None if complaint is None else f"{file.name!r} holds a network that is broken: {complaint}"
+    for key, view in {**state.parameters, **state.statistics}.items():
+        view[...] = file.read(key)
+        if not np.isfinite(view).all():
+            complaint = complaint or f"{key} contains NaN or infinity"
+        elif key in state.statistics and key.endswith(".variance") and view.min() < 0:
+            complaint = complaint or f"{key} contains a negative value"
+    return None if complaint is None else f"{file.name!r} holds a network with invalid values: {complaint}"
 
 
 def _rebuild_loss(config: Any) -> Loss:

@@ -1,13 +1,13 @@
 """Model files: safetensors with the architecture as JSON in the header. Nothing loaded is executed.
 
-The metadata of the safetensors header has one entry, ``bpfast``: a JSON object of ``sha256``, ``format``
-(the number of this description: 2), ``layers``, ``n_inputs``, ``loss``, ``dtype``, ``seed``, ``epochs``,
-``steps``, ``learning_rate_scales``, ``metadata`` (texts kept with the model, such as the preparation of
-the command line), and in a checkpoint ``training`` (see `bpfast.storage.checkpoint_file`).
+The metadata of the safetensors header has one entry, ``bpfast``: a JSON object with ``sha256``, ``format``
+(the version of the format: 2), ``layers``, ``n_inputs``, ``loss``, ``dtype``, ``seed``, ``epochs``,
+``steps``, ``learning_rate_scales``, ``metadata`` (strings stored with the model, such as how the command
+line prepared the data), and in a checkpoint ``training`` (see `bpfast.storage.checkpoint_file`).
 
-``sha256`` comes first. It is that of the JSON's UTF-8, with 64 zeros in its own place, and, for each tensor
-in the order of the names, of the line ``name dtype shape``, as in ``0.W F32 [64, 10]``, and the SHA-256
-of its bytes; see `checksum`. Format 1 had none.
+``sha256`` comes first. It is the SHA-256 of the JSON as UTF-8, with 64 zeros in place of the checksum,
+followed, for each tensor in the order of the names, by the line ``name dtype shape``, such as
+``0.W F32 [64, 10]``, and the SHA-256 of its bytes; see `checksum`. Format 1 has no checksum.
 
 The tensors are the parameters and running statistics by their names in `Network`, and in a checkpoint
 those that ``training`` lists.
@@ -33,30 +33,30 @@ from ..engine.program import Program
 from .atomic import write_atomically
 
 FORMAT = 2
-#: The tensors that a file may hold, by their names in safetensors.
+#: Data types that a file may hold, by their names in safetensors.
 DTYPES = {"F32": np.dtype("f4"), "F64": np.dtype("f8"), "I64": np.dtype("i8"), "BOOL": np.dtype("?")}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-#: Bytes of a header, at most; of its JSON outside of texts, which becomes objects many times its size;
-#: tensors.
+#: Maximum number of bytes of a header, of characters of its JSON outside of strings (which become objects
+#: many times their size), and of tensors.
 MAX_HEADER, MAX_STRUCTURE, MAX_TENSORS = 2**24, 2**21, 2**17
 _TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-#: Characters of what is said of a file, beside its name.
+#: Maximum number of characters of an error message, besides the name of the file.
 _LONGEST = 400
-#: What the checksum's place holds while it is taken.
+#: Placeholder of the checksum while it is computed.
 UNSIGNED = "0" * 64
 _SIGNED = re.compile(r'\{"sha256": "([0-9a-f]{64})", ')
-#: What a header may have.
+#: Entries that a header may have.
 _ENTRIES = {"sha256", "format", "layers", "n_inputs", "loss", "dtype", "seed", "epochs", "steps"}
 _ENTRIES |= {"learning_rate_scales", "metadata", "training"}
 
 
 def save(state: NetworkState, path: str | os.PathLike[str]) -> None:
-    """Write a network to a file: whole or not at all."""
+    """Write a network to a file atomically."""
     write(path, describe(state), {**state.parameters, **state.statistics})
 
 
 def describe(state: NetworkState) -> dict[str, Any]:
-    """The header of a network's file."""
+    """Return the header of a network's file."""
     return {
         "format": FORMAT,
         "layers": [layer.config() for layer in state.layers],
@@ -72,10 +72,10 @@ def describe(state: NetworkState) -> dict[str, Any]:
 
 
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
-    """Write a header and tensors with their checksum."""
+    """Write a header and tensors with their checksum, atomically."""
     text = json.dumps({"sha256": UNSIGNED, **header}, allow_nan=False)
     digests = {name: _digest(dtype_name(array), array) for name, array in tensors.items()}
-    # One entry: several would come in an order of their own each time.
+    # A single entry, because safetensors writes several in random order.
     metadata = {"bpfast": text.replace(UNSIGNED, checksum(text, digests), 1)}
     _require_short(text)
     data = serialize(dict(tensors), metadata)
@@ -84,39 +84,44 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapp
 
 
 def require_room(network: BaseNetwork) -> None:
-    """Refuse, before it is trained, a network whose header would be too large for a file."""
+    """Raise ValueError if the header of a network would be too large; call it before training."""
     text = json.dumps(describe(state_of(network)))
     _require_short(text)
     _require_header(len(json.dumps(text)))
 
 
 def _require_short(text: str) -> None:
-    """Refuse JSON that is much more than the description of a network."""
+    """Raise ValueError for JSON that is larger than any description of a network."""
     if len(text) > MAX_STRUCTURE and len(_TEXT.sub("", text)) > MAX_STRUCTURE:
-        raise ValueError(f"its header has more than {MAX_STRUCTURE} characters outside of texts")
+        raise ValueError(f"its header has more than {MAX_STRUCTURE} characters outside of strings")
 
 
 def _require_header(size: int) -> None:
     if size > MAX_HEADER:
-        raise ValueError(f"its header has {size} bytes; {MAX_HEADER} are the most")
+        raise ValueError(f"its header has {size} bytes; the maximum is {MAX_HEADER}")
 
 
 def _header_size(data: bytes) -> int:
-    """The bytes of a safetensors header, by the 8 bytes before it."""
+    """Return the size of a safetensors header from the 8 bytes before it."""
     return int.from_bytes(data[:8], "little")
 
 
 def dtype_name(array: Array) -> str:
-    """What a tensor's dtype is called in a file."""
+    """Return the name of an array's dtype in a file."""
     if array.dtype not in _NAMES:
-        raise TypeError(f"float32, float64, int64 or bool is wanted in a file; got {array.dtype}")
+        raise TypeError(f"arrays in a file must be float32, float64, int64 or bool; got {array.dtype}")
     return _NAMES[array.dtype]
 
 
 def checksum(text: str, digests: Mapping[str, tuple[str, bytes]]) -> str:
-    """The SHA-256 of a header's text and, by name, what `_digest` says of the tensors, in hexadecimal.
+    """Return the SHA-256 of a header and its tensors, in hexadecimal.
 
-    The text has `UNSIGNED` in the checksum's place.
+    Parameters
+    ----------
+    text : str
+        JSON of the header, with `UNSIGNED` in place of the checksum.
+    digests : mapping of str to (str, bytes)
+        `_digest` of each tensor, by name.
     """
     total = hashlib.sha256(text.encode("utf-8"))
     for name in sorted(digests):
@@ -127,21 +132,22 @@ def checksum(text: str, digests: Mapping[str, tuple[str, bytes]]) -> str:
 
 
 def _digest(dtype: str, array: Array) -> tuple[str, bytes]:
-    """A tensor's dtype and shape as text, and the SHA-256 of its bytes."""
+    """Return a tensor's dtype and shape as text, and the SHA-256 of its bytes."""
     values = np.ascontiguousarray(array)
     return f"{dtype} {list(array.shape)}", hashlib.sha256(values.reshape(-1).view(np.uint8).data).digest()
 
 
 class Stored:
-    """A file that is being read: its header is checked, its tensors are read one by one.
+    """An open model file: its header has been checked, its tensors are read one at a time.
 
     Attributes
     ----------
     name : str
-        The path, for messages.
+        Path, for messages.
     header : dict
+        Parsed JSON of the header.
     tensors : dict of str to (dtype, shape)
-        What the file holds.
+        The tensors in the file, by name.
     """
 
     def __init__(self, name: str, file: Any) -> None:
@@ -149,7 +155,7 @@ class Stored:
         self._file = file
         metadata = file.metadata() or {}
         if "bpfast" not in metadata:
-            raise UnfitError(f"{name!r} is a safetensors file, but no bpfast model")
+            raise UnfitError(f"{name!r} is a safetensors file, but not a bpfast model")
         self.header = _header(name, metadata["bpfast"])
         strange = sorted((set(self.header) - _ENTRIES) | (set(metadata) - {"bpfast"}))
         if strange:
@@ -165,43 +171,45 @@ class Stored:
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
         keys = file.keys()
         if len(keys) > MAX_TENSORS:
-            raise UnfitError(f"{name!r} has {len(keys)} tensors; {MAX_TENSORS} are the most")
+            raise UnfitError(f"{name!r} has {len(keys)} tensors; the maximum is {MAX_TENSORS}")
         for key in keys:
             part = file.get_slice(key)
             self.tensors[key] = (part.get_dtype(), tuple(part.get_shape()))
             if self.tensors[key][0] not in DTYPES:
-                raise UnfitError(f"{name!r} is damaged: {key} is of the type {self.tensors[key][0]}")
+                raise UnfitError(
+                    f"{name!r} is damaged: {key} has the unsupported type {self.tensors[key][0]}"
+                )
 
     def read(self, key: str) -> Array:
-        """A tensor."""
+        """Read a tensor."""
         array: Array = self._file.get_tensor(key)
         self._digests[key] = _digest(self.tensors[key][0], array)
         return array
 
     def verify(self) -> None:
-        """Hold all that the file has against its checksum."""
+        """Raise UnfitError unless the checksum matches the whole file."""
         for key in self.tensors:
             if key not in self._digests:
                 self.read(key)
         if self._sha256 is not None and self._sha256 != checksum(self._text, self._digests):
-            raise UnfitError(f"{self.name!r} is damaged: its content does not have its checksum")
+            raise UnfitError(f"{self.name!r} is damaged: its content does not match its checksum")
 
     def compare(self, program: Program, dtype: np.dtype[Any]) -> None:
-        """Hold what the header promises against the tensors, before any memory is made for it."""
+        """Raise UnfitError unless the tensors are those of the header; nothing is allocated before."""
         expected = {p.name: (_NAMES[dtype], p.shape) for p in program.parameters}
         training = self.header.get("training")
         if training is not None:
             arrays = {key: (kind, tuple(shape)) for key, (kind, shape) in training["arrays"].items()}
             if not expected.keys().isdisjoint(arrays):
-                raise UnfitError(f"{self.name!r} is damaged: two of its tensors have one name")
+                raise UnfitError(f"{self.name!r} is damaged: two of its tensors have the same name")
             expected |= arrays
         for key in [*expected, *self.tensors]:
             said, found = expected.get(key), self.tensors.get(key)
             if said is None or found is None or said[1] != found[1]:
-                said_text = "none" if said is None else f"{said[1]}"
+                said_text = "no tensor" if said is None else f"shape {said[1]}"
+                found_text = "there is none" if found is None else f"the tensor has {found[1]}"
                 raise UnfitError(
-                    f"{self.name!r} is damaged: its header says {said_text} for {key[:80]}, its tensors are "
-                    f"{'without it' if found is None else f'{found[1]}'}"
+                    f"{self.name!r} is damaged: its header has {said_text} for {key[:80]}, but {found_text}"
                 )
             if said[0] != found[0]:
                 raise UnfitError(
@@ -212,7 +220,21 @@ class Stored:
 
 @contextlib.contextmanager
 def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored]:
-    """Open a file for reading; whatever is wrong with it becomes a ValueError of one line."""
+    """Open a model file for reading; whatever is wrong with it raises a one-line ValueError.
+
+    Parameters
+    ----------
+    path : path
+    what : str, default "model"
+        Kind of file, for messages.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not a bpfast file or is damaged, also if the body raises `UnfitError`.
+    """
     name = os.fspath(path)
     if not os.path.isfile(name):
         folder = " (it is a folder)" if os.path.isdir(name) else ""
@@ -226,12 +248,12 @@ def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored
     except UnfitError as error:
         raise refusal(str(error), name) from None
     except (SafetensorError, OSError, *UNREADABLE) as error:
-        text = f"{name!r} is not a {what} file, or is damaged: {spell_error(error)}"
+        text = f"{name!r} is not a {what} file, or is damaged: {describe_error(error)}"
         raise refusal(text, name) from None
 
 
 def refusal(text: str, name: str) -> ValueError:
-    """What is said of a file: one line that can be printed, whatever of the file is in it."""
+    """Return an error with a short printable one-line message, whatever the file contains."""
     longest = _LONGEST + len(repr(name))
     shown = " ".join(text[: 2 * longest].split())
     shown = "".join(character if character.isprintable() else "?" for character in shown)
@@ -239,30 +261,32 @@ def refusal(text: str, name: str) -> ValueError:
 
 
 class UnfitError(Exception):
-    """A file that can't be loaded, and why."""
+    """A file cannot be loaded; the message says why."""
 
 
 def _header(name: str, text: str) -> dict[str, Any]:
     try:
         _require_short(text)
     except ValueError as error:
-        raise UnfitError(f"{name!r} can't be read: {error}") from None
+        raise UnfitError(f"{name!r} cannot be read: {error}") from None
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
-        raise UnfitError(f"{name!r} can't be read: its header is not JSON") from None
+        raise UnfitError(f"{name!r} cannot be read: its header is not JSON") from None
     if not isinstance(header, dict) or type(header.get("format")) is not int or header["format"] < 1:
-        raise UnfitError(f"{name!r} can't be read: its header has no format number")
+        raise UnfitError(f"{name!r} cannot be read: its header has no format number")
     if header["format"] > FORMAT:
         raise UnfitError(
-            f"{name!r} can't be read: its format is {header['format']}, this version reads up to "
+            f"{name!r} cannot be read: its format is {header['format']}, this version reads up to "
             f"{FORMAT}; update bpfast"
         )
     return header
 
 
+#: Errors that malformed content raises.
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, IndexError)
 
 
-def spell_error(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
+    """Return the message of an error; a KeyError is about an entry of the header."""
     return f"its header has no {error}" if isinstance(error, KeyError) else str(error)

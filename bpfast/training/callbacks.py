@@ -1,4 +1,4 @@
-"""Callbacks: what `fit` calls after every epoch, or every batch."""
+"""Callbacks: objects that `fit` calls after every epoch or every batch."""
 
 from __future__ import annotations
 
@@ -16,58 +16,66 @@ from .history import History
 
 
 class Callback:
-    """Base class of callbacks: override what you need.
+    """Base class of callbacks: override the methods you need.
 
-    `network` is the `bpfast.Network` in training, `history` its `bpfast.History`.
+    Their arguments are the `bpfast.Network` being trained and its `bpfast.History`.
     """
 
     def on_fit_begin(self, network: Any, history: History) -> None:
-        """Before the first epoch."""
+        """Called before the first epoch."""
 
     def on_batch_end(self, network: Any, batch: int, loss: float) -> bool | None:
-        """After every batch of an epoch, from 0, with its loss; return True to end the training.
+        """Called after every batch; return True to end the training.
 
-        Where no callback has this method, a whole epoch is one native call; the weights are the
-        same either way.
+        Without this method an epoch is one native call. The results are the same either way.
+
+        Parameters
+        ----------
+        network : Network
+            The network being trained.
+        batch : int
+            Index of the batch within the epoch, from 0.
+        loss : float
+            Mean loss of the batch before its update.
         """
 
     def on_epoch_end(self, network: Any, history: History) -> bool | None:
-        """After every epoch; return True to end the training."""
+        """Called after every epoch; return True to end the training."""
 
     def on_fit_end(self, network: Any, history: History) -> None:
-        """After the last epoch, however the training ended."""
+        """Called after the last epoch, however the training ended."""
 
     def state(self) -> dict[str, Any]:
-        """What a `Checkpoint` is to keep of this callback: numbers, texts, arrays, lists and dicts of them.
+        """Return the state for a `Checkpoint` to store: numbers, strings, arrays, and lists or dicts of them.
 
-        Empty where there is nothing to keep; whether it is does not change under way.
+        A callback without state returns an empty dict, always.
         """
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave; called after `on_fit_begin`."""
+        """Restore what `state` returned; called after `on_fit_begin`."""
 
 
 class EarlyStopping(Callback):
-    """End the training when the monitored figure has stopped improving (Prechelt 1998).
+    """End the training when a monitored metric stops improving (Prechelt 1998).
 
     Parameters
     ----------
     monitor : str, default "val_loss"
-        A column of the history; a loss improves by falling, accuracy and r2 by rising.
+        Column of the history. Losses improve by falling, accuracy and r2 by rising.
     patience : int, default 10
-        Epochs without improvement before the end.
+        Number of epochs without improvement after which the training ends.
     min_delta : float, default 0.0
-        The change that counts as improvement.
+        Minimum change that counts as an improvement.
     restore_best : bool, default True
-        Leave the network with the weights and running statistics of its best epoch.
+        Whether to restore the parameters and running statistics of the best epoch at the end.
 
     Attributes
     ----------
     best : float
-        The best figure.
+        Best value of the monitored metric.
     best_epoch : int
-        The epoch of it, from 0 within the last fit.
+        Epoch of the best value, from 0 within the last fit.
     """
 
     def __init__(
@@ -78,7 +86,7 @@ class EarlyStopping(Callback):
         restore_best: bool = True,
     ) -> None:
         if not isinstance(monitor, str):
-            raise TypeError(f"EarlyStopping: monitor must be a column's name; got {monitor!r}")
+            raise TypeError(f"EarlyStopping: monitor must be the name of a column; got {monitor!r}")
         self.monitor = monitor
         self.patience = integer("EarlyStopping", "patience", patience, at_least=1)
         self.min_delta = number("EarlyStopping", "min_delta", min_delta, at_least=0)
@@ -90,7 +98,7 @@ class EarlyStopping(Callback):
         self.best = math.inf * self._direction
         self.best_epoch = -1
         self._weights: Any = None
-        # Dtype and shape of the weights of the network at hand.
+        # Dtype and shape that stored weights must have.
         self._like: Any = None
 
     def on_fit_begin(self, network: Any, history: History) -> None:
@@ -110,7 +118,7 @@ class EarlyStopping(Callback):
         if improves(value, self.best, self._direction, margin=self.min_delta):
             self.best, self.best_epoch = value, epoch
             if self.restore_best:
-                # All of it: running statistics belong to the weights they were gathered with.
+                # Including the running statistics, which belong to these weights.
                 self._weights = state_of(network).flat.copy()
         return epoch - self.best_epoch >= self.patience
 
@@ -125,7 +133,7 @@ class EarlyStopping(Callback):
         return kept if self._weights is None else {**kept, "weights": self._weights}
 
     def _settings(self) -> dict[str, Any]:
-        """What has decided the state."""
+        """Parameters that the state depends on."""
         return {"monitor": self.monitor, "min_delta": self.min_delta, "restore_best": self.restore_best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -140,18 +148,18 @@ class EarlyStopping(Callback):
             weights is not None
             and (getattr(weights, "dtype", None), getattr(weights, "shape", None)) != self._like
         ):
-            raise ValueError("EarlyStopping: weights are not those of this network")
+            raise ValueError("EarlyStopping: weights do not have the dtype and shape of this network")
         self.best, self.best_epoch, self._weights = float(state["best"]), best_epoch, weights
 
 
 class ProgressBar(Callback):
-    """A bar on standard error that moves with the epochs and shows their figures (tqdm)."""
+    """Progress bar on standard error (tqdm), with the losses and metrics of the last epoch."""
 
     def __init__(self) -> None:
         self._bar: Any = None
 
     def on_fit_begin(self, network: Any, history: History) -> None:
-        # Imported here because it takes longer than the rest of bpfast.
+        # Imported here because tqdm takes longer to import than the rest of bpfast.
         from tqdm import tqdm
 
         self._bar = tqdm(total=history.planned, initial=len(history), unit="epoch", dynamic_ncols=True)
@@ -174,7 +182,9 @@ class CallbackList:
     ----------
     callbacks : sequence of Callback
     network : Network
+        Passed to the callbacks.
     history : History
+        Passed to the callbacks.
     """
 
     def __init__(self, callbacks: Sequence[Callback], network: Any, history: History) -> None:
@@ -188,7 +198,7 @@ class CallbackList:
 
     @property
     def watch_batches(self) -> bool:
-        """Whether a callback wants to be called after every batch."""
+        """Whether a callback defines `on_batch_end`."""
         return bool(self._watching)
 
     def begin(self) -> None:
@@ -199,11 +209,11 @@ class CallbackList:
 
     def batch_end(self, batch: int, loss: float) -> bool:
         """Call every `on_batch_end`; return whether one of them ends the training."""
-        return _any_asks([c.on_batch_end(self._network, batch, loss) for c in self._watching])
+        return _any_true([c.on_batch_end(self._network, batch, loss) for c in self._watching])
 
     def epoch_end(self) -> bool:
         """Call every `on_epoch_end`; return whether one of them ends the training."""
-        return _any_asks([c.on_epoch_end(self._network, self._history) for c in self._callbacks])
+        return _any_true([c.on_epoch_end(self._network, self._history) for c in self._callbacks])
 
     def end(self) -> None:
         """Call `on_fit_end` of those that have begun, in order, even if one of them raises."""
@@ -214,7 +224,7 @@ class CallbackList:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Begin, and end however the body ends."""
+        """Call `begin`, and `end` however the body ends."""
         try:
             self.begin()
             yield
@@ -222,13 +232,13 @@ class CallbackList:
             self.end()
 
 
-def _any_asks(answers: Sequence[Any]) -> bool:
-    """Whether a callback returned True; all of them have been called."""
+def _any_true(answers: Sequence[Any]) -> bool:
+    """Whether one of the callbacks returned True."""
     return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
 
 
 def check_callbacks(callbacks: Any) -> list[Callback]:
-    """Check one callback or a sequence of them."""
+    """Return a list of callbacks; raise TypeError if `callbacks` is not one or a sequence of them."""
     if isinstance(callbacks, Callback):
         return [callbacks]
     if not isinstance(callbacks, Sequence):

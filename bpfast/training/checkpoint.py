@@ -1,4 +1,4 @@
-"""Checkpoint: a callback that keeps a training in a file, from which it can be resumed exactly."""
+"""Checkpoint: a callback that writes a training run to a file, from which it can be resumed exactly."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from .history import History
 
 @dataclass
 class FitRun:
-    """A training as far as a checkpoint keeps it.
+    """A training run, as a checkpoint stores it.
 
     Attributes
     ----------
     network, state, optimizer, history, callbacks
         Those of `fit`.
     arguments : dict
-        What else decides the result; a run that goes on must have the same.
+        Everything else that the result depends on; a resumed run must have the same.
     last_good : array or None
-        The network's flat vector before the epoch under way.
+        Flat vector of the network before the current epoch.
     ended : bool
-        Whether a callback has ended it.
+        Whether a callback has ended the run.
     """
 
     network: BaseNetwork
@@ -53,29 +53,37 @@ class FitRun:
 
 
 class Checkpoint(Callback):
-    """Keeps the training in a file, from which ``fit(..., resume=path)`` goes on to the same bits.
+    """Write checkpoints of a training run, which ``fit(..., resume=path)`` continues exactly.
 
-    The file is written whole or not at all: a training that is killed at any moment leaves the last
-    one. `bpfast.load` reads it as a model too. Beside ``run.safetensors`` there are, if wanted,
-    ``run.1.safetensors``, ``run.2.safetensors``, … (the ones before it) and ``run.best.safetensors``
-    (a plain model with the weights of the best epoch). L-BFGS, whose memory is SciPy's, has no
-    checkpoints.
+    The resumed run is bitwise identical to an uninterrupted one. Files are replaced atomically: a process
+    killed at any moment leaves the previous checkpoint. `bpfast.load` reads a checkpoint as a model too.
+    Next to ``run.safetensors``, earlier checkpoints are kept as ``run.1.safetensors``,
+    ``run.2.safetensors``, …, and the best epoch as ``run.best.safetensors`` (a plain model), if requested.
+    L-BFGS cannot be checkpointed, because SciPy holds its memory.
 
     Parameters
     ----------
     path : path
+        File to write.
     every : int, default 1
-        Epochs from one checkpoint to the next; the end of the run has one as well.
+        Number of epochs between checkpoints; one is also written at the end of the run.
     batches : int, optional
-        Also after every so many batches of an epoch, for epochs that last long. Epochs are then made
-        in parts, to the same bits.
+        Number of batches between checkpoints within an epoch, for long epochs; none by default. Results
+        are bitwise identical with and without.
     keep : int, default 1
-        How many files: the last checkpoint, and those before it.
+        Number of checkpoints to keep, the last one included.
     best : bool, default False
-        Keep the best epoch's network as well.
+        Whether to keep the network of the best epoch as well.
     monitor : str, optional
-        What the best epoch is told by: a column of the history, by default ``val_loss``, or ``loss``
-        where there is no validation.
+        Column of the history that decides which epoch is best; by default ``val_loss``, or ``loss``
+        without validation data.
+
+    Attributes
+    ----------
+    best_value : float
+        Best value of the monitored column; NaN before the first epoch.
+    best_epoch : int
+        Epoch of the best value, from 0 within the run; -1 before the first epoch.
 
     Examples
     --------
@@ -83,7 +91,7 @@ class Checkpoint(Callback):
     >>> X, y = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100) % 3
     >>> net = bp.Network([bp.Dense(8, "relu"), bp.Dense(3)], n_inputs=4, loss="cross_entropy")
     >>> history = net.fit(X, y, epochs=3, callbacks=[bp.Checkpoint("run.safetensors")])
-    >>> history = net.fit(X, y, epochs=5, resume="run.safetensors")  # two epochs more
+    >>> history = net.fit(X, y, epochs=5, resume="run.safetensors")  # two more epochs
     >>> len(history)
     5
     """
@@ -101,7 +109,7 @@ class Checkpoint(Callback):
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"Checkpoint: path must be the name of a file; got {path!r}")
         if monitor is not None and not isinstance(monitor, str):
-            raise TypeError(f"Checkpoint: monitor must be a column's name; got {monitor!r}")
+            raise TypeError(f"Checkpoint: monitor must be the name of a column; got {monitor!r}")
         self.path = os.fspath(path)
         self.every = integer("Checkpoint", "every", every, at_least=1)
         self.batches = None if batches is None else integer("Checkpoint", "batches", batches, at_least=1)
@@ -113,29 +121,29 @@ class Checkpoint(Callback):
         self._run: FitRun | None = None
 
     def place(self, which: int | str) -> str:
-        """Where the checkpoint so many before the last is, or the best."""
+        """Return the path of a checkpoint: 0 for the last, n for the n-th before it, or "best"."""
         stem, ending = os.path.splitext(self.path)
         return self.path if which == 0 else f"{stem}.{which}{ending}"
 
     def begin(self, run: FitRun) -> None:
-        """Keep this run from now on."""
+        """Attach to a run, before its first epoch."""
         require_place(self.path)
         self._run = run
 
     def on_fit_begin(self, network: Any, history: History) -> None:
         if self._run is None or self._run.network is not network:
-            raise ValueError("Checkpoint keeps the runs of Network.fit alone; pickle an estimator instead")
+            raise ValueError("Checkpoint supports Network.fit only; pickle an estimator instead")
         if self.best and self.monitor is not None and self.monitor not in history:
             raise ValueError(
                 f"Checkpoint monitors {self.monitor!r}, which this fit does not record "
                 f"(recorded: {', '.join(history.columns)})"
             )
         self.best_value, self.best_epoch, self._best = math.nan, -1, None
-        # What a killed process had begun to write.
+        # Remove what a killed process left half written.
         for which in (*range(self.keep), "best"):
-            for left in glob.glob(f"{glob.escape(os.path.realpath(self.place(which)))}.*.tmp"):
-                if re.fullmatch(r"\.[0-9a-f]{8}\.tmp", left[-13:]):
-                    os.unlink(left)
+            for name in glob.glob(f"{glob.escape(os.path.realpath(self.place(which)))}.*.tmp"):
+                if re.fullmatch(r"\.[0-9a-f]{8}\.tmp", name[-13:]):
+                    os.unlink(name)
 
     def on_fit_end(self, network: Any, history: History) -> None:
         self._run = self._best = None
@@ -153,8 +161,8 @@ class Checkpoint(Callback):
         if state["monitor"] == self.monitor:
             self.best_value, self.best_epoch = float(state["best_value"]), best_epoch
 
-    def look(self) -> None:
-        """An epoch has ended; perhaps it is the best."""
+    def update_best(self) -> None:
+        """Keep the network of the epoch that has just ended, if it is the best so far."""
         assert self._run is not None
         state, history = self._run.state, self._run.history
         if self.best:
@@ -165,13 +173,13 @@ class Checkpoint(Callback):
                 self._best = (model_file.describe(state), state.flat.copy())
 
     def after_epoch(self, last: bool) -> None:
-        """Every callback has seen the end of an epoch, perhaps of the last one."""
+        """Write a checkpoint if one is due after this epoch."""
         assert self._run is not None
         if last or len(self._run.history) % self.every == 0:
             self.write()
 
     def _write_best(self) -> None:
-        """The best network's file, as the state tells of it."""
+        """Write the file of the best network, if it has changed."""
         if self._best is not None:
             assert self._run is not None
             header, flat = self._best
@@ -180,7 +188,7 @@ class Checkpoint(Callback):
             self._best = None
 
     def write(self, progress: Progress | None = None) -> None:
-        """Write a checkpoint, within an epoch if its progress is given; the ones before move on."""
+        """Write a checkpoint, within an epoch if its progress is given; rename the earlier ones."""
         assert self._run is not None
         for callback in self._run.callbacks:
             if isinstance(callback, Checkpoint):
@@ -188,14 +196,14 @@ class Checkpoint(Callback):
         header, tensors = _record(self._run, progress)
         for age in range(self.keep - 1, 0, -1):
             if os.path.isfile(self.place(age - 1)):
-                _move_on(self.place(age - 1), self.place(age))
+                _rename(self.place(age - 1), self.place(age))
         model_file.write(self.path, header, tensors)
 
 
-def _move_on(path: str, older: str) -> None:
-    """Give a file another name beside its own, which is never without a whole file."""
+def _rename(path: str, older: str) -> None:
+    """Give a file a second name, so that `path` exists at every moment."""
     if os.path.exists(older) and os.path.samefile(path, older):
-        return  # A kill has left it so; to rename one name of a file to another does nothing.
+        return  # Left so by a killed process; `os.replace` of two names of one file does nothing.
     temporary = f"{os.path.realpath(older)}.{os.urandom(4).hex()}.tmp"
     try:
         os.link(path, temporary)
@@ -205,7 +213,7 @@ def _move_on(path: str, older: str) -> None:
 
 
 def _record(run: FitRun, progress: Progress | None) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The header and the tensors of a checkpoint."""
+    """Return the header and the tensors of a checkpoint."""
     state, optimizer_state = run.state, run.state.optimizer_state
     assert optimizer_state is not None
     views = state.program.views
@@ -238,7 +246,7 @@ def _record(run: FitRun, progress: Progress | None) -> tuple[dict[str, Any], dic
 
 
 def pack_states(callbacks: Sequence[Callback], arrays: dict[str, Array]) -> list[dict[str, Any]]:
-    """The states of those callbacks that have one, as JSON and arrays beside it."""
+    """Return the states of the callbacks that have one as JSON; their arrays are added to `arrays`."""
     kept = []
     for index, callback in enumerate(callbacks):
         name, state = type(callback).__name__, callback.state()
@@ -246,5 +254,5 @@ def pack_states(callbacks: Sequence[Callback], arrays: dict[str, Array]) -> list
             try:
                 kept.append({"name": name, "state": pack(state, arrays, f"callbacks.{index}")})
             except TypeError as error:
-                raise TypeError(f"Checkpoint can't keep the state of {name}: {error}") from None
+                raise TypeError(f"Checkpoint cannot store the state of {name}: {error}") from None
     return kept

@@ -1,4 +1,4 @@
-"""One epoch: the order of its rows, and its parts, between which others may look."""
+"""One epoch: the order of its rows, and its division into calls of the engine."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..reference.random import mix64
 from .callbacks import CallbackList
 from .loop import Epoch
 
-#: A piece of rows that stay together under shuffle="blocks", in bytes of float32; pieces of a window.
-PIECE_BYTES, WINDOW_PIECES = 2**22, 16
+#: With shuffle="blocks": bytes (as float32) of a block of rows that stay together; blocks per window.
+BLOCK_BYTES, WINDOW_BLOCKS = 2**22, 16
 
 
 @dataclass
 class Progress:
-    """How far an epoch has come.
+    """Progress of an epoch.
 
     Attributes
     ----------
-    losses, counts : float64 arrays, one element a batch
-        The losses of the batches and what they count; NaN and 0 for those to come.
+    losses, counts : float64 arrays (n_batches,)
+        Loss and weight of each batch; NaN and 0 for those to come.
     done : int
-        Batches made.
+        Number of batches done.
     """
 
     losses: NDArray[np.float64]
@@ -38,7 +38,7 @@ class Progress:
 
     @classmethod
     def begin(cls, n_batches: int) -> Progress:
-        """Of an epoch that has not begun."""
+        """Return the progress of an epoch that has not begun."""
         return cls(np.full(n_batches, np.nan), np.zeros(n_batches))
 
 
@@ -47,28 +47,36 @@ Pause = tuple[int, Callable[[Progress], None]]
 
 
 def block_order(n: int, columns: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """An order of the rows of an epoch in which what is near each other in a file stays near.
+    """Return an order of the rows of an epoch in which neighbouring rows stay close together.
 
-    Pieces of about 4 MiB are put in a new order, and then the rows within each 16 of them: a pass
-    over a file reads pieces as they lie, and has few of them in memory at a time. Both orders are
-    those of `reference.permutation`.
+    Blocks of about 4 MiB are shuffled, then the rows within each window of 16 blocks, so that a pass
+    over a file reads it block by block with few blocks in memory at a time. Both orders are those of
+    `reference.permutation`.
 
     Parameters
     ----------
     n, columns : int
-        The shape of X.
-    seed, epoch : int
+        Shape of X.
+    seed : int
+        Seed of the network.
+    epoch : int
+        Number of the epoch, from 0.
+
+    Returns
+    -------
+    int64 array (n,)
+        Row indices.
     """
-    piece = max(1, PIECE_BYTES // (4 * columns))
-    n_pieces = -(-n // piece)
+    size = max(1, BLOCK_BYTES // (4 * columns))
+    n_blocks = -(-n // size)
     key = mix64(mix64(seed) + epoch)
-    pieces = np.empty(n_pieces, np.int64)
-    shuffled(pieces, key, n_pieces)
+    blocks = np.empty(n_blocks, np.int64)
+    shuffled(blocks, key, n_blocks)
     order = np.empty(n, np.int64)
     place = 0
-    for window, first in enumerate(range(0, n_pieces, WINDOW_PIECES)):
-        starts = pieces[first : first + WINDOW_PIECES].tolist()
-        rows = np.concatenate([np.arange(p * piece, min(n, (p + 1) * piece)) for p in starts])
+    for window, first in enumerate(range(0, n_blocks, WINDOW_BLOCKS)):
+        window_blocks = blocks[first : first + WINDOW_BLOCKS].tolist()
+        rows = np.concatenate([np.arange(b * size, min(n, (b + 1) * size)) for b in window_blocks])
         within = np.empty(len(rows), np.int64)
         shuffled(within, key, window)
         order[place : place + len(rows)] = rows[within]
@@ -87,8 +95,8 @@ def run_epoch(
 ) -> Epoch:
     """Train for one epoch, or for the rest of one.
 
-    One call of the engine, or several where callbacks or checkpoints come in between or X is a large array
-    mapped from a file; the results are bitwise identical.
+    An epoch is one call of the engine, or several if callbacks or checkpoints interrupt it or X is a large
+    memory-mapped array; the results are bitwise identical.
 
     Parameters
     ----------
@@ -98,11 +106,15 @@ def run_epoch(
     plan : Plan
         Plan of the whole epoch.
     callbacks : CallbackList, optional
-        Called after every batch if one of them wants to be.
+        Called after every batch if one of them defines `on_batch_end`.
     progress : Progress, optional
-        Batches done before; updated as the epoch goes on.
+        Batches already done; updated as the epoch proceeds.
     pauses : sequence of (int, callable)
-        Called with the progress after every so many batches.
+        After every n batches the function is called with the progress.
+
+    Returns
+    -------
+    Epoch
     """
     n_batches = len(plan.learning_rates)
     last_rate = float(plan.learning_rates[-1])
@@ -139,7 +151,7 @@ def run_epoch(
 
 
 def _order(plan: Plan, n: int) -> NDArray[np.int64]:
-    """The order of the rows of an epoch."""
+    """Return the order of the rows of an epoch."""
     order = np.arange(n) if plan.order is None else plan.order
     if plan.shuffle is not None:
         shuffled(order, *plan.shuffle)
@@ -147,7 +159,7 @@ def _order(plan: Plan, n: int) -> NDArray[np.int64]:
 
 
 def _part(plan: Plan, order: NDArray[np.int64], first: int, stop: int) -> Plan:
-    """The plan of batches `first` to `stop`."""
+    """Return the plan of batches `first` to `stop`."""
     seed, step = plan.noise
     return replace(
         plan,

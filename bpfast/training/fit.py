@@ -52,7 +52,7 @@ def fit(network: BaseNetwork, data: Data, options: FitOptions) -> History:
 
 
 def _arguments(state: NetworkState, data: Data, options: FitOptions) -> dict[str, object]:
-    """What decides the result of a fit; a resumed run must have the same."""
+    """Return what the result of a fit depends on; a resumed run must have the same."""
     held_out = options.held_out
     return {
         "batch_size": options.batch_size,
@@ -69,7 +69,7 @@ def _arguments(state: NetworkState, data: Data, options: FitOptions) -> dict[str
 def _begin(
     run: FitRun, callbacks: CallbackList, savers: Sequence[Checkpoint], saved: SavedRun | None
 ) -> None:
-    """Take over a saved run and begin the callbacks; after an error the network is as before."""
+    """Restore a saved run and begin the callbacks; after an error the network is unchanged."""
     before = run.state.snapshot() if saved is not None else None
     if saved is not None:
         saved.take(run)
@@ -80,7 +80,7 @@ def _begin(
         if saved is not None:
             saved.restore_callbacks()
         if savers:
-            pack_states(run.callbacks, {})  # refused now rather than after an epoch
+            pack_states(run.callbacks, {})  # Raise now rather than after an epoch.
     except BaseException:
         if before is not None:
             callbacks.end()
@@ -105,9 +105,9 @@ class _FitTrainer(Trainer):
         self.optimizer_state = self.state.optimizer_state_for(run.optimizer)
         self.n_batches = -(-len(data) // options.batch_size)
         self.pauses: list[Pause] = [(s.batches, s.write) for s in savers if s.batches is not None]
-        #: Of an epoch that a checkpoint was written within.
+        #: Progress of the epoch within which the resumed checkpoint was written.
         self.progress: Progress | None = None
-        #: The flat vector before the epoch under way; kept by the run for its checkpoints.
+        #: Flat vector before the current epoch; the run holds it for its checkpoints.
         self.last_good = np.empty_like(self.state.flat) if run.last_good is None else run.last_good
 
     def epoch(self) -> Epoch:
@@ -131,7 +131,7 @@ class _FitTrainer(Trainer):
             self._roll_back()
             raise
         except BaseException:
-            # After an interrupt, what was learned is kept.
+            # An interrupt keeps the steps made so far.
             state.steps += optimizer_state.steps - before
             raise
 
@@ -166,18 +166,18 @@ class _FitTrainer(Trainer):
         self.run.ended = asked
         last = asked or len(self.history) >= self.options.epochs
         for saver in self.savers:
-            saver.look()
+            saver.update_best()
         for saver in self.savers:
             saver.after_epoch(last)
         return asked
 
     def _roll_back(self) -> None:
-        """Go back to the weights of the last good epoch; the optimizer's state has moved on, so drop it."""
+        """Restore the weights of the last good epoch; discard the optimizer's state, which has moved on."""
         np.copyto(self.state.flat, self.last_good)
         self.state.optimizer_state = None
 
     def _require_finite(self, epoch: Epoch) -> None:
-        """Refuse an epoch that ended in NaN or infinity: restore the weights, forget the state."""
+        """Raise FloatingPointError after an epoch that ended in NaN or infinity, and roll back."""
         state, losses = self.state, epoch.losses
         if epoch.finite and _core.all_finite(state.flat):
             return
@@ -196,12 +196,12 @@ class _FitTrainer(Trainer):
 
 
 def spell(value: float) -> str:
-    """NaN or infinity as a word."""
+    """Return NaN or infinity as a word."""
     return "NaN" if math.isnan(value) else "infinite"
 
 
 def sparsified(state: NetworkState, data: Data, batch_size: int, epochs: int) -> Data:
-    """The data in the form on which the engine trains fastest: mostly zeros become sparse rows.
+    """Return the data in the form that trains fastest: an X of mostly zeros becomes sparse rows.
 
     Results are bitwise identical.
     """
@@ -212,7 +212,7 @@ def sparsified(state: NetworkState, data: Data, batch_size: int, epochs: int) ->
 
 
 def extra_columns(state: NetworkState, penalty: Penalty | None, held_out: Data | None) -> list[str]:
-    """The names of `extra_figures`."""
+    """Return the names of `extra_figures`."""
     columns = [] if penalty is None else ["penalty"]
     if held_out is not None:
         metric = state.loss.metric
@@ -221,7 +221,7 @@ def extra_columns(state: NetworkState, penalty: Penalty | None, held_out: Data |
 
 
 def extra_figures(state: NetworkState, penalty: Penalty | None, held_out: Data | None) -> dict[str, float]:
-    """The penalty, and loss and metric of the held-out rows."""
+    """Return the penalty, and loss and metric of the held-out rows."""
     figures = {}
     if penalty is not None:
         figures["penalty"] = state.penalty(penalty)

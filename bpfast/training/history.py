@@ -1,24 +1,34 @@
-"""TODO"""
+"""History: losses and metrics of a training run, one entry per epoch."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..plotting import plot_history
+
 
 class History:
-    """What `fit` saw, one entry an epoch.
+    """Losses and metrics of a training run, one entry per epoch.
+
+    Columns are also attributes (``history.loss``) and items (``history["loss"]``).
+
+    Parameters
+    ----------
+    *more : str
+        Names of further columns.
+    planned : int, optional
+        Number of epochs requested.
 
     Attributes
     ----------
     columns : dict of str to list of float
-        ``loss`` (the mean over the epoch's batches, each before its update), ``learning_rate``
-        (of the epoch's last batch), ``seconds`` (of training alone); with a penalty ``penalty``
+        ``loss`` (mean over the epoch's batches, each before its update), ``learning_rate`` (of the
+        epoch's last batch), ``seconds`` (of training, without validation); with a penalty ``penalty``
         (α Ω(W) after the epoch); with validation ``val_loss`` and ``val_accuracy`` or ``val_r2``.
-        Also as attributes and by ``history["loss"]``.
     planned : int or None
-        The epochs that were asked for.
+        Number of epochs requested.
     restored : int or None
-        The epoch, from 0, whose weights `EarlyStopping` put back; None where the last ones stay.
+        Epoch, from 0, whose weights `EarlyStopping` has restored; None if it has not.
     """
 
     def __init__(self, *more: str, planned: int | None = None) -> None:
@@ -36,11 +46,11 @@ class History:
         try:
             return self.__dict__["columns"][name]  # type: ignore[no-any-return]
         except KeyError:
-            raise AttributeError(f"this history has no {name!r}") from None
+            raise AttributeError(f"this history has no column {name!r}") from None
 
     def __getitem__(self, name: str) -> list[float]:
         if name not in self.columns:
-            raise KeyError(f"this history has no {name!r}; it has {', '.join(self.columns)}")
+            raise KeyError(f"this history has no column {name!r}; it has {', '.join(self.columns)}")
         return self.columns[name]
 
     def __contains__(self, name: object) -> bool:
@@ -56,7 +66,5 @@ class History:
         return f"<bpfast.History of {len(self)} epochs; last: {last}>"
 
     def plot(self, path: Any = None) -> Any:
-        """Draw the curves with matplotlib; write them to `path` if given. Returns the figure."""
-        from ..plotting import plot_history
-
+        """Draw the curves with matplotlib, write them to `path` if given, and return the figure."""
         return plot_history(self, path)

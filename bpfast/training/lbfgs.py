@@ -1,4 +1,4 @@
-"""L-BFGS on a network: SciPy's minimiser over the flat parameters, with the native loss and gradient."""
+"""L-BFGS: SciPy's minimiser over the flat parameters, with the engine's loss and gradient."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ from .fit import extra_columns, extra_figures, spell
 from .history import History
 from .options import FitOptions
 
-#: The objective where it can't be computed.
+#: Value of the objective where it cannot be computed.
 TOO_FAR = 1e150
 
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where the minimiser ended.
+    """Result of `minimize`.
 
     Attributes
     ----------
     value : float
-        The objective there.
+        Objective at the end.
     iterations : int
+        Number of iterations.
     converged : bool
+        Whether the search converged, or `after` ended it.
     message : str
-        SciPy's, of why it stopped.
+        SciPy's reason for stopping.
     """
 
     value: float
@@ -68,40 +70,32 @@ def minimize(
     state : NetworkState
     data : Data
     penalty : Penalty, optional
-        A smooth one.
-    loss_scale : float
-        What the mean loss is multiplied by.
+        Smooth penalty.
+    loss_scale : float, default 1.0
+        Factor of the mean loss.
     max_iter, max_fun : int
-        The most iterations, and evaluations of the objective.
+        Maximum number of iterations and of evaluations of the objective.
     tolerance : float
-        Of the largest element of the gradient.
+        The search ends when no element of the gradient is larger in magnitude.
     memory : int
-        Steps that the inverse Hessian is made of.
+        Number of steps that the inverse Hessian is approximated from.
     least_fall : float
-        The search ends where the objective falls by less, relative to itself.
+        The search ends when the objective falls by less, relative to its value.
     training : TrainingPass, optional
-        How the passes are made, if not as in prediction.
+        Training pass to evaluate with; passes are in prediction mode by default.
     moves : array of bool, optional
-        The elements of the flat parameters that may move; the others stay.
+        Mask of the elements of the flat parameters that may change; all by default.
     after : callable
-        Called after every iteration, with the objective; ends the search by returning True.
+        Called with the objective after every iteration; ends the search by returning True.
+
+    Returns
+    -------
+    Minimum
     """
     from scipy.optimize import minimize as scipy_minimize
 
     flat = state.flat
-    gradient = np.zeros_like(flat)
-
-    def evaluate(x: Array) -> tuple[float, Array]:
-        try:
-            with state.lock, np.errstate(over="ignore", invalid="ignore"):
-                flat[...] = x
-                value = state.objective(data, penalty, gradient, loss_scale, training)
-        except FloatingPointError:
-            # An exponent reached its cap: a step too far, from which the line search comes back.
-            return TOO_FAR, gradient.astype(np.float64)
-        if moves is not None:
-            gradient[~moves] = 0
-        return value, gradient.astype(np.float64)
+    evaluate = _Objective(state, data, penalty, loss_scale, training, moves)
 
     def step(intermediate_result: Any) -> None:
         flat[...] = intermediate_result.x
@@ -122,12 +116,42 @@ def minimize(
         flat[...] = start
         raise
     finally:
-        # The engine keeps the values of all rows in every layer.
+        # The engine holds the activations of all rows.
         state.reset_engine()
     flat[...] = found.x
     value = float(found.fun) if found.fun < TOO_FAR else np.inf
     stopped = found.status == 99  # by `after`
     return Minimum(value, int(found.nit), bool(found.success or stopped), str(found.message))
+
+
+class _Objective:
+    """The objective and its gradient as a function of the flat parameters, for SciPy."""
+
+    def __init__(
+        self,
+        state: NetworkState,
+        data: Data,
+        penalty: Penalty | None,
+        loss_scale: float,
+        training: TrainingPass | None,
+        moves: Array | None,
+    ) -> None:
+        self.state, self.data, self.penalty = state, data, penalty
+        self.loss_scale, self.training, self.moves = loss_scale, training, moves
+        self.gradient = np.zeros_like(state.flat)
+
+    def __call__(self, x: Array) -> tuple[float, Array]:
+        state, gradient = self.state, self.gradient
+        try:
+            with state.lock, np.errstate(over="ignore", invalid="ignore"):
+                state.flat[...] = x
+                value = state.objective(self.data, self.penalty, gradient, self.loss_scale, self.training)
+        except FloatingPointError:
+            # An exponent reached its cap: the step is too long, and the line search will shorten it.
+            return TOO_FAR, gradient.astype(np.float64)
+        if self.moves is not None:
+            gradient[~self.moves] = 0
+        return value, gradient.astype(np.float64)
 
 
 def fit_lbfgs(network: BaseNetwork, data: Data, options: FitOptions) -> History:
@@ -137,28 +161,9 @@ def fit_lbfgs(network: BaseNetwork, data: Data, options: FitOptions) -> History:
     _require_suitable(state, options)
     history = History(*extra_columns(state, penalty, options.held_out), planned=options.epochs)
     callbacks = CallbackList(options.callbacks, network, history)
-    reached, since = state.flat.copy(), time.perf_counter()
-
-    def after(value: float) -> bool:
-        nonlocal reached, since
-        _update_statistics(state, data)
-        reached = state.flat.copy()
-        loss = value - state.penalty(penalty)
-        history.add(
-            loss=loss,
-            learning_rate=math.nan,
-            seconds=time.perf_counter() - since,
-            **extra_figures(state, penalty, options.held_out),
-        )
-        state.epochs += 1
-        ended = callbacks.batch_end(0, loss)
-        ended = callbacks.epoch_end() or ended
-        since = time.perf_counter()
-        return ended
-
-    try:
-        callbacks.begin()
-        since = time.perf_counter()
+    iterations = _Iterations(state, data, options, callbacks, history)
+    with callbacks.running():
+        iterations.start = time.perf_counter()
         try:
             found = minimize(
                 state,
@@ -171,23 +176,51 @@ def fit_lbfgs(network: BaseNetwork, data: Data, options: FitOptions) -> History:
                 least_fall=10 * float(np.finfo(state.dtype).eps),
                 training=state.next_pass(),
                 moves=state.trainable(),
-                after=after,
+                after=iterations.after,
             )
             _update_statistics(state, data)
             _require_finite(state, found.value, len(history))
         except BaseException:
-            # What was learned is kept, as after an epoch of `fit`.
-            np.copyto(state.flat, reached)
+            # Keep the last iteration, as `fit` keeps the last epoch.
+            np.copyto(state.flat, iterations.reached)
             raise
         finally:
             state.reset_engine()
-    finally:
-        callbacks.end()
     return history
 
 
+class _Iterations:
+    """Records each iteration of L-BFGS as an epoch, and calls the callbacks."""
+
+    def __init__(
+        self, state: NetworkState, data: Data, options: FitOptions, callbacks: CallbackList, history: History
+    ) -> None:
+        self.state, self.data, self.options = state, data, options
+        self.callbacks, self.history = callbacks, history
+        self.reached = state.flat.copy()
+        self.start = time.perf_counter()
+
+    def after(self, value: float) -> bool:
+        """Record an iteration that reached `value`; return whether a callback ends the training."""
+        state, penalty = self.state, self.options.penalty
+        _update_statistics(state, self.data)
+        self.reached = state.flat.copy()
+        loss = value - state.penalty(penalty)
+        self.history.add(
+            loss=loss,
+            learning_rate=math.nan,
+            seconds=time.perf_counter() - self.start,
+            **extra_figures(state, penalty, self.options.held_out),
+        )
+        state.epochs += 1
+        ended = self.callbacks.batch_end(0, loss)
+        ended = self.callbacks.epoch_end() or ended
+        self.start = time.perf_counter()
+        return ended
+
+
 def _require_suitable(state: NetworkState, options: FitOptions) -> None:
-    """Refuse what L-BFGS cannot do."""
+    """Raise ValueError for options that L-BFGS does not support."""
     penalty = options.penalty
     if options.resume is not None or any(isinstance(callback, Checkpoint) for callback in options.callbacks):
         raise ValueError(
@@ -220,5 +253,5 @@ def _require_finite(state: NetworkState, value: float, iteration: int) -> None:
     if not (math.isfinite(value) and _core.all_finite(state.flat)):
         raise FloatingPointError(
             f"the objective became {spell(value)} in iteration {iteration} of LBFGS; the network keeps the "
-            f"weights of the last good one. Scaled data often helps"
+            f"weights of the last good iteration. Scaled data often helps"
         )

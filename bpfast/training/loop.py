@@ -1,4 +1,4 @@
-"""The training loop: epochs until there are enough, or until somebody ends the training."""
+"""The training loop, which all ways of training share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .history import History
 
 @dataclass(frozen=True, eq=False)
 class Epoch:
-    """What one epoch did.
+    """Result of one epoch.
 
     Attributes
     ----------
@@ -45,26 +45,26 @@ class Epoch:
 
 
 class Trainer:
-    """One way to train; `train` calls its methods in this order, every epoch."""
+    """One way of training; `train` calls the methods in this order, every epoch."""
 
     def epoch(self) -> Epoch:
         """Train for one epoch; this is what the history's ``seconds`` measure."""
         raise NotImplementedError
 
     def figures(self, epoch: Epoch) -> dict[str, float] | None:
-        """Return the epoch's columns of the history; None ends the training without them."""
+        """Return the epoch's entries of the history; None ends the training without them."""
         return {"loss": epoch.loss}
 
     def advance(self, figures: dict[str, float]) -> None:
-        """Go on to the next epoch: counters, the clock of the schedule."""
+        """Advance counters and the clock of the schedule to the next epoch."""
 
     def ends(self, asked: bool) -> bool:
-        """Return whether the training ends here; `asked` tells whether a callback wants it to."""
+        """Return whether the training ends here; `asked` is whether a callback returned True."""
         return asked
 
 
 def train(trainer: Trainer, callbacks: CallbackList, history: History, epochs: int) -> None:
-    """Train until the history has so many epochs, a callback asks to stop, or the trainer ends it."""
+    """Train until the history has `epochs` entries, or a callback or the trainer ends the training."""
     ended = False
     while len(history) < epochs and not ended:
         start = time.perf_counter()

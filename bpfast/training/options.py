@@ -1,4 +1,4 @@
-"""The arguments of `Network.fit`, checked."""
+"""Arguments of `Network.fit` and their checks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..specs.penalties import Penalty, penalties
 from ..specs.spec import flag, integer, number
 from .callbacks import Callback, ProgressBar, check_callbacks
 
-#: The `shuffle` that keeps rows of a file near each other.
+#: Value of `shuffle` that keeps neighbouring rows close together.
 BLOCKS = "blocks"
 
 
 @dataclass(frozen=True, eq=False)
 class FitOptions:
-    """Checked arguments of `Network.fit`; `None` for `batch_size` means all rows."""
+    """Checked arguments of `Network.fit`."""
 
     epochs: int
     batch_size: int
@@ -49,7 +49,7 @@ class FitOptions:
         weight_noise: float,
         resume: str | os.PathLike[str] | None,
     ) -> FitOptions:
-        """Check the arguments for `n` rows."""
+        """Check the arguments of a fit to `n` rows."""
         epochs = integer("fit", "epochs", epochs, at_least=1)
         spec = None if penalty is None else penalties.resolve(penalty, "penalty")
         noise = number("fit", "weight_noise", weight_noise, at_least=0)
@@ -63,7 +63,7 @@ class FitOptions:
 
 
 def batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer | LBFGS) -> int:
-    """The rows of a batch: 32, or all of them where the optimizer needs them."""
+    """Return the rows per batch; "auto" is 32, or all `n` if the optimizer needs the full batch."""
     full = isinstance(optimizer, LBFGS) or optimizer.full_batch
     if batch_size == "auto":
         batch_size = None if full else 32
@@ -77,7 +77,7 @@ def batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer | LBFG
 
 
 def require_rows(state: NetworkState, rows: int) -> None:
-    """Refuse batches of one row where they are normalised."""
+    """Raise ValueError for batches of one row if a layer normalises batches."""
     scales = [state.lr_scales.get(name, 1.0) for name in state.parameters]
     if rows == 1 and state.statistics and any(scales):
         names = {op.layer for op in state.program.ops if op.statistics is not None}
@@ -91,7 +91,9 @@ def _validation(state: NetworkState, validation: Any) -> Data | None:
     if validation is None:
         return None
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-        raise TypeError("fit: validation must be (X, y) or (X, y, sample_weight)")
+        raise TypeError(
+            f"fit: validation must be (X, y) or (X, y, sample_weight); got {type(validation).__name__}"
+        )
     X, y, weights = (*validation, None)[:3]
     return state.check(X, y, weights, prefix="validation ")
 

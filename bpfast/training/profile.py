@@ -1,4 +1,4 @@
-"""Where a training step's time goes: the timers of the native step, as a table."""
+"""Profile of a training step: the timers of the native step as a table."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from ..specs.penalties import Penalty
 from ..specs.spec import flag
 from .options import batch_rows
 
-#: The phases of an op, in the order of the step's timers, and those of the whole.
+#: Phases of each op, in the order of the step's timers, and those of the whole step.
 PHASES = ("forward", "delta", "gradient and update")
 WHOLE = ("gather", "loss", "waiting")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The seconds of an epoch, by op and phase.
+    """Seconds of an epoch by op and phase, averaged over the threads.
 
     Attributes
     ----------
-    ops : list of Op
+    ops : tuple of Op
+        The ops of the network, from input to output.
     steps, rows : int
-        Steps made, and rows of all of them.
+        Number of steps, and of rows in all of them.
     seconds : array (n_ops, 3)
-        Of forward, delta, gradient and update of each op: the mean over the threads.
-    whole : dict
-        Seconds of gather, loss and waiting for other threads, the mean over the threads.
+        Seconds of each op's forward pass, delta, and gradient and update.
+    whole : dict of str to float
+        Seconds of gather, loss and waiting for other threads.
     threads : int
-        How many threads had work.
+        Number of threads that had work.
     peak : float
-        GFLOP/s of so many threads: see `bpfast.diagnostics.fma_peak`.
+        Peak of that many threads in GFLOP/s: see `bpfast.diagnostics.fma_peak`.
     """
 
     ops: tuple[Op, ...]
@@ -55,14 +56,14 @@ class Profile:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds a step."""
+        """Seconds per step."""
         return float(self.seconds.sum() + sum(self.whole.values())) / self.steps
 
     def operations(self) -> NDArray[np.float64]:
-        """Floating-point operations of the matrix products, by op and phase, of the epoch."""
+        """Return the floating-point operations of the epoch's matrix products (n_ops, 3)."""
         products = [2.0 * op.n_in * op.n_out if op.kind == "dense" else 0.0 for op in self.ops]
         table = np.outer(products, np.ones(3)) * self.rows
-        # Nobody asks for a delta below the first weights.
+        # Below the first weights no delta is computed.
         table[: next((i for i, op in enumerate(self.ops) if op.kind == "dense"), 0) + 1, 1] = 0
         return table
 
@@ -83,7 +84,7 @@ class Profile:
         rate = 1e-9 * float(work.sum()) / (self.step_seconds * self.steps)
         rest = ", ".join(f"{name} {1e6 * s / self.steps:.1f}" for name, s in self.whole.items())
         total = (
-            f"{1e6 * self.step_seconds:.1f} µs a step ({rest}), {rate:.1f} GFLOP/s, "
+            f"{1e6 * self.step_seconds:.1f} µs per step ({rest}), {rate:.1f} GFLOP/s, "
             f"{rate / self.peak:.0%} of the {self.peak:.1f} of {self.threads} "
             f"thread{'s' if self.threads > 1 else ''}"
         )
@@ -109,7 +110,7 @@ def timed_epoch(
     plan = Plan(state.loss, rows, rates, penalty, order, noise, lr_scales=state.lr_scales)
     engine = state.engine
     if not isinstance(engine, NativeEngine) or isinstance(state.loss, CustomLoss):
-        raise RuntimeError("profile times the native step, which does not run a custom loss")
+        raise RuntimeError("profile does not support custom losses, which the native step does not run")
     engine.train(state.flat, optimizer_state, data, plan)
     engine.timers = np.zeros((engine.threads, 3 * len(state.program.ops) + 3))
     engine.train(state.flat, optimizer_state, data, plan)
@@ -117,8 +118,8 @@ def timed_epoch(
 
 
 def _from_timers(state: NetworkState, timers: NDArray[np.float64], steps: int, rows: int) -> Profile:
-    """The profile of an epoch from the step's timers (threads, 3 n_ops + 3)."""
-    # A thread that slept, because one was faster, has nothing but its waiting.
+    """Return the profile of an epoch from the step's timers (threads, 3 n_ops + 3)."""
+    # Threads without work have only waited.
     busy = timers[timers[:, :-1].sum(axis=1) > 0.05 * timers[:, :-1].sum(axis=1).max()]
     mean = busy.mean(axis=0)
     n_ops = len(state.program.ops)
@@ -134,20 +135,22 @@ def _from_timers(state: NetworkState, timers: NDArray[np.float64], steps: int, r
 
 
 def fma_peak(dtype: Any = "float32", threads: int = 1) -> float:
-    """The most that the instruction set in use can do here, in GFLOP/s.
+    """Measure the peak of the instruction set in use on this machine, in GFLOP/s.
 
-    The best of some twenty rounds of a millisecond of independent multiply-adds, two operations
-    each, in registers alone.
+    The best of 20 rounds of about a millisecond of independent multiply-adds, counted as two operations
+    each, in registers only.
 
     Parameters
     ----------
     dtype : {"float32", "float64"}, default "float32"
+        Data type of the operands.
     threads : int, default 1
-        How many threads do so at the same time; the figure is their sum.
+        Number of threads that compute at the same time.
 
     Returns
     -------
     float
+        Sum over the threads, in GFLOP/s.
     """
     size = checks.dtype_of(dtype).itemsize
     team = checks.threads(threads) or 1

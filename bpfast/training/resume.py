@@ -1,4 +1,4 @@
-"""Taking a run up again: a checkpoint read, and held against the `fit` that is to go on with it."""
+"""Resuming: a checkpoint is read and compared with the `fit` that continues it."""
 
 from __future__ import annotations
 
@@ -16,30 +16,38 @@ from ..arrays.rows import rows_of
 from ..engine.interface import Data, OptimizerState
 from ..specs.spec import flag, integer
 from ..storage.checkpoint_file import read_optimizer_state, require_like, unpack
-from ..storage.load import adopt, fill
+from ..storage.load import read_counters, read_parameters
 from ..storage.model_file import UNREADABLE, Stored, UnfitError, describe, refusal, stored
 from .callbacks import Callback
 from .checkpoint import Checkpoint, FitRun
 from .epoch import Progress
 
-#: Elements of X that a fingerprint looks at, at most, and rows.
+#: Maximum number of elements and of rows of X that a fingerprint includes.
 _SAMPLE, _SAMPLE_ROWS = 2**22, 1024
 
 
 @dataclass
 class SavedRun:
-    """A run read from a checkpoint, checked against the one that is to go on with it.
+    """A run read from a checkpoint and compared with the run that continues it.
 
     Attributes
     ----------
     state : NetworkState
-        The network of the file.
+        Network in the file.
     optimizer_state : OptimizerState
+        State of its optimizer.
     history : dict of str to list of float
+        Columns of its history.
     callbacks : list of (Callback, state)
-    progress, last_good
-        Of the epoch under way, if the checkpoint was written within one.
+        Callbacks of the new run with their states in the file.
+    progress : Progress or None
+        Progress of the current epoch, if the checkpoint was written within one.
+    last_good : array or None
+        Flat vector of the network before that epoch.
     ended : bool
+        Whether a callback had ended the run.
+    name : str
+        Path of the file, for messages.
     """
 
     state: NetworkState
@@ -52,7 +60,7 @@ class SavedRun:
     name: str = ""
 
     def take(self, run: FitRun) -> None:
-        """Set the network and its history to those of the file."""
+        """Restore the network and its history."""
         self.optimizer_state.optimizer = run.optimizer
         self.state.optimizer_state = self.optimizer_state
         run.state.restore(self.state.snapshot())
@@ -60,22 +68,32 @@ class SavedRun:
         run.last_good, run.ended = self.last_good, self.ended
 
     def restore_callbacks(self) -> None:
-        """The callbacks go on from their states."""
+        """Restore the states of the callbacks."""
         for callback, state in self.callbacks:
             try:
                 callback.restore(state)
             except UNREADABLE as error:
-                what = f"{type(callback).__name__} does not take its state: {error}"
+                what = f"{type(callback).__name__} cannot restore its state: {error}"
                 raise refusal(f"{self.name!r} is damaged, or {what}", self.name) from error
 
 
 def read_checkpoint(path: str | os.PathLike[str], run: FitRun, n_batches: int) -> SavedRun | None:
-    """Read a checkpoint that a run is to go on with; None if the run is to begin with it.
+    """Read the checkpoint that a run continues from; return None if the run is to begin it.
+
+    Parameters
+    ----------
+    path : path
+    run : FitRun
+        The run that is to continue.
+    n_batches : int
+        Its batches per epoch.
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file, and no `Checkpoint` among the callbacks will write it.
     ValueError
-        If the file is no checkpoint, is damaged, or is of another run.
+        If the file is not a checkpoint, is damaged, or belongs to another run.
     """
     savers = [c for c in run.callbacks if isinstance(c, Checkpoint)]
     name = os.fspath(path)
@@ -83,99 +101,114 @@ def read_checkpoint(path: str | os.PathLike[str], run: FitRun, n_batches: int) -
         return None
     with stored(path, "checkpoint") as file:
         if "training" not in file.header:
-            raise UnfitError(f"{name!r} is a model, but no checkpoint to resume from; load it and fit")
-        training = file.header["training"]
+            raise UnfitError(f"{name!r} is a model, not a checkpoint to resume; load it and call fit")
         _require_same(name, run, file.header)
         file.compare(run.state.program, run.state.dtype)
-        counterpart = NetworkState(
-            run.state.layers,
-            n_inputs=run.state.program.n_inputs,
-            loss=run.state.loss,
-            dtype=run.state.dtype,
-            seed=0,
-            threads=1,
-            backend="reference",
-            initialize=False,
-        )
-        adopt(counterpart, file.header)
-        complaint = fill(counterpart, file)
-        optimizer_state = read_optimizer_state(counterpart, file)
-        assert optimizer_state is not None
-        recorded = training["history"]
-        if sorted(recorded) != sorted(run.history.columns):
-            raise ValueError(
-                f"its run records {', '.join(recorded)}, this one {', '.join(run.history.columns)}"
-            )
-        history = {column: _column(file, column) for column in recorded}
-        saved = SavedRun(
-            counterpart,
-            optimizer_state,
-            {column: values.tolist() for column, values in history.items()},
-            _match(run.callbacks, training["callbacks"], file),
-            ended=flag("its header", "ended", training["ended"]),
-            name=name,
-        )
-        done = integer("its header", "batch", training["batch"], at_least=0)
+        saved, complaint = _read_run(file, run)
+        done = integer("its header", "batch", file.header["training"]["batch"], at_least=0)
         if done:
-            batches = file.tensors.get("epoch/losses", ("", ()))[1]
-            if batches != (n_batches,) or not done < n_batches:
-                raise ValueError(f"its epoch has batches of shape {batches}, this run {n_batches}")
-            like = Progress.begin(n_batches)
-            losses = _read_as(file, "epoch/losses", like.losses)
-            counts = _read_as(file, "epoch/counts", like.counts)
-            if not (np.isfinite(losses[:done]).all() and np.isfinite(counts).all() and counts.min() >= 0):
-                raise ValueError("its epoch has batches whose loss or weight is not finite, or below 0")
-            saved.progress = Progress(losses, counts, done)
-            saved.last_good = counterpart.flat.copy()
-            views = counterpart.program.views(saved.last_good) | counterpart.program.views(
-                saved.last_good, trained=False
-            )
-            for key, view in views.items():
-                view[...] = _read_as(file, f"good/{key}", view)
-        if {len(values) for values in saved.history.values()} != {training["epochs"]}:
-            raise ValueError(f"its history is not of {training['epochs']} epochs")
+            _read_progress(file, saved, done, n_batches)
         file.verify()
         if complaint is not None:
             raise UnfitError(complaint)
     return saved
 
 
+def _read_run(file: Stored, run: FitRun) -> tuple[SavedRun, str | None]:
+    """Read network, optimizer, history and callbacks; also return what is wrong with the network."""
+    training = file.header["training"]
+    state = NetworkState(
+        run.state.layers,
+        n_inputs=run.state.program.n_inputs,
+        loss=run.state.loss,
+        dtype=run.state.dtype,
+        seed=0,
+        threads=1,
+        backend="reference",
+        initialize=False,
+    )
+    read_counters(state, file.header)
+    complaint = read_parameters(state, file)
+    optimizer_state = read_optimizer_state(state, file)
+    assert optimizer_state is not None
+    saved = SavedRun(
+        state,
+        optimizer_state,
+        _read_history(file, run),
+        _match(run.callbacks, training["callbacks"], file),
+        ended=flag("its header", "ended", training["ended"]),
+        name=file.name,
+    )
+    return saved, complaint
+
+
+def _read_history(file: Stored, run: FitRun) -> dict[str, list[float]]:
+    """Read the history, whose columns must be those of the run."""
+    training = file.header["training"]
+    recorded = training["history"]
+    if sorted(recorded) != sorted(run.history.columns):
+        raise ValueError(
+            f"its run recorded {', '.join(recorded)}; this fit records {', '.join(run.history.columns)}"
+        )
+    history = {}
+    for column in recorded:
+        values = file.read(f"history/{column}")
+        if values.ndim != 1 or values.dtype != np.float64:
+            raise ValueError(f"its history column {column} has dtype {values.dtype} and shape {values.shape}")
+        history[column] = values.tolist()
+    if {len(values) for values in history.values()} != {training["epochs"]}:
+        raise ValueError(f"its history does not have {training['epochs']} epochs")
+    return history
+
+
+def _read_progress(file: Stored, saved: SavedRun, done: int, n_batches: int) -> None:
+    """Read the progress of the epoch within which the checkpoint was written, after `done` batches."""
+    batches = file.tensors.get("epoch/losses", ("", ()))[1]
+    if batches != (n_batches,) or not done < n_batches:
+        raise ValueError(f"its epoch has losses of shape {batches}; this fit has {n_batches} batches")
+    like = Progress.begin(n_batches)
+    losses = _read_as(file, "epoch/losses", like.losses)
+    counts = _read_as(file, "epoch/counts", like.counts)
+    if not (np.isfinite(losses[:done]).all() and np.isfinite(counts).all() and counts.min() >= 0):
+        raise ValueError("its epoch has batches whose loss or weight is not finite or is negative")
+    saved.progress = Progress(losses, counts, done)
+    saved.last_good = saved.state.flat.copy()
+    program = saved.state.program
+    views = program.views(saved.last_good) | program.views(saved.last_good, trained=False)
+    for key, view in views.items():
+        view[...] = _read_as(file, f"good/{key}", view)
+
+
 def _read_as(file: Stored, key: str, like: Array) -> Array:
+    """Read a tensor that must have the dtype and shape of an array."""
     require_like(file, key, like)
     return file.read(key)
 
 
-def _column(file: Stored, column: str) -> Array:
-    values = file.read(f"history/{column}")
-    if values.ndim != 1 or values.dtype != np.float64:
-        raise ValueError(f"its history of {column} is {values.dtype} of shape {values.shape}")
-    return values
-
-
 def _require_same(name: str, run: FitRun, header: Mapping[str, Any]) -> None:
-    """Refuse a file of another network, or of a run with other arguments."""
+    """Raise UnfitError for a file of another network, or of a run with other arguments."""
     ours = describe(run.state)
     for key in ("layers", "n_inputs", "loss", "dtype"):
         if header[key] != ours[key]:
             raise UnfitError(
-                f"resume: {name!r} is of a network with {key} {_short(header[key], ours[key])}, this one has "
+                f"resume: the network in {name!r} has {key} {_short(header[key], ours[key])}, this one has "
                 f"{_short(ours[key], header[key])}"
             )
     theirs = header["training"]["arguments"]
     for key, value in run.arguments.items():
         if theirs[key] != value:
             if key in ("data", "validation"):
-                what = f"other {'' if key == 'data' else 'validation '}data, or another split of them"
+                what = f"different {'' if key == 'data' else 'validation '}data, or a different split"
             else:
                 what = f"{key} {_short(theirs[key], value)}; this fit has {key} {_short(value, theirs[key])}"
             raise UnfitError(
-                f"resume: the run in {name!r} had {what}. Another run takes another file; bpfast.load takes "
-                f"this one as a network, to go on with otherwise"
+                f"resume: the run in {name!r} had {what}. Use another file for another run, or train the "
+                f"network in this one further with bpfast.load"
             )
 
 
 def _short(value: Any, other: Any) -> str:
-    """A configuration for a message: of long lists the first part that differs."""
+    """Return a configuration for a message; of a list or an object, the part that differs."""
     if isinstance(value, list) and isinstance(other, list):
         for index, (one, two) in enumerate(zip(value, other, strict=False)):
             if one != two:
@@ -190,7 +223,7 @@ def _short(value: Any, other: Any) -> str:
 
 
 def _match(callbacks: Sequence[Callback], kept: Any, file: Stored) -> list[tuple[Callback, Any]]:
-    """Each callback that has a state with that of the file's callback of its class, in order."""
+    """Pair each callback that has a state with the file's state of the same class, in order."""
     waiting = [callback for callback in callbacks if callback.state()]
     pairs = []
     arrays = {key for key in file.tensors if key.startswith("callbacks.")}
@@ -201,23 +234,23 @@ def _match(callbacks: Sequence[Callback], kept: Any, file: Stored) -> list[tuple
             alike = [c for c in alike if c.state()["file"] == entry["state"]["file"]]
         found = alike[0] if alike else None
         if found is None and name != Checkpoint.__name__:
-            raise UnfitError(f"resume: the run in {file.name!r} had a callback {name}, this fit has none")
+            raise UnfitError(f"resume: the run in {file.name!r} had a callback {name}; this fit has none")
         if found is not None:
             waiting.remove(found)
             pairs.append((found, unpack(entry["state"], file, arrays)))
     for callback in waiting:
         if not isinstance(callback, Checkpoint):
             raise UnfitError(
-                f"resume: the run in {file.name!r} had no callback {type(callback).__name__}, this fit has "
-                f"one; bpfast.load takes the file as a network, to go on with otherwise"
+                f"resume: the run in {file.name!r} had no callback {type(callback).__name__}; this fit has "
+                f"one. To train the network in the file further, use bpfast.load"
             )
     return pairs
 
 
 def fingerprint(data: Data) -> str:
-    """Something of the data by which other data are told: SHA-256 of shapes, y, weights and rows of X.
+    """Return a SHA-256 that identifies the data: of the shapes, y, the weights and a sample of X.
 
-    These are the first and last row and others evenly between, 1,024 in all or fewer of long rows.
+    The sample is at most 1,024 evenly spaced rows, including the first and the last; fewer of long rows.
     """
     X, Y, weights = data.X, data.Y, data.weights
     columns = X.shape[1]
@@ -227,7 +260,7 @@ def fingerprint(data: Data) -> str:
             total.update(np.ascontiguousarray(array).data)
     count = max(1, min(len(X), _SAMPLE_ROWS, _SAMPLE // columns))
     rows = np.unique(np.linspace(0, len(X) - 1, count).astype(np.int64))
-    # A zero has no sign: sparse rows have lost it.
+    # Adding 0 removes the sign of -0, which sparse rows do not store.
     source = rows_of(X)
     for some in np.array_split(rows, -(-len(rows) // 64)):
         total.update(np.ascontiguousarray(source.take(some) + 0).data)

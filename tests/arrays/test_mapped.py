@@ -41,7 +41,7 @@ def make(backend="native"):
 def test_training_on_a_mapped_array_is_bitwise_identical(
     small_memory, monkeypatch, data, backend, shuffle, watched
 ):
-    monkeypatch.setattr(epochs, "PIECE_BYTES", 2**10)
+    monkeypatch.setattr(epochs, "BLOCK_BYTES", 2**10)
     X, file, y = data
 
     class Watch(bp.Callback):

@@ -162,7 +162,7 @@ def test_the_picture(tmp_path, rng):
         ({"low": 1, "high": 1}, ValueError, "find_learning_rate: high must be greater than 1"),
         ({"steps": 2}, ValueError, "steps must be at least 3"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
-        ({"optimizer": "rprop"}, ValueError, "Rprop takes whole passes"),
+        ({"optimizer": "rprop"}, ValueError, "Rprop needs the full batch"),
         ({"optimizer": 3}, TypeError, "optimizer must be a name or an Optimizer"),
         ({"penalty": "l3"}, ValueError, "unknown penalty 'l3'"),
     ],

@@ -183,7 +183,7 @@ def test_the_table(backend, rng):
     assert len(lines) == 8
     assert " ".join(lines[0].split()) == "layer A mean dev flat dead D mean dev norm W norm dW norm ΔW/W"
     assert len({len(line) for line in lines[:-3]}) == 1
-    assert lines[5].startswith("A: what the op makes; D: ")
+    assert lines[5].startswith("A: output of the op; D: ")
     assert lines[1].startswith("0 dense 5-7 sigmoid")
     assert f"{flow[0].gradient_norm:.2g}" in lines[1].split()
     assert lines[-1] == f"loss {flow.loss:.4g} of 60 rows"
@@ -226,12 +226,12 @@ def test_the_pictures(tmp_path, rng):
     X, y = data(rng)
     net = network("native")
     record = bp.GradientFlow(X, y)
-    with pytest.raises(ValueError, match="this GradientFlow is empty"):
+    with pytest.raises(ValueError, match="recorded nothing yet"):
         record.plot()
     net.fit(X, y, epochs=3, callbacks=[record])
     figure = record.plot(tmp_path / "record.png")
     assert [axis.get_ylabel() for axis in figure.axes] == [
-        "‖∂L/∂W‖", "‖ΔW‖ / ‖W‖ per epoch", "share where f is flat",
+        "‖∂L/∂W‖", "‖ΔW‖ / ‖W‖ an epoch", "share where f is flat",
     ]  # fmt: skip
     assert figure.axes[0].get_yscale() == "log"
     assert len(figure.axes[0].get_lines()) == 3

@@ -138,7 +138,7 @@ def test_profile_accounts_for_the_step_and_leaves_the_network_alone(rng, threads
     assert profile.operations().sum() == 2 * 6400 * (2 * 6400 + 3 * 1000)
     text = str(profile)
     assert re.search(r"0 dense 64-100 relu +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +\d+%", text)
-    assert re.search(r"µs a step \(gather [\d.]+, loss [\d.]+, waiting [\d.]+\), .* GFLOP/s", text)
+    assert re.search(r"µs per step \(gather [\d.]+, loss [\d.]+, waiting [\d.]+\), .* GFLOP/s", text)
 
 
 def test_profile_is_of_the_native_engine(rng):

@@ -359,7 +359,7 @@ def test_frozen_layers_stay(rng):
     frozen = net.parameters["0.W"].copy()
     assert list(bp.pretrain(net, X, bp.RBM(epochs=1))) == [1]
     assert (net.parameters["0.W"] == frozen).all()
-    with pytest.raises(ValueError, match=r"layers\[0\] of the network is frozen; unfreeze_layers\(0\)"):
+    with pytest.raises(ValueError, match=r"layers\[0\] of the network is frozen; call unfreeze_layers\(0\)"):
         bp.pretrain(net, X, layers=[0])
     net.freeze_layers(1)
     with pytest.raises(ValueError, match="no hidden Dense layer that is not frozen"):
@@ -446,8 +446,8 @@ def test_a_progress_bar(capfd, rng):
         (lambda net, X: bp.pretrain(net, np.where(X > 0, np.nan, X)), ValueError, "X contains NaN"),
         (lambda net, X: bp.pretrain(net, X, "rmb"), ValueError, "unknown pretraining method 'rmb'; did you"),
         (lambda net, X: bp.pretrain(net, X, 3), TypeError, "pretrain: method must be a name or a Pretrainer"),
-        (lambda net, X: bp.pretrain(net, X, layers=0), TypeError, "layers must be a list of places"),
-        (lambda net, X: bp.pretrain(net, X, layers=[]), TypeError, "layers must be a list of places"),
+        (lambda net, X: bp.pretrain(net, X, layers=0), TypeError, "layers must be a list of indices"),
+        (lambda net, X: bp.pretrain(net, X, layers=[]), TypeError, "layers must be a list of indices"),
         (
             lambda net, X: bp.pretrain(net, X, layers=[2]),
             ValueError,
@@ -456,11 +456,15 @@ def test_a_progress_bar(capfd, rng):
         (
             lambda net, X: bp.pretrain(net, X, layers=[0, 7]),
             ValueError,
-            r"layers\[7\] of the network is not t",
+            r"layers\[7\] of the network does not exist",
         ),
         (lambda net, X: bp.pretrain(net, X, layers=[-1]), ValueError, "layers must be at least 0"),
         (lambda net, X: bp.pretrain(net, X, progress=1), TypeError, "progress must be True or False"),
-        (lambda net, X: bp.pretrain(net, 2 * X, "rbm"), ValueError, r"inputs of layers\[0\] go from 0 to 2"),
+        (
+            lambda net, X: bp.pretrain(net, 2 * X, "rbm"),
+            ValueError,
+            r"inputs of layers\[0\] range from 0 to 2",
+        ),
         (
             lambda net, X: bp.pretrain(net, 2 * X, bp.Autoencoder(loss="log_loss")),
             ValueError,
@@ -481,7 +485,7 @@ def test_layers_that_cannot_be_pretrained(rng):
     with pytest.raises(ValueError, match="no hidden Dense layer"):
         bp.pretrain(network([bp.Dense(3)]), X)
     net = network([bp.Dense(6, "sigmoid"), bp.Dropout(0.5), bp.Dense(5, "relu"), bp.Dense(3)])
-    with pytest.raises(ValueError, match=r"layers\[1\] of the network is no Dense layer.*are 0, 2"):
+    with pytest.raises(ValueError, match=r"layers\[1\] of the network is not a Dense layer.*are 0, 2"):
         bp.pretrain(net, X, layers=[1])
     with pytest.raises(ValueError, match=r"layers\[2\] has the activation relu; an RBM pretrains sigmoid"):
         bp.pretrain(net, X, "rbm")
@@ -526,7 +530,9 @@ def test_divergence_leaves_the_network_as_it_was(spec, backend, bytes_of, rng):
         layers = [bp.Dense(6), bp.Dense(5), bp.Dense(3)]
     net = network(layers, backend=backend)
     before = bytes_of(net)
-    with pytest.raises(FloatingPointError, match=r"layers\[0\] diverged in epoch \d+; the network is as it"):
+    with pytest.raises(
+        FloatingPointError, match=r"layers\[0\] diverged in epoch \d+; the network is unchanged"
+    ):
         bp.pretrain(net, 10 * patterns(rng) - 5, spec)
     assert bytes_of(net) == before
 

@@ -281,24 +281,14 @@ class Oracle:
 
     def _resume(self, data):
         network = trained_network()
-        before = (
-            network._state.flat.tobytes(),
-            network.seed,
-            network.epochs,
-            network._state.optimizer_state.steps,
-        )
+        before = network._state.flat.tobytes(), network.seed, network.epochs, network._state.steps
         _, error = self._timed(lambda: train(network, resume=self.path))
         if error is None:
             return "resumed"
         if isinstance(error, FloatingPointError):  # weights that were signed, from which training diverges
             return "diverged"
         require_refusal(error, self.path)
-        if before != (
-            network._state.flat.tobytes(),
-            network.seed,
-            network.epochs,
-            network._state.optimizer_state.steps,
-        ):
+        if before != (network._state.flat.tobytes(), network.seed, network.epochs, network._state.steps):
             raise FindingError(f"refused, but the network has changed: {error}")
         return "refused"
 

@@ -192,10 +192,10 @@ def test_without_a_checksum_only_the_first_format_is_taken(model):
     for text, match in (
         (json.dumps(plain), r"does not begin with a checksum"),
         (json.dumps(plain | {"sha256": header["sha256"]}), r"does not begin with a checksum"),
-        (json.dumps(header | {"format": 1}), r"its content does not have its checksum"),
+        (json.dumps(header | {"format": 1}), r"its content does not match its checksum"),
         (signed.replace("sha256", "sha255").replace('"format": 2', '"format": 1'), r"has an entry 'sha255'"),
-        (signed.replace('"seed": 1', '"seed": 2'), r"its content does not have its checksum"),
-        (signed.replace('"seed": 1', '"seed":  1'), r"its content does not have its checksum"),
+        (signed.replace('"seed": 1', '"seed": 2'), r"its content does not match its checksum"),
+        (signed.replace('"seed": 1', '"seed":  1'), r"its content does not match its checksum"),
     ):
         assert text != signed
         save_file(tensors, path, {"bpfast": text})
@@ -208,7 +208,7 @@ def test_without_a_checksum_only_the_first_format_is_taken(model):
     assert bp.load(path, backend=backend).n_parameters == 26
     tensors["1.b"][0] += 1e-6
     save_file(tensors, path, {"bpfast": signed})
-    with pytest.raises(ValueError, match=r"is damaged: its content does not have its checksum"):
+    with pytest.raises(ValueError, match=r"is damaged: its content does not match its checksum"):
         bp.load(path, backend=backend)
     save_file(tensors, path, {"bpfast": json.dumps(plain | {"format": 1})})
     assert bp.load(path, backend=backend).n_parameters == 26
@@ -219,12 +219,7 @@ def test_every_format_is_still_read(backend, bytes_of, number):
     """One file of each, trained alike: three epochs of a network of every sort of tensor."""
     net = bp.load(KEPT / f"model-format-{number}.safetensors", backend=backend)
     assert [layer.name for layer in net.layers] == ["dense", "batch_norm", "residual", "dense"]
-    assert (net.epochs, net._state.optimizer_state.steps, net.seed, net.metadata) == (
-        3,
-        15,
-        6,
-        {"note": "kept"},
-    )
+    assert (net.epochs, net._state.steps, net.seed, net.metadata) == (3, 15, 6, {"note": "kept"})
     assert net.learning_rate_scales["0.W"] == 0.5
     X = np.random.default_rng(0).normal(size=(40, 4))[:2]
     expected = [[0.355131507, 0.407897741, 0.236970752], [0.357400179, 0.157831028, 0.484768808]]
@@ -264,7 +259,7 @@ def test_load_refuses_a_stranger(backend, tmp_path):
     path = tmp_path / "other"
     for metadata in (None, {"format": "pt"}):
         save_file({"weight": np.zeros((2, 2))}, path, metadata)
-        with pytest.raises(ValueError, match=r"other' is a safetensors file, but no bpfast model"):
+        with pytest.raises(ValueError, match=r"other' is a safetensors file, but not a bpfast model"):
             bp.load(path, backend=backend)
 
 
@@ -274,15 +269,15 @@ def layer(**changes):
 
 #: what happens to the header of a 3-4-2 network → what `load` says
 HEADERS = {
-    "other shapes": (layer(units=5), r"is damaged: its header says .*\(3, 5\).* its tensors are .*\(3, 4\)"),
-    "other inputs": (lambda h: h.update(n_inputs=9), r"is damaged: its header says"),
-    "fewer layers": (lambda h: h["layers"].pop(), r"is damaged: its header says"),
+    "other shapes": (layer(units=5), r"is damaged: its header has .*\(3, 5\).* the tensor has .*\(3, 4\)"),
+    "other inputs": (lambda h: h.update(n_inputs=9), r"is damaged: its header has"),
+    "fewer layers": (lambda h: h["layers"].pop(), r"is damaged: its header has"),
     "no layers": (lambda h: h["layers"].clear(), r"layers must be a list of at least one layer"),
     "other dtype": (lambda h: h.update(dtype="float64"), r"is damaged: 0\.\w is float32, not float64"),
     "no dtype": (lambda h: h.update(dtype="int8"), r"dtype must be 'float32' or 'float64'; got 'int8'"),
     "newer": (lambda h: h.update(format=3), r"its format is 3, this version reads up to 2; update bpfast"),
     "no format": (lambda h: h.pop("format"), r"its header has no format number"),
-    "no loss": (lambda h: h.pop("loss"), r"can't be read: .*loss"),
+    "no loss": (lambda h: h.pop("loss"), r"cannot be read: .*loss"),
     "unknown activation": (
         layer(activation={"name": "sigmod"}),
         r"unknown activation 'sigmod'; did you mean 'sigmoid'",
@@ -299,16 +294,16 @@ HEADERS = {
         layer(activation={"name": ["tanh"]}),
         r"activation configuration must be an object with a name",
     ),
-    "layers of another kind": (lambda h: h.update(layers=7), r"can't be read"),
+    "layers of another kind": (lambda h: h.update(layers=7), r"cannot be read"),
     "a layer of another kind": (
         lambda h: h.update(layers=["dense"]),
         r"layer configuration must be an object with a name",
     ),
     "negative seed": (lambda h: h.update(seed=-1), r"seed must be at least 0"),
-    "negative epochs": (lambda h: h.update(epochs=-1), r"can't be read: .*epochs"),
-    "endless epochs": (lambda h: h.update(epochs=math.inf), r"can't be read: .*"),
-    "epochs of another kind": (lambda h: h.update(epochs=[1]), r"can't be read"),
-    "metadata of another kind": (lambda h: h.update(metadata=[1]), r"can't be read"),
+    "negative epochs": (lambda h: h.update(epochs=-1), r"cannot be read: .*epochs"),
+    "endless epochs": (lambda h: h.update(epochs=math.inf), r"cannot be read: .*"),
+    "epochs of another kind": (lambda h: h.update(epochs=[1]), r"cannot be read"),
+    "metadata of another kind": (lambda h: h.update(metadata=[1]), r"cannot be read"),
     "larger than memory": (layer(units=2**45), r"too large: parameter"),
 }
 
@@ -329,7 +324,7 @@ def test_load_refuses_a_header(model, change):
 def test_load_refuses_a_header_that_is_none(model, text):
     path, backend = model
     forge(path, text, parts(path)[1])
-    with pytest.raises(ValueError, match=r"model' can't be read"):
+    with pytest.raises(ValueError, match=r"model' cannot be read"):
         bp.load(path, backend=backend)
 
 
@@ -348,7 +343,7 @@ def test_load_compares_shapes_before_it_makes_room(model, monkeypatch):
             return real(shape, *args, **kwargs)
 
         monkeypatch.setattr(np, name, watched)
-    with pytest.raises(ValueError, match="is damaged: its header says"):
+    with pytest.raises(ValueError, match="is damaged: its header has"):
         bp.load(path, backend=backend)
     assert max(made, default=0) < 2**18
 
@@ -435,7 +430,7 @@ def test_a_tensor_with_a_strange_name_is_refused_in_one_line(model):
     header, tensors = parts(path)
     for name in ("a\nb", "\x1b[31m", "\u2028", "x" * 5000):
         forge(path, json.dumps(header), tensors | {name: np.zeros(2)})
-        with pytest.raises(ValueError, match="its header says none for") as refusal:
+        with pytest.raises(ValueError, match="its header has no tensor for") as refusal:
             bp.load(path, backend=backend)
         assert str(refusal.value).isprintable()
         assert len(str(refusal.value)) < 600 + len(str(path))
@@ -449,13 +444,13 @@ def test_a_header_has_a_limit(build, tmp_path, monkeypatch):
     net.save(path)
     assert bp.load(path, backend=net.backend).n_parameters == net.n_parameters
     monkeypatch.setattr(files, "MAX_HEADER", size - 1)
-    with pytest.raises(ValueError, match=rf"its header has {size} bytes; {size - 1} are the most"):
+    with pytest.raises(ValueError, match=rf"its header has {size} bytes; the maximum is {size - 1}"):
         bp.load(path, backend=net.backend)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=rf"its header has {size} bytes; {size - 1} are the most"):
+    with pytest.raises(ValueError, match=rf"its header has {size} bytes; the maximum is {size - 1}"):
         net.save(path)
     monkeypatch.setattr(files, "MAX_HEADER", 99)
-    with pytest.raises(ValueError, match=r"its header has \d+ bytes; 99 are the most"):
+    with pytest.raises(ValueError, match=r"its header has \d+ bytes; the maximum is 99"):
         files.require_room(net)
     assert path.read_bytes() == before
 
@@ -469,12 +464,12 @@ def test_long_texts_and_little_else_are_kept_in_a_header(build, tmp_path, monkey
     header, tensors = parts(path)
     for more in ([[]] * 1_000_000, {str(i): 0 for i in range(1_000_000)}, [""] * 1_100_000):
         forge(path, json.dumps(header | {"metadata": {}, "layers": more}), tensors)
-        with pytest.raises(ValueError, match=r"has more than \d+ characters outside of texts"):
+        with pytest.raises(ValueError, match=r"has more than \d+ characters outside of strings"):
             bp.load(path, backend=net.backend)
     monkeypatch.setattr(files, "MAX_TENSORS", 3)
     net.metadata.clear()
     net.save(path)
-    with pytest.raises(ValueError, match="has 4 tensors; 3 are the most"):
+    with pytest.raises(ValueError, match="has 4 tensors; the maximum is 3"):
         bp.load(path, backend=net.backend)
 
 
@@ -496,10 +491,10 @@ def test_layers_have_a_depth(model, tmp_path):
     for depth in (51, 100, 150):
         forge(path, json.dumps(header | {"layers": [*header["layers"], _nested(depth)]}), tensors)
         with pytest.raises(
-            ValueError, match=r"model' can't be read: layers must not be nested more than 50 levels deep"
+            ValueError, match=r"model' cannot be read: layers must not be nested more than 50 levels deep"
         ):
             bp.load(path, backend=backend)
-    with pytest.raises(ValueError, match="layers must not be nested more than 50 levels deep other"):
+    with pytest.raises(ValueError, match="layers must not be nested more than 50 levels deep"):
         bp.Network([bp.Dense(2), bp.Residual(net.layers[2])], n_inputs=3, loss="squared_error")
 
 
@@ -514,7 +509,7 @@ def test_layers_are_counted_before_they_are_made(model, monkeypatch):
         [*many, {"name": "residual", "layers": many}],
     ):
         forge(path, json.dumps(header | {"layers": stack}), tensors)
-        with pytest.raises(ValueError, match=r"model' can't be read: it has more than 10000 layers"):
+        with pytest.raises(ValueError, match=r"model' cannot be read: it has more than 10000 layers"):
             bp.load(path, backend=backend)
     with pytest.raises(ValueError, match="the layers have more than 10000 ops"):
         bp.Network([bp.Dense(2), *[bp.Dropout()] * 10_000], n_inputs=3, loss="squared_error", backend=backend)
@@ -525,7 +520,9 @@ def test_rates_are_those_of_parameters(model):
     header, tensors = parts(path)
     for key in ("0", "0.V", ""):
         forge(path, json.dumps(header | {"learning_rate_scales": {key: 0.5}}), tensors)
-        with pytest.raises(ValueError, match=rf"scales the learning rate of {key!r}, which is no parameter"):
+        with pytest.raises(
+            ValueError, match=rf"scales the learning rate of {key!r}, which is not a parameter"
+        ):
             bp.load(path, backend=backend)
     forge(path, json.dumps(header | {"learning_rate_scales": {"0.W": 0.5, "1.b": 1}}), tensors)
     assert bp.load(path, backend=backend)._state.lr_scales == {"0.W": 0.5}
