@@ -1,4 +1,4 @@
-"""What the ways to pretrain a layer share: their specification, and a layer at work."""
+"""Common parts of the pretraining methods: their specification, and the layer being pretrained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..training.history import History
 
 @spec
 class Pretrainer(Spec):
-    """How a layer learns from its inputs alone."""
+    """Base class of the methods by which a layer learns from its inputs."""
 
     epochs: int = 10
     batch_size: int | None = 32
@@ -31,10 +31,10 @@ class Pretrainer(Spec):
             self._set("batch_size", integer(owner, "batch_size", self.batch_size, at_least=1))
 
     def check(self, network: Network, index: int) -> None:
-        """Refuse a layer that this can't pretrain."""
+        """Raise ValueError for a layer that this method cannot pretrain."""
 
     def train(self, task: Task) -> History:
-        """Pretrain a layer: change the task's W and b."""
+        """Pretrain a layer: change the task's W and b in place."""
         raise NotImplementedError
 
 
@@ -43,21 +43,25 @@ pretrainers: Family[Pretrainer] = Family("pretraining method", Pretrainer)
 
 @dataclass
 class Task:
-    """A `Dense` layer to pretrain.
+    """A `Dense` layer being pretrained.
 
     Attributes
     ----------
     network : Network
-        What it is of.
+        Network of the layer.
     index : int
-        Its place there.
+        Index of the layer in `network.layers`.
     X : array (B, I)
-        Its inputs.
-    W, b : arrays
-        Copies of its weights, which change; without a bias b stays 0.
+        Inputs of the layer.
+    W : array (I, O)
+        Copy of its weights, changed in place.
+    b : array (O,)
+        Copy of its biases, changed in place; 0 if the layer has none.
+    biased : bool
+        Whether the layer has a bias.
     rng : numpy.random.Generator
-        From the network's seed and the layer's place.
-    tell : callable
+        Generator seeded with the network's seed and the index.
+    report : callable
         To be called with the loss of every epoch.
     """
 
@@ -68,22 +72,23 @@ class Task:
     b: Array
     biased: bool
     rng: np.random.Generator
-    tell: Callable[[float], None]
+    report: Callable[[float], None]
 
     @classmethod
-    def of(cls, network: Network, index: int, X: Array, tell: Callable[[float], None]) -> Task:
+    def of(cls, network: Network, index: int, X: Array, report: Callable[[float], None]) -> Task:
+        """Return the task of pretraining a layer, with copies of its weights."""
         W = network.parameters[f"{index}.W"].copy()
         b = network.parameters.get(f"{index}.b")
         rng = np.random.default_rng([network.seed, index])
         start = np.zeros_like(W[0]) if b is None else b.copy()
-        return cls(network, index, X, W, start, b is not None, rng, tell)
+        return cls(network, index, X, W, start, b is not None, rng, report)
 
     def result(self) -> dict[str, Array]:
-        """The weights by their names in the network."""
+        """Return the weights by their names in the network."""
         return {f"{self.index}.W": self.W} | ({f"{self.index}.b": self.b} if self.biased else {})
 
     def batches(self, rows: int | None) -> Iterator[NDArray[np.int64]]:
-        """The numbers of the rows, a batch at a time, in a new order."""
+        """Yield the row indices batch by batch, in a new random order."""
         order = self.rng.permutation(len(self.X))
         size = len(self.X) if rows is None else rows
         return (order[start : start + size] for start in range(0, len(self.X), size))
@@ -94,23 +99,23 @@ class Task:
             raise self.diverged(epoch)
 
     def diverged(self, epoch: int) -> FloatingPointError:
-        """The error of an epoch that ended in NaN or infinity."""
+        """Return the error of an epoch that ended in NaN or infinity."""
         return FloatingPointError(
-            f"pretrain: layers[{self.index}] diverged in epoch {epoch}; the network is as it was. "
+            f"pretrain: layers[{self.index}] diverged in epoch {epoch}; the network is unchanged. "
             f"A lower learning rate or scaled data often helps"
         )
 
 
 def in_unit_range(X: Array) -> bool:
-    """Whether all elements lie from 0 to 1."""
+    """Whether all elements are from 0 to 1."""
     return bool(X.min() >= 0 and X.max() <= 1)
 
 
-class Teller(Callback):
-    """Pass on the loss of every epoch."""
+class Report(Callback):
+    """Report the loss of every epoch to a function."""
 
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self._report = report
 
     def on_epoch_end(self, network: Any, history: History) -> None:
-        self._tell(history["loss"][-1])
+        self._report(history["loss"][-1])
