@@ -20,7 +20,7 @@ from ..arrays import Array
 from ._common import COLOURS, dress, figure, write
 
 RATE, STEPS, LEFT = 0.01, 1000, 1.0
-BESIDE, SEEDS = 1e-3, 20
+NEAR, SEEDS = 1e-3, 20
 
 #: 64 rows (0, ±1/8), whose sums are exact, so that full batches have no rounding error.
 PUSHES = np.tile([[0.0, 0.125], [0.0, -0.125]], (32, 1))
@@ -96,9 +96,9 @@ def main(picture: str) -> dict[str, Any]:
     tell("SGD, one row per step", noisy[0])
     print(f"  {'':<26} {len(left)} of {SEEDS} seeds leave, after {np.median(left):g} steps in the median")
 
-    print(f"\nnear the ridge, from (1, {BESIDE:g}), full batches:")
-    beside = {name: descend(rule, BESIDE) for name, rule in rules.items()}
-    escapes = {name: tell(name, path) for name, path in beside.items()}
+    print(f"\nnear the ridge, from (1, {NEAR:g}), full batches:")
+    near = {name: descend(rule, NEAR) for name, rule in rules.items()}
+    escapes = {name: tell(name, path) for name, path in near.items()}
 
     sheet = figure(10.0, 4.9)
     plane, time = sheet.subplots(1, 2, width_ratios=(1.15, 1))
@@ -106,8 +106,8 @@ def main(picture: str) -> dict[str, Any]:
     shades = plane.contourf(x, y, x**2 - y**2, levels=np.linspace(-1.5, 1.5, 13), cmap="Greys_r", alpha=0.45)
     sheet.colorbar(shades, ax=plane, label="f(x, y)", ticks=[-1.5, -0.75, 0, 0.75, 1.5])
     lines = {"SGD, one row per step, on the ridge": (noisy[0], COLOURS[3], "-")}
-    for index, (name, path) in enumerate(beside.items()):
-        lines[f"{name}, from y = {BESIDE:g}"] = (path, COLOURS[index], "-")
+    for index, (name, path) in enumerate(near.items()):
+        lines[f"{name}, from y = {NEAR:g}"] = (path, COLOURS[index], "-")
     lines["gradient descent on the ridge"] = (ridge["gradient descent"], COLOURS[6], ":")
     for name, (path, colour, style) in lines.items():
         plane.plot(path[:, 0], path[:, 1], style, color=colour, linewidth=1.8)
@@ -130,4 +130,4 @@ def main(picture: str) -> dict[str, Any]:
         frameon=False,
     )
     write(sheet, picture)
-    return {"ridge": held, "noise": left, "beside": escapes}
+    return {"ridge": held, "noise": left, "near": escapes}

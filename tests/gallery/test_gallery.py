@@ -210,10 +210,10 @@ def test_saddle() -> None:
     assert figures["ridge"] == {"gradient descent": None, "momentum 0.9": None, "Adam": None}
     assert printed.count("held: after 1000 steps") == 3
     assert len(figures["noise"]) == 20, "all seeds leave"
-    beside = figures["beside"]
+    near = figures["near"]
     # y grows by 1 + 2 η a step.
-    assert beside["gradient descent"] == math.ceil(math.log(1000) / math.log(1.02))
-    assert max(beside["momentum 0.9"], beside["Adam"]) < beside["gradient descent"] / 3
+    assert near["gradient descent"] == math.ceil(math.log(1000) / math.log(1.02))
+    assert max(near["momentum 0.9"], near["Adam"]) < near["gradient descent"] / 3
 
 
 def test_vanishing() -> None:
