@@ -493,7 +493,7 @@ def test_layers_have_a_depth(model, tmp_path):
             ValueError, match=r"model' can't be read: layers must not be nested more than 50 levels deep"
         ):
             bp.load(path, backend=backend)
-    with pytest.raises(ValueError, match="layers must not be nested more than 50 levels deep other"):
+    with pytest.raises(ValueError, match="layers must not be nested more than 50 levels deep"):
         bp.Network([bp.Dense(2), bp.Residual(net.layers[2])], n_inputs=3, loss="squared_error")
 
 
