@@ -173,7 +173,7 @@ class Network(FineTuning):
             Their targets, as in `fit`.
         sample_weight : array (B,), optional
             Weights of the rows, at least 0.
-        penalty : str or Penalty, optional
+        penalty : Penalty, optional
             Penalty Ω; none by default.
 
         Returns
@@ -249,7 +249,7 @@ class Network(FineTuning):
             Rows per step; None for all rows. "auto" is 32, or all rows for Rprop and LBFGS.
         optimizer : str, Optimizer or LBFGS, default "adam"
             Optimizer. Its state is kept for the next call with the same kind of optimizer.
-        penalty : str or Penalty, optional
+        penalty : Penalty, optional
             Penalty on the weights; none by default.
         validation : (X, y) or (X, y, sample_weight), optional
             Held-out rows that are evaluated after every epoch.
@@ -421,7 +421,7 @@ class Network(FineTuning):
         ----------
         optimizer : str or Optimizer
             Optimizer of the step.
-        penalty : str or Penalty, optional
+        penalty : Penalty, optional
             Penalty on the weights; none by default.
         """
         state = self._state

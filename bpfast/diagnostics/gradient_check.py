@@ -37,7 +37,7 @@ def check_gradients(
         Their targets.
     sample_weight : array (B,), optional
         Weights of the rows.
-    penalty : str or Penalty, optional
+    penalty : Penalty, optional
         Smooth penalty; none by default.
     step : float, default 1e-5
         Step h, relative to max(1, |w|).

@@ -137,7 +137,7 @@ def find_learning_rate(
         Rows per step; use that of the training to come.
     optimizer : str or Optimizer, default "adam"
         Optimizer, started afresh; its own learning rate is ignored.
-    penalty : str or Penalty, optional
+    penalty : Penalty, optional
         Penalty on the weights; none by default.
     sample_weight : array (B,), optional
         Weights of the rows.

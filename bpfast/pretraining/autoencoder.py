@@ -47,7 +47,7 @@ class Autoencoder(Pretrainer):
     loss : str or Loss, optional
         Loss L. By default log_loss, with g the sigmoid, for a layer whose inputs are all from 0 to 1, and
         squared_error, with g the identity, for others.
-    penalty : str or Penalty, optional
+    penalty : Penalty, optional
         Penalty on the weights; none by default.
     """
 

@@ -1,4 +1,4 @@
-"""The learning-rate range test; the examples in the docstrings of what looks at networks."""
+"""The learning-rate range test."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def linear(backend=None, **options):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", bp.SGD(0.3, momentum=0.5)])
 def test_the_steps_by_hand(backend, optimizer, rng):
-    """The losses are those of a loop of one's own with the rates given, over the same batches."""
+    """The losses equal those of a custom loop with the same rates and batches."""
     X, y = regression(rng)
     net = linear(backend)
     test = bp.find_learning_rate(
         net, X, y, low=1e-4, high=0.5, steps=15, batch_size=32, optimizer=optimizer, penalty=bp.L2(0.1)
     )
     assert test.rates == pytest.approx(1e-4 * (5e3) ** (np.arange(15) / 14))
-    twin = linear(backend)
+    other = linear(backend)
     spec = bp.optimizers.optimizers.resolve(optimizer) if isinstance(optimizer, str) else optimizer
     losses, k = [], 0
     for epoch in range(3):
@@ -40,11 +40,11 @@ def test_the_steps_by_hand(backend, optimizer, rng):
             if k == 15:
                 break
             rows = order[start : start + 32]
-            D = twin.forward(X[rows], training=True) - y[rows, None]
+            D = other.forward(X[rows], training=True) - y[rows, None]
             losses.append(float(np.mean(D**2)))
-            twin.backward(2 * D / len(rows))
+            other.backward(2 * D / len(rows))
             kind, more = type(spec), {"momentum": spec.momentum} if hasattr(spec, "momentum") else {}
-            twin.update(kind(float(test.rates[k]), **more), bp.L2(0.1))
+            other.update(kind(float(test.rates[k]), **more), bp.L2(0.1))
             k += 1
     assert test.losses == pytest.approx(losses, rel=1e-12)
 
@@ -57,14 +57,14 @@ def test_the_network_is_not_changed(backend, bytes_of, rng):
     before = bytes_of(net)
     bp.find_learning_rate(net, X, y)
     assert bytes_of(net) == before
-    # Nor what it would do next.
+    # Further training does not change either.
     for n in (net, other):
         n.fit(X, y, epochs=2)
     assert bytes_of(net) == bytes_of(other)
 
 
-def test_it_stops_where_the_loss_diverges(backend, rng):
-    """For a quadratic loss plain descent is stable below 2 / λ, λ the curvature."""
+def test_it_stops_when_the_loss_diverges(backend, rng):
+    """For a quadratic loss of curvature λ, gradient descent is stable below 2 / λ."""
     X, y = regression(rng)
     test = bp.find_learning_rate(linear(backend), X, y, optimizer="sgd", batch_size=200, high=1e3, steps=200)
     curvature = np.linalg.eigvalsh(2 * np.c_[X, np.ones(200)].T @ np.c_[X, np.ones(200)] / 200).max()
@@ -86,7 +86,7 @@ def test_infinite_losses_are_left_out(backend, rng):
     assert len(test.losses) == len(test.rates) == len(test.smoothed) < 30
 
 
-def test_training_at_the_suggestion_beats_its_neighbours_far_off(rng):
+def test_the_suggestion_beats_a_much_smaller_rate(rng):
     X = rng.normal(size=(500, 3))
     y = np.sin(2 * X).sum(axis=1)
 
@@ -108,12 +108,12 @@ def test_a_loss_that_never_falls_suggests_nothing(tmp_path):
     test.plot(tmp_path / "a.png")
 
 
-def test_the_suggestion_heeds_no_noise_before_the_fall():
+def test_the_suggestion_ignores_noise_before_the_fall():
     rates = np.geomspace(1e-4, 1, 9)
     falling = np.array([2.0, 2.5, 1.9, 2.1, 1.8, 1.5, 1.1, 1.0, 3.0])
     test = bp.diagnostics.RangeTest(rates, falling, falling, True)
     assert (test.lowest, test.suggestion) == (rates[7], rates[5])
-    # The steepest slope of all is the first, which is made up again.
+    # The steepest slope is the first, but the loss rises again after it.
     noisy = np.array([3, 1.5, 3, 2.9, 2.8, 2.2, 2, 1.4, 2])
     test = bp.diagnostics.RangeTest(rates, noisy, noisy, False)
     assert (test.lowest, test.suggestion) == (rates[7], rates[5])

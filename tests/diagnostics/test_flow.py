@@ -1,4 +1,4 @@
-"""Activations and gradients, layer by layer: the table, the record over the epochs, the pictures."""
+"""Gradient flow: the table, the record over the epochs, and the figures."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def test_figures_by_hand(backend, activation, weighted, rng):
         f"2 dense 7-4 {activation}",
         "3 dense 4-3",
     ]
-    wanted, gradients = by_hand(net, X, y, activation, weights)
+    expected, gradients = by_hand(net, X, y, activation, weights)
     functions = [activation, "tanh", activation, None]
-    for op, (A, D, Z), f in zip(flow, wanted, functions, strict=True):
+    for op, (A, D, Z), f in zip(flow, expected, functions, strict=True):
         assert op.mean == pytest.approx(A.mean(), abs=1e-12)
         assert op.deviation == pytest.approx(A.std(), rel=1e-10)
         assert op.delta_mean == pytest.approx(D.mean(), abs=1e-12)
@@ -114,7 +114,7 @@ def test_both_backends_agree_in_float32(rng):
 
 
 def test_the_ratio_of_the_networks_own_optimizer(backend, bytes_of, rng):
-    """After a fit with Adam the ratio is that of the step that would follow."""
+    """After a fit with Adam the ratio is that of the next step."""
     X, y = data(rng)
     net = network(backend)
     assert np.isnan(bp.gradient_flow(net, X, y).column("update_ratio")).all()
@@ -145,7 +145,7 @@ def test_dropout_in_training_and_in_prediction(backend, rng):
     assert dropped[1].deviation > 1.2 * kept[0].deviation
     gradients = net.gradients(X, y)
     assert kept[0].gradient_norm == pytest.approx(norm(gradients["0.W"]), rel=1e-10)
-    # The same mask each time, that of the step to come.
+    # The same mask each time: that of the next step.
     assert str(dropped) == str(bp.gradient_flow(net, X, y))
 
 
@@ -212,7 +212,7 @@ def test_the_record_of_a_training(backend, rng, bytes_of):
     for epoch in (1, 2, 3):
         ratio = norm(weights[epoch] - weights[epoch - 1]) / norm(weights[epoch - 1])
         assert record.flows[epoch][2].update_ratio == pytest.approx(ratio, rel=1e-10)
-        # All but the ratio is what gradient_flow finds there.
+        # Everything except the ratio equals gradient_flow at that time.
         here = [line.rsplit(maxsplit=1)[0] for line in str(record.flows[epoch]).splitlines()[1:-3]]
         there = [line.rsplit(maxsplit=1)[0] for line in seen[epoch - 1].splitlines()[1:-3]]
         assert [h.split() for h in here] == [t.split() for t in there]
@@ -226,7 +226,7 @@ def test_the_pictures(tmp_path, rng):
     X, y = data(rng)
     net = network("native")
     record = bp.GradientFlow(X, y)
-    with pytest.raises(ValueError, match="recorded nothing yet"):
+    with pytest.raises(ValueError, match="this GradientFlow is empty"):
         record.plot()
     net.fit(X, y, epochs=3, callbacks=[record])
     figure = record.plot(tmp_path / "record.png")
@@ -296,21 +296,21 @@ def test_every_layer_in_training_and_in_prediction(backend, bytes_of, rng):
     ]  # fmt: skip
     for training in (True, False):
         flow = bp.gradient_flow(net, X, y, training=training)
-        # The auxiliary head is there in training alone.
+        # The auxiliary head runs only in training.
         assert [op.name for op in flow] == [n for n in names if training or n != "2 dense 8-3"]
         gradients = net.gradients(X, y, training=training)
         ops = [op for op in net.program.ops if training or not op.head]
         for op, figures in zip(ops, flow, strict=True):
             if op.W is not None:
                 assert figures.gradient_norm == pytest.approx(norm(gradients[op.W.name]), rel=1e-9)
-        # Rows are normalised with their own mean and deviation; batches in training only.
+        # Rows are always normalised with their own statistics, batches only in training.
         assert flow[-6].name == "4 layer_norm 6-6"
         assert flow[-6].deviation == pytest.approx(1, abs=0.1)
         assert (abs(flow[1].mean) < 0.01) == training
     assert state() == before
 
 
-def test_what_is_frozen_does_not_move(backend, rng):
+def test_frozen_layers_have_no_update(backend, rng):
     X, y = data(rng)
     net = network(backend)
     net.freeze_layers(0)

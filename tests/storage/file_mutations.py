@@ -1,4 +1,4 @@
-"""How fuzz_files.py changes model files: each mutation is a function of a generator and two files' bytes."""
+"""Mutations of model files for fuzz_files.py: functions of a generator and the bytes of two files."""
 
 import copy
 import json
@@ -7,13 +7,13 @@ import struct
 
 import numpy as np
 
-from bpfast.storage import model_file as files
+from bpfast.storage import model_file
 
 TYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "BOOL": "?"}
 
 
 def split(data):
-    """A file's header, as a dict, and what is behind it."""
+    """Return a file's header, as a dict, and the bytes after it."""
     size = struct.unpack("<Q", data[:8])[0]
     return json.loads(data[8 : 8 + size]), data[8 + size :]
 
@@ -25,7 +25,7 @@ def join(header, body):
 
 
 def signed(header, body):
-    """The file whose checksum is true, where its tensors can be read at all."""
+    """Return the file with a valid checksum; its tensors must be readable."""
     text = header["__metadata__"]["bpfast"]
     place = re.search(r'^\{"sha256": "([^"]*)"', text)
     if place is None:
@@ -35,9 +35,9 @@ def signed(header, body):
         if name != "__metadata__":
             begin, end = entry["data_offsets"]
             array = np.frombuffer(body[begin:end], TYPES[entry["dtype"]]).reshape(entry["shape"])
-            digests[name] = files._digest(entry["dtype"], array)
-    text = text[: place.start(1)] + files.UNSIGNED + text[place.end(1) :]
-    text = text.replace(files.UNSIGNED, files.checksum(text, digests), 1)
+            digests[name] = model_file._digest(entry["dtype"], array)
+    text = text[: place.start(1)] + model_file.UNSIGNED + text[place.end(1) :]
+    text = text.replace(model_file.UNSIGNED, model_file.checksum(text, digests), 1)
     return join({**header, "__metadata__": {**header["__metadata__"], "bpfast": text}}, body)
 
 
@@ -53,13 +53,13 @@ HOSTILE = [
 # fmt: on
 
 
-def place(rng, value):
-    """The way to a node of a JSON value, by chance: each step into one of the values there."""
-    way = []
-    while isinstance(value, (dict, list)) and value and (not way or rng.random() < 0.8):
-        way.append(rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value)))
-        value = value[way[-1]]
-    return way
+def random_path(rng, value):
+    """Return the path to a random node of a JSON value."""
+    path = []
+    while isinstance(value, (dict, list)) and value and (not path or rng.random() < 0.8):
+        path.append(rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value)))
+        value = value[path[-1]]
+    return path
 
 
 def at(value, path):
@@ -69,7 +69,7 @@ def at(value, path):
 
 
 def large(rng):
-    """A value that is large, or deep."""
+    """Return a large or deep JSON value."""
     n = rng.choice((10, 10, 100, 100, 1000, 3000))
     kind = rng.randrange(7)
     if kind == 0:
@@ -85,13 +85,13 @@ def large(rng):
 
 
 def tree(rng, value, other):
-    """A JSON value with a node or two changed."""
+    """Return a JSON value with one or a few nodes changed."""
     value = json.loads(json.dumps(value))
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         if not value:
             break
-        *way, key = place(rng, value)
-        holder, act = at(value, way), rng.randrange(9)
+        *path, key = random_path(rng, value)
+        holder, act = at(value, path), rng.randrange(9)
         if act < 3:
             holder[key] = copy.deepcopy(rng.choice(HOSTILE))
         elif act == 3:
@@ -99,7 +99,7 @@ def tree(rng, value, other):
         elif act == 4:
             del holder[key]
         elif act == 5:
-            holder[key] = json.loads(json.dumps(at(other, place(rng, other))))
+            holder[key] = json.loads(json.dumps(at(other, random_path(rng, other))))
         elif act == 6 and isinstance(holder, list):
             holder[key:key] = [holder[key]] * rng.choice((1, 2, 50, 500))
         elif act == 7 and isinstance(holder, dict):
@@ -153,8 +153,18 @@ def lengths(rng, data, other):
     return struct.pack("<Q", wild) + data[8:]
 
 
+def _other_shape(rng, shape):
+    huge = [2**32, 2**32]
+    return rng.choice((shape[::-1], [*shape, 1], [1] * 70 + shape, [], [-1], huge, [1.0], "3", [2**64], None))
+
+
+def _other_offsets(rng, begin, end):
+    moved = ([begin, end + 4], [begin + 4, end], [end, begin], [-1, end])
+    return rng.choice((*moved, [0, 2**63], [begin], [], "x", [0, 2**64]))
+
+
 def tensor_entries(rng, data, other):
-    """The safetensors header: types, shapes, places, names."""
+    """Change the safetensors header: types, shapes, offsets, names."""
     header, body = split(data)
     names = [name for name in header if name != "__metadata__"]
     for _ in range(rng.choice((1, 1, 2))):
@@ -177,36 +187,9 @@ def tensor_entries(rng, data, other):
                 ("F32", "F64", "I64", "BOOL", "F16", "BF16", "U8", "F8_E4M3", "X", 3, None)
             )
         elif act == 2:
-            shape = entry["shape"]
-            entry["shape"] = rng.choice(
-                (
-                    shape[::-1],
-                    [*shape, 1],
-                    [1] * 70 + shape,
-                    [],
-                    [-1],
-                    [2**32, 2**32],
-                    [1.0],
-                    "3",
-                    [2**64],
-                    None,
-                )
-            )
+            entry["shape"] = _other_shape(rng, entry["shape"])
         elif act == 3:
-            begin, end = entry["data_offsets"]
-            entry["data_offsets"] = rng.choice(
-                (
-                    [begin, end + 4],
-                    [begin + 4, end],
-                    [end, begin],
-                    [-1, end],
-                    [0, 2**63],
-                    [begin],
-                    [],
-                    "x",
-                    [0, 2**64],
-                )
-            )
+            entry["data_offsets"] = _other_offsets(rng, *entry["data_offsets"])
         elif act == 4:
             header[rng.choice((name + "x", "", "\0", "a\nb", "__metadata__", "\N{GRINNING FACE}" * 500))] = (
                 header.pop(name)
@@ -239,13 +222,13 @@ def _with(header, text):
 
 
 def model_tree(rng, data, other):
-    """The JSON of bpfast, its checksum as it was."""
+    """Change the JSON of bpfast, but not the checksum."""
     header, body, model = _inner(data)
     return join(_with(header, json.dumps(tree(rng, model, _inner(other)[2]))), body)
 
 
 def model_text(rng, data, other):
-    """The JSON as text: repeated keys, another checksum, blanks."""
+    """Change the JSON as text: repeated keys, another checksum, blanks."""
     header, body, model = _inner(data)
     text = header["__metadata__"]["bpfast"]
     key = rng.choice(list(model))
@@ -271,12 +254,12 @@ def model_text(rng, data, other):
 def resigned_tree(rng, data, other):
     header, body, model = _inner(data)
     changed = tree(rng, model, _inner(other)[2])
-    changed = {"sha256": files.UNSIGNED, **{k: v for k, v in changed.items() if k != "sha256"}}
+    changed = {"sha256": model_file.UNSIGNED, **{k: v for k, v in changed.items() if k != "sha256"}}
     return signed(_with(header, json.dumps(changed)), body)
 
 
 def resigned_layers(rng, data, other):
-    """Layers of which the checks know: nested, repeated, without parameters, huge."""
+    """Change the layers to valid ones: nested, repeated, without parameters, huge."""
     header, body, model = _inner(data)
     layers = list(model["layers"])
     plain = [
@@ -308,7 +291,7 @@ def resigned_layers(rng, data, other):
 
 
 def resigned_training(rng, data, other):
-    """The entry ``training`` of a checkpoint."""
+    """Change the entry ``training`` of a checkpoint."""
     header, body, model = _inner(data)
     if "training" not in model:
         model["training"] = rng.choice(HOSTILE)
@@ -323,7 +306,7 @@ def resigned_training(rng, data, other):
 
 
 def resigned_arrays(rng, data, other):
-    """A tensor of another type or shape, as the header says, or of other values."""
+    """Change the type, shape or values of tensors, in the header too."""
     header, body, model = _inner(data)
     names = [name for name in header if name != "__metadata__"]
     if not names:
@@ -353,11 +336,11 @@ def resigned_arrays(rng, data, other):
         arrays[name] = array
         listed = model.get("training", {}).get("arrays", {})
         if name in listed and rng.random() < 0.9:
-            listed[name] = [files._NAMES[array.dtype], list(array.shape)]
+            listed[name] = [model_file._NAMES[array.dtype], list(array.shape)]
     entries, body = {}, b""
     for name, array in arrays.items():
         entries[name] = {
-            "dtype": files._NAMES[array.dtype],
+            "dtype": model_file._NAMES[array.dtype],
             "shape": list(array.shape),
             "data_offsets": [len(body), len(body) + array.nbytes],
         }

@@ -1,12 +1,12 @@
-"""Mutated model files against `bpfast.load` and ``fit(resume=)``: not collected as a test.
+"""Fuzz `bpfast.load` and ``fit(resume=)`` with mutated model files; not collected as a test.
 
     python tests/storage/fuzz_files.py --files 1000000 --workers 2 --seed 0    # structured mutations
-    python tests/storage/fuzz_files.py --guided --seconds 600    # by coverage: pip install atheris
+    python tests/storage/fuzz_files.py --guided --seconds 600    # guided by coverage: pip install atheris
 
-A file is loaded, or refused by a ValueError of one line that names it; within a second, and in memory of
-twice its size and what Python's objects take (`ALLOWANCE`, `PER_BYTE`). A changed file that is taken has
-the content of the original, or was signed anew: then the network predicts, and comes back from a file of
-its own. Whatever else happens is a finding: it is printed, and its file kept (``--keep``).
+A file must load, or raise a one-line ValueError that names it, within a second and within memory of twice
+its size plus that of the Python objects (`ALLOWANCE`, `PER_BYTE`). A mutated file that loads must have the
+content of the original or a new valid checksum; then the network must predict, and be restored from a file
+saved from it. Anything else is a finding: it is printed, and its file is kept (``--keep``).
 """
 
 import argparse
@@ -45,10 +45,10 @@ if GUIDED:
     ]
     with atheris.instrument_imports(include=INSTRUMENTED):
         import bpfast as bp
-        from bpfast.storage import model_file as files
+        from bpfast.storage import model_file
 else:
     import bpfast as bp
-    from bpfast.storage import model_file as files
+    from bpfast.storage import model_file
 
 _spec = importlib.util.spec_from_file_location(
     "file_mutations", Path(__file__).with_name("file_mutations.py")
@@ -57,17 +57,17 @@ mutations = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(mutations)
 MUTATORS = mutations.MUTATORS
 
-#: Bytes that a load may take beyond twice the file: fixed, and for each byte of its header, whose layers
-#: become Python objects (a ``{"name": "dropout"}`` of 19 bytes takes 1,600).
+#: Bytes that a load may allocate beyond twice the file: a constant, and per byte of its header, whose layers
+#: become Python objects (the 19 bytes of ``{"name": "dropout"}`` become 1,600).
 ALLOWANCE, PER_BYTE = 2**18, 96
-#: Bytes of a message, beside the file's name; seconds of a load; address space that is left to a worker.
+#: Limits: bytes of a message, besides the name of the file; seconds of a load; address space of a worker.
 LONGEST, SECONDS, SPACE = 1000, 1.0, 4 * 2**30
 KEPT = Path(__file__).parent / "models"
 DATA = np.random.default_rng(0).normal(size=(24, 5)), np.arange(24) % 3
 
 
-class Pull(bp.Callback):
-    """Ends a training within an epoch."""
+class InterruptAfter(bp.Callback):
+    """Raises KeyboardInterrupt after a number of batches."""
 
     def __init__(self, batches):
         self.left = batches
@@ -89,7 +89,7 @@ def train(network, *callbacks, **options):
 
 
 def seeds(folder):
-    """Files of every kind, by name."""
+    """Return the bytes of a file of every kind, by name."""
     residual = bp.Residual(bp.BatchNorm(), bp.Activation("relu"), bp.Residual(bp.Dense(4)), bp.Dense(5))
     stacks = {
         "dense": [bp.Dense(4, "tanh"), bp.Dense(2)],
@@ -117,23 +117,23 @@ def seeds(folder):
     deep.metadata["long"] = "x" * 5000
     deep.save(path)
     result["large header"] = Path(path).read_bytes()
-    for number in range(1, files.FORMAT + 1):
+    for number in range(1, model_file.FORMAT + 1):
         result[f"format {number}"] = (KEPT / f"model-format-{number}.safetensors").read_bytes()
     train(trained_network(), bp.Checkpoint(path))
     result["checkpoint"] = Path(path).read_bytes()
     try:
-        train(trained_network(), bp.Checkpoint(path, batches=1), Pull(7))
+        train(trained_network(), bp.Checkpoint(path, batches=1), InterruptAfter(7))
     except KeyboardInterrupt:
         result["checkpoint within an epoch"] = Path(path).read_bytes()
     return result
 
 
 class FindingError(Exception):
-    """What should not have happened."""
+    """A load did something that it must not do."""
 
 
 def content(path):
-    """All that a file says, if it is a bpfast file."""
+    """Return the header and tensors of a bpfast file."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -147,7 +147,7 @@ def require_refusal(error, path):
         raise FindingError(f"{type(error).__name__}: {str(error)[:300]}") from error
     text = str(error)
     if not text.isprintable():
-        raise FindingError(f"a message that is not one line of text: {text[:300]!a}")
+        raise FindingError(f"a message that is not one printable line: {text[:300]!a}")
     if len(text) > LONGEST + len(path):
         raise FindingError(f"a message of {len(text)} characters: {text[len(path) :][:200]!a}")
     if os.path.basename(path) not in text:
@@ -155,16 +155,16 @@ def require_refusal(error, path):
 
 
 class Oracle:
-    """Judges files one by one, and counts.
+    """Loads files one by one, judges the outcome and counts.
 
     Attributes
     ----------
     folder : path
-        Where the files are written.
+        Folder in which the files are written.
     counts : Counter of (mutator, outcome)
     slowest, largest, beyond : float
-        Seconds of a load; the largest peak over the file's size; the most bytes beyond twice the file for
-        each byte of its header, and beyond the fixed allowance.
+        Maximum seconds of a load; maximum of the peak memory divided by the file's size; maximum bytes
+        beyond twice the file and the constant allowance, per byte of the header.
     """
 
     def __init__(self, folder, keep=None):
@@ -184,23 +184,21 @@ class Oracle:
         self.traced = 0
 
     def mutate(self, rng):
-        """(mutator, name of the seed, data)"""
+        """Return a mutator, the name of the seed, and the mutated data."""
         mutator, name = rng.choice(MUTATORS), rng.choice(self.names)
         if mutator is mutations.resigned_training and rng.random() < 0.9:
             name = rng.choice(self.checkpoints)
         data, other = self.seeds[name], self.seeds[rng.choice(self.names)]
         try:
             changed = mutator(rng, data, other)
-        except (
-            Exception
-        ):  # too deep or no text to be written down, or a second edit of what is no longer there
+        except Exception:  # The mutation cannot be written, or the value to mutate no longer exists.
             mutator, changed = mutations.flips, mutations.flips(rng, data, other)
         if changed and rng.random() < 0.03:
             changed = mutations.flips(rng, changed, other)
         return mutator, name, changed
 
     def judge(self, what, name, data, traced=False, resumed=False):
-        """Load a file; keep it if there is something to be found in it."""
+        """Load a file and return the outcome; keep the file of a finding."""
         signal.setitimer(signal.ITIMER_REAL, 60)
         with open(self.path, "wb") as file:
             file.write(data)
@@ -222,7 +220,7 @@ class Oracle:
         return outcome
 
     def _timed(self, call):
-        """What a call gives or raises, within its time and without warnings."""
+        """Return the result and the error of a call, which must end in time."""
         begin, error, result = time.thread_time(), None, None
         try:
             result = call()
@@ -255,29 +253,29 @@ class Oracle:
             return "refused"
         now = content(self.path)
         if now == self.contents[name]:
-            return "the same"
-        unsigned = "sha256" not in json.loads(now[0])  # format 1: there is nothing to tell it by
+            return "unchanged"
+        unsigned = "sha256" not in json.loads(now[0])  # Format 1 has no checksum.
         if not (unsigned or resigned or now in self.contents.values()):
-            raise FindingError("another content, and its checksum was not made anew")
+            raise FindingError("other content without a new checksum")
         self._use(network)
-        return "taken"
+        return "loaded"
 
     def _use(self, network):
-        """A network that was taken predicts, and comes back from a file of its own."""
+        """A loaded network must predict, and be restored from a file saved from it."""
         try:
             if network.n_inputs <= 10_000:
                 network.predict(np.ones((2, network.n_inputs), network.dtype))
             second = self.path + ".saved"
             network.save(second)
-            twin = bp.load(second, threads=1)
+            copy = bp.load(second, threads=1)
             repr(network.layers)
         except Exception as error:
-            raise FindingError(f"taken, then {type(error).__name__}: {str(error)[:300]}") from error
-        same = (twin.layers, twin.seed, twin.epochs, twin.metadata, twin._state.flat.tobytes()) == (
+            raise FindingError(f"loaded, then {type(error).__name__}: {str(error)[:300]}") from error
+        same = (copy.layers, copy.seed, copy.epochs, copy.metadata, copy._state.flat.tobytes()) == (
             network.layers, network.seed, network.epochs, network.metadata, network._state.flat.tobytes()
         )  # fmt: skip
         if not same:
-            raise FindingError("taken, but comes back otherwise")
+            raise FindingError("loaded, but differs after saving")
 
     def _resume(self, data):
         network = trained_network()
@@ -285,7 +283,7 @@ class Oracle:
         _, error = self._timed(lambda: train(network, resume=self.path))
         if error is None:
             return "resumed"
-        if isinstance(error, FloatingPointError):  # weights that were signed, from which training diverges
+        if isinstance(error, FloatingPointError):  # Mutated weights with a new checksum.
             return "diverged"
         require_refusal(error, self.path)
         if before != (network._state.flat.tobytes(), network.seed, network.epochs, network._state.steps):
@@ -293,7 +291,7 @@ class Oracle:
         return "refused"
 
     def one(self, rng, index):
-        """A file of its own."""
+        """Judge one mutated file."""
         mutator, name, data = self.mutate(rng)
         self.judge(mutator.__name__, name, data, traced=index % 10 == 0 or len(data) > 20_000)
         if name in self.checkpoints and index % 8 == 0:
@@ -305,7 +303,7 @@ def folder():
 
 
 def limit():
-    """Warnings are errors, and no allocation is for free."""
+    """Turn warnings into errors, and limit the address space."""
     warnings.simplefilter("error")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + SPACE, resource.RLIM_INFINITY))
@@ -336,11 +334,11 @@ def report(found, seconds):
         + "".join(f"{sum(n for (_, o), n in counts.items() if o == x):>10}" for x in outcomes)
     )
     print(
-        f"{total} files in {seconds:.0f} s ({total / seconds:.0f} a second); the slowest took "
-        f"{max(each[3] for each in found):.3f} s of its thread; "
+        f"{total} files in {seconds:.0f} s ({total / seconds:.0f} per second); the slowest took "
+        f"{max(each[3] for each in found):.3f} s of CPU time; "
         f"{sum(each[6] for each in found)} traced: at most "
-        f"{max(each[4] for each in found):.0f} × the file's size, beyond 2 × and {ALLOWANCE} bytes at most "
-        f"{max(each[5] for each in found):.1f} a byte of the header"
+        f"{max(each[4] for each in found):.0f} × the file's size; beyond 2 × and {ALLOWANCE} bytes, at most "
+        f"{max(each[5] for each in found):.1f} per byte of the header"
     )
     for key, number in findings.most_common():
         print(f"{number:>8} × {key!a}")
@@ -359,7 +357,7 @@ def run(options):
     while len(found) < len(workers):
         try:
             found.append(results.get(timeout=1))
-        except Exception:  # queue.Empty: perhaps a worker is gone
+        except Exception:  # queue.Empty: a worker may have died.
             died = [w for w in workers if w.exitcode not in (None, 0)]
             if died:
                 sys.exit(f"a worker ended with {died[0].exitcode} at {options.folder}/file-{died[0].pid}")
@@ -367,7 +365,7 @@ def run(options):
 
 
 def guided(options):
-    """The same by coverage: libFuzzer chooses what to mutate on."""
+    """Fuzz guided by coverage: libFuzzer chooses the files to mutate further."""
     limit()
     oracle = Oracle(options.folder, options.keep)
     corpus = tempfile.mkdtemp(dir=options.folder)
@@ -380,7 +378,7 @@ def guided(options):
         other = oracle.seeds[rng.choice(oracle.names)]
         try:
             changed = rng.choice(MUTATORS)(rng, data, other)
-        except Exception:  # no longer a file that can be taken apart
+        except Exception:  # The file can no longer be parsed.
             changed = atheris.Mutate(data, largest)
         return changed[:largest]
 
@@ -424,8 +422,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--guided", action="store_true", help="by coverage, with atheris")
-    parser.add_argument("--keep", help="a folder for the files of findings")
+    parser.add_argument("--guided", action="store_true", help="guided by coverage, with atheris")
+    parser.add_argument("--keep", help="folder for the files of findings")
     options = parser.parse_args()
     options.folder = folder()
     if options.guided:

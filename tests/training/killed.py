@@ -1,4 +1,7 @@
-"""A training that is killed: `python killed.py FILE THREADS OUT` runs or resumes it, and writes the end."""
+"""A run to be killed by a test: `python killed.py FILE THREADS OUT` runs or resumes it and writes the result.
+
+With "-" as FILE it runs without checkpoints.
+"""
 
 import sys
 

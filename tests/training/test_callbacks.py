@@ -1,4 +1,4 @@
-"""Callbacks that see every batch, the bar, and how threads are shared between networks and pools."""
+"""Callbacks after every batch, the progress bar, and concurrent networks and thread pools."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import bpfast as bp
 
 
 class Batches(bp.Callback):
-    """Keeps what it is shown; ends the training at a batch."""
+    """Records the batches; ends the training at a batch."""
 
     def __init__(self, last=None):
         self.seen, self.epochs, self.last = [], 0, last
@@ -32,7 +32,7 @@ def data(rng):
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_watching_batches_changes_nothing(build, data, bytes_of, shuffle, optimizer):
+def test_batch_callbacks_do_not_change_the_result(build, data, bytes_of, shuffle, optimizer):
     X, y = data
     plain, watched, watcher = build(loss="cross_entropy"), build(loss="cross_entropy"), Batches()
     options = {
@@ -51,7 +51,7 @@ def test_watching_batches_changes_nothing(build, data, bytes_of, shuffle, optimi
     assert watcher.epochs == 3
 
 
-def test_a_batch_may_end_the_training(build, data):
+def test_a_batch_callback_may_end_the_training(build, data):
     X, y = data
     net, watcher = build(loss="cross_entropy"), Batches(last=7)
     history = net.fit(X, y, epochs=5, batch_size=8, callbacks=[watcher])
@@ -60,7 +60,7 @@ def test_a_batch_may_end_the_training(build, data):
     assert history.loss[1] == pytest.approx(np.mean([loss for _, loss in watcher.seen[5:]]), rel=1e-12)
 
 
-def test_a_callback_that_fails_leaves_the_last_good_epoch(build, data, bytes_of):
+def test_a_failing_callback_keeps_the_last_good_epoch(build, data, bytes_of):
     X, y = data
 
     class Fails(bp.Callback):
@@ -75,7 +75,7 @@ def test_a_callback_that_fails_leaves_the_last_good_epoch(build, data, bytes_of)
     assert bytes_of(net) == bytes_of(one)
 
 
-def test_the_bar_is_a_callback(build, data, capsys):
+def test_the_progress_bar_is_a_callback(build, data, capsys):
     X, y = data
     build(loss="cross_entropy").fit(X, y, epochs=3, callbacks=[bp.ProgressBar()])
     err = capsys.readouterr().err
@@ -94,14 +94,14 @@ THREADS = "import bpfast; print(bpfast.info()['threads'])"
 
 
 @pytest.mark.skipif(not bp.info()["openmp"], reason="without OpenMP there is one thread")
-def test_openmp_is_listened_to():
+def test_openmp_variables_limit_the_threads():
     assert run(THREADS, OMP_NUM_THREADS="1") == "1"
     assert run(THREADS, OMP_NUM_THREADS="1", BPFAST_NUM_THREADS="3") == "3"
     assert int(run(THREADS)) == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.skipif(not bp.info()["openmp"], reason="without OpenMP there is one thread")
-def test_a_limited_pool_is_listened_to():
+def test_threadpoolctl_limits_the_threads():
     code = (
         "import bpfast, threadpoolctl\nwith threadpoolctl.threadpool_limits(1):\n"
         "    print(bpfast.info()['threads'])"
@@ -109,7 +109,7 @@ def test_a_limited_pool_is_listened_to():
     assert run(code) == "1"
 
 
-def test_networks_at_work_at_once_give_the_same_bits(rng, bytes_of):
+def test_concurrent_networks_are_bitwise_identical(rng, bytes_of):
     X, y = rng.normal(size=(600, 20)).astype(np.float32), rng.integers(0, 3, 600)
 
     def train():

@@ -1,4 +1,4 @@
-"""Real data is learnt, by the classic three-layer sigmoid network."""
+"""Classic small networks learn real data."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A few thousand of the mutated files of fuzz_files.py, always the same ones."""
+"""A few thousand mutated files of fuzz_files.py, always the same ones."""
 
 import importlib.util
 import random
@@ -18,7 +18,7 @@ def fuzz():
     return module
 
 
-def test_mutated_files_are_refused_or_whole(fuzz, tmp_path):
+def test_mutated_files_are_refused_or_intact(fuzz, tmp_path):
     oracle = fuzz.Oracle(tmp_path)
     for index in range(FILES):
         oracle.one(random.Random(index), index)
@@ -26,22 +26,22 @@ def test_mutated_files_are_refused_or_whole(fuzz, tmp_path):
     outcomes = {outcome: 0 for _, outcome in oracle.counts}
     for (_, outcome), number in oracle.counts.items():
         outcomes[outcome] += number
-    # Those that are signed anew reach what lies behind the checksum.
+    # Files with a new checksum reach the checks after it.
     assert outcomes["refused"] > FILES // 2
-    assert outcomes["taken"] > FILES // 50
-    assert outcomes["the same"] > FILES // 50
+    assert outcomes["loaded"] > FILES // 50
+    assert outcomes["unchanged"] > FILES // 50
     assert oracle.traced >= FILES // 10
     assert {what for what, _ in oracle.counts} >= {mutator.__name__ for mutator in fuzz.MUTATORS}
 
 
-def test_the_oracle_notices(fuzz, tmp_path, monkeypatch):
-    """Without the checksum, or with another error, there are findings."""
+def test_the_oracle_detects_faults(fuzz, tmp_path, monkeypatch):
+    """Without the checksum, or with another error, it reports findings."""
     oracle = fuzz.Oracle(tmp_path)
     data = oracle.seeds["dense float32"]
     changed = data[:-1] + bytes([data[-1] ^ 1])
     assert oracle.judge("flips", "dense float32", changed) == "refused"
     with monkeypatch.context() as patch:
-        patch.setattr(fuzz.files.Stored, "verify", lambda file: None)
+        patch.setattr(fuzz.model_file.Stored, "verify", lambda file: None)
         assert oracle.judge("flips", "dense float32", changed) == "finding"
     for error in (
         TypeError("no"),
@@ -56,5 +56,5 @@ def test_the_oracle_notices(fuzz, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(fuzz.bp, "load", fails)
             assert oracle.judge("flips", "dense float32", changed) == "finding"
-    assert oracle.judge("flips", "dense float32", data, traced=True) == "the same"
+    assert oracle.judge("flips", "dense float32", data, traced=True) == "unchanged"
     assert sum(oracle.findings.values()) == 5
