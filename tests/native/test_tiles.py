@@ -1,4 +1,4 @@
-"""The tiles of 64-bit ARM, cross-compiled and emulated: the bits of AVX2."""
+"""The tiles of 64-bit ARM, cross-compiled and emulated, which must be bitwise identical to those of AVX2."""
 
 import re
 import shutil
