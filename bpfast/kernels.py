@@ -1,8 +1,8 @@
-"""The kernels as plain functions: drop-in for the loops of a NumPy training loop.
+"""The kernels as functions, for training loops written in NumPy.
 
-Arrays are float32 or float64 (the result is float32 where every input is), C-contiguous or copied;
-inputs are never changed. `out` takes the result instead of a new array. `threads` is at most how
-many to use; the result does not depend on it.
+Arrays are float32 or float64; the result is float32 if every input is. Arrays that are not C-contiguous are
+copied, and inputs are never changed. `out` receives the result in place of a new array. `threads` is the
+maximum number of threads, by default all available cores; the result does not depend on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _threads(value: int | None) -> int:
 
 
 def _result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any) -> tuple[Array, Array]:
-    """Where to compute, and what to give back: `out` itself unless it is strided or overlaps an input."""
+    """Return the arrays to compute in and to return; they differ if `out` is strided or overlaps an input."""
     if out is None:
         fresh = np.empty(shape, dtype)
         return fresh, fresh
@@ -58,12 +58,17 @@ def dense_forward(
     Parameters
     ----------
     X : array (B, I)
+        Inputs.
     W : array (I, O)
+        Weights.
     b : array (O,), optional
+        Biases.
     activation : str or Activation, default "identity"
         f.
     out : array (B, O), optional
+        Array for the result.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -91,14 +96,18 @@ def activation_derivative(
     out: Array | None = None,
     threads: int | None = None,
 ) -> Array:
-    """f'(Z), element by element.
+    """The derivative f'(Z), element by element.
 
     Parameters
     ----------
     Z : array of any shape
+        Pre-activations.
     activation : str or Activation
+        f.
     out : array of the shape of Z, optional
+        Array for the result.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -124,20 +133,22 @@ def propagate_delta(
     out: Array | None = None,
     threads: int | None = None,
 ) -> Array:
-    """D_prev = (D Wᵀ) ⊙ f'(Z_prev): the delta of a layer from that of the layer above.
+    """D_prev = (D Wᵀ) ⊙ f'(Z_prev): the delta of a layer from that of the next layer.
 
     Parameters
     ----------
     D : array (B, O)
-        ∂L/∂Z of the layer above.
+        ∂L/∂Z of the next layer.
     W : array (I, O)
-        The weights of the layer above.
+        The weights of the next layer.
     Z_prev : array (B, I)
         The pre-activations of this layer.
     activation : str or Activation
         f of this layer.
     out : array (B, I), optional
+        Array for the result.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -166,6 +177,7 @@ def weight_gradient(A_prev: Any, D: Any, *, threads: int | None = None) -> tuple
     D : array (B, O)
         ∂L/∂Z of the layer.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -197,13 +209,15 @@ def loss_and_delta(
     Parameters
     ----------
     loss : str or Loss
+        The loss.
     Y : array (B,) or (B, O)
-        What the loss takes; see `bpfast.losses`.
+        Targets in the form that the loss expects; see `bpfast.losses`.
     Z : array (B, O)
         Raw outputs.
     sample_weight : array (B,), optional
-        At least 0, not all 0: the mean is Σ w·loss / Σ w.
+        Non-negative weights, not all 0: the mean is Σ w·loss / Σ w.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -213,7 +227,7 @@ def loss_and_delta(
     Raises
     ------
     FloatingPointError
-        If an exponent of the exponential or poisson loss reaches its cap.
+        If an exponent of the exponential or Poisson loss reaches its cap.
     """
     spec = resolve_loss(loss)
     if isinstance(spec, CustomLoss):
@@ -229,7 +243,7 @@ def loss_and_delta(
 
 
 def link(name: str, Z: Any, *, threads: int | None = None) -> Array:
-    """What `predict` makes of raw outputs (B, O): identity, sigmoid, softmax (over a row) or exp."""
+    """Apply a link function to raw outputs (B, O): identity, sigmoid, softmax (over each row) or exp."""
     if name not in LINKS:
         raise ValueError(f"unknown link {name!r} (known: {', '.join(LINKS)})")
     Z = checks.matrix("Z", Z)

@@ -79,7 +79,8 @@ static inline void autotune_step(team_autotune *a, double now) {
     a->since = now;
     a->steps++;
     const int gross = a->use_team && a->seconds > AUTOTUNE_GROSS * a->alone * (double)a->steps;
-    if (a->seconds < least || (a->steps < steps && a->seconds < AUTOTUNE_LONG_STEP && !gross)) return;
+    if (a->seconds < least || (a->steps < steps && a->seconds < AUTOTUNE_LONG_STEP && !gross))
+        return;
     const double seconds = a->seconds, mean = seconds / (double)a->steps;
     a->seconds = 0;
     a->steps = 0;

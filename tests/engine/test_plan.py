@@ -1,4 +1,4 @@
-"""What a plan of an epoch may ask of an engine beside the plain: an order, a scale, strengths, objectives."""
+"""Options of the plan of an epoch: order, loss scale, penalty strengths, objective."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,6 @@
-"""The tiles of 64-bit ARM, cross-compiled and emulated: the bits of AVX2."""
+"""The tiles of 64-bit ARM, cross-compiled and emulated, which must be bitwise identical to those of AVX2."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,15 @@ ARM = (
     "-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc",
     "-DCMAKE_EXE_LINKER_FLAGS=-static",
 )
+
+
+def test_the_harness_runs_every_tile():
+    """`src/tiles/table.h` is the list of tiles: the compiled table and Cython's declarations follow it."""
+    table = (HARNESS.parents[2] / "src" / "tiles" / "table.h").read_text()
+    tiles = re.findall(r"^TILE\(\w+, (\w+),\s+\(", table, re.MULTILINE)
+    harness = (HARNESS / "harness.c").read_text()
+    assert len(tiles) > 20
+    assert [name for name in tiles if f"tiles->{name}(" not in harness] == []
 
 
 def run(*command):
