@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -441,7 +440,7 @@ class Network(FineTuning):
 
 
 def load(
-    path: str | os.PathLike[str] | Path,
+    path: str | os.PathLike[str],
     *,
     loss: Any = None,
     threads: int | None = None,
