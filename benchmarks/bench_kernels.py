@@ -1,4 +1,4 @@
-"""Each kernel beside its NumPy twin: `pytest benchmarks/bench_kernels.py --benchmark-only`."""
+"""Each kernel and its NumPy counterpart: `pytest benchmarks/bench_kernels.py --benchmark-only`."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def arrays(request, shape):
 
 
 def run(benchmark, module, function, *arguments):
-    """One thread on both sides; NumPy's BLAS takes its number from OPENBLAS_NUM_THREADS."""
+    """Run on one thread; for NumPy's BLAS, set OPENBLAS_NUM_THREADS=1."""
     options = {"threads": 1} if module is kernels else {}
     benchmark.group = f"{function} {arguments[0].dtype} {[a.shape for a in arguments if hasattr(a, 'shape')]}"
     benchmark(getattr(module, function), *arguments, **options)

@@ -1,4 +1,4 @@
-"""A training step of each row, native beside reference.
+"""A training step of each row, native and reference.
 
 `pytest benchmarks/bench_training.py --benchmark-only`
 """
@@ -10,7 +10,7 @@ from rows import ROWS
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def bench_step(benchmark, row, backend):
-    """An epoch of a few batches, one thread; the group's name says how many."""
+    """Time an epoch of a few batches on one thread; the name of the group says how many."""
     batches = max(1, min(50, int(2e8 / row.multiply_adds)))
     X, y = row.data(batches)
     net = row.network(threads=1, backend=backend)

@@ -1,4 +1,4 @@
-"""Cold start: whole processes timed from outside, in turns. What they run is `coldstart.py`."""
+"""Cold starts: whole processes that run `coldstart.py`, interleaved and timed from outside."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from worker import environment
 SCRIPT = Path(__file__).with_name("coldstart.py")
 NOT_COLD = {
     "onnxruntime": "it does not train",
-    "torch-compile": "its cold start is torch's and a compilation of many seconds",
+    "torch-compile": "its cold start is that of torch plus a compilation of many seconds",
 }
 
 
 def digits() -> tuple[Any, Any]:
-    """scikit-learn's digits, or random rows of the same shape where it is not installed."""
+    """Load scikit-learn's digits, or random rows of the same shape if it is not installed."""
     n = COLD_ROW.batch * COLD_ROW.batches
     try:
         from sklearn.datasets import load_digits
@@ -34,7 +34,7 @@ def digits() -> tuple[Any, Any]:
 
 
 def run(*words: str) -> tuple[float, dict[str, float]]:
-    """Seconds from start to end of a process of `coldstart.py`, one thread, and what it printed."""
+    """Run `coldstart.py` on one thread; return the seconds from start to end and what it printed."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words], env=environment(1), capture_output=True, text=True
@@ -47,7 +47,7 @@ def run(*words: str) -> tuple[float, dict[str, float]]:
 
 
 def starts(peers: list[str], rounds: int, left_out: list[str]) -> list[dict[str, Any]]:
-    """Import, build and one epoch of digits for every peer; the first of each (cold files) is dropped."""
+    """Time import, build and one epoch of digits for every peer; the first run (cold files) is dropped."""
     left_out += [f"{peer} cold: {NOT_COLD[peer]}" for peer in peers if peer in NOT_COLD]
     times: dict[str, list[tuple[float, float]]] = {peer: [] for peer in peers if peer not in NOT_COLD}
     with tempfile.TemporaryDirectory() as folder:
@@ -78,6 +78,6 @@ def starts(peers: list[str], rounds: int, left_out: list[str]) -> list[dict[str,
 
 
 def imports(rounds: int) -> dict[str, float]:
-    """Medians of `import numpy` and of `import bpfast` over it, in ms and MB."""
+    """Medians of `import numpy`, and of what `import bpfast` adds to it, in ms and MB."""
     runs = [run("imports")[1] for _ in range(rounds + 1)][1:]
     return {name: statistics.median(figures[name] for figures in runs) for name in runs[0]}

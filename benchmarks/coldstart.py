@@ -1,7 +1,7 @@
-"""A whole process, timed from outside: import, build, one epoch of digits; or what imports cost.
+"""A process that is timed from outside: import, build and one epoch of digits, or the cost of imports.
 
-python benchmarks/coldstart.py epoch PEER FOLDER    X.npy and y.npy are in the folder
-python benchmarks/coldstart.py imports              milliseconds and MB of NumPy, and of bpfast over it
+python benchmarks/coldstart.py epoch PEER FOLDER    the folder has X.npy and y.npy
+python benchmarks/coldstart.py imports              milliseconds and MB of NumPy, and what bpfast adds
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def memory_mb(field: str) -> float:
-    """VmRSS (now) or VmHWM (the most so far) in MB; the most, where there is no /proc."""
+    """VmRSS (current) or VmHWM (peak) in MB; always the peak if there is no /proc."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith(field))
@@ -25,7 +25,7 @@ def memory_mb(field: str) -> float:
 
 
 def epoch(peer: str, folder: Path) -> dict[str, float]:
-    """One epoch of the peer, and the memory that it took."""
+    """Train one epoch of the peer; return the peak memory."""
     import numpy as np
     from peers import make
     from rows import COLD_ROW
@@ -36,7 +36,7 @@ def epoch(peer: str, folder: Path) -> dict[str, float]:
 
 
 def imports() -> dict[str, float]:
-    """`import numpy`, then `import bpfast`: what the second adds."""
+    """Time and memory of `import numpy`, then of `import bpfast`."""
     figures = {}
     for package in ("numpy", "bpfast"):
         memory, start = memory_mb("VmRSS"), time.perf_counter()

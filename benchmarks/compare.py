@@ -3,13 +3,13 @@
 python benchmarks/compare.py [--rows T1,T4,predict] [--peers bpfast,jax] [--threads 1,2] [--rounds 9]
                              [--json FILE] [--markdown FILE]
 
-Every peer has a process of its own; the processes take turns (A B C A B C …), so that drift hits all
-alike, and sleep between their turns. In a pass of n threads all of them are held to the same n
-cores. All have the same weights, data and order of batches, nobody shuffles, and a check (the loss
-after an epoch, a mean of the result) says whether they did the same work. A time is the median of
-the rounds, a step (a call, for predictions); a round repeats it for 30 ms at least. For figures that
-mean something leave the machine alone meanwhile. `pip install -r benchmarks/requirements.txt`
-installs the peers; those that are not there are named and left out.
+Every peer runs in its own process. The rounds of the processes are interleaved (A B C A B C …), so that
+drift affects all alike, and they sleep in between. In a pass with n threads, all of them are pinned to
+the same n cores. All have the same weights, data and order of batches, without shuffling, and a check
+(the loss after an epoch, a mean of the result) verifies that they did the same work. A time is the median
+over the rounds, per step (per call for predictions); a round repeats it for at least 30 ms. Leave the
+machine idle meanwhile. `pip install -r benchmarks/requirements.txt` installs the peers; those that are not
+installed are listed as left out.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ GROUPS = {
     "cold": [],
     "contention": [],
 }
-CALM_SECONDS = 0.03
-CONTENDED_SECONDS = 0.2  # many slices of the scheduler's
-PAUSE = 0.03  # between turns: threads that spin after their work have gone to sleep
+IDLE_SECONDS = 0.03
+CONTENDED_SECONDS = 0.2  # many time slices of the scheduler
+PAUSE = 0.03  # between rounds: threads that spin after their work go to sleep
 TOLERANCE = {"train": 1e-2, "predict": 1e-4, "kernel": 1e-4}
 
 
 def chosen(text: str) -> tuple[list[str], set[str]]:
-    """The rows and the groups that `--rows` names, rows in the order of the tables."""
+    """Parse `--rows`: the names of rows, in the order of the tables, and the groups."""
     words = [word for word in text.split(",") if word]
     groups = {word for word in words if word in GROUPS}
     names = {word for word in words if word in BY_NAME}
     if unknown := [word for word in words if word not in groups | names]:
         raise SystemExit(
-            f"--rows: {', '.join(unknown)} unknown; wanted T1…T{len(ROWS)}, P1…P{len(PREDICT_ROWS)}, "
+            f"--rows: {', '.join(unknown)} unknown; expected T1…T{len(ROWS)}, P1…P{len(PREDICT_ROWS)}, "
             f"K1…K{len(KERNEL_ROWS)}, {', '.join(GROUPS)}"
         )
     names |= {name for group in groups for name in GROUPS[group]}
@@ -65,7 +65,7 @@ def chosen(text: str) -> tuple[list[str], set[str]]:
 
 
 def installed(peers: list[str], left_out: list[str]) -> list[str]:
-    """The peers whose packages are there; the others are named in `left_out`."""
+    """The peers whose packages are installed; the others are added to `left_out`."""
     found = []
     for peer in peers:
         missing = [package for package in PEERS[peer][2] if version(package) is None]
@@ -77,7 +77,7 @@ def installed(peers: list[str], left_out: list[str]) -> list[str]:
 
 
 def version(package: str) -> str | None:
-    """What is installed."""
+    """The installed version, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -85,7 +85,7 @@ def version(package: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+    """Describe the machine and the packages."""
     import bpfast
 
     cpuinfo = Path("/proc/cpuinfo")
@@ -106,7 +106,7 @@ def machine() -> dict[str, Any]:
 
 @contextmanager
 def busy(cpus: list[int]) -> Iterator[None]:
-    """A stranger that keeps one core busy, whichever the scheduler gives it, until its parent ends."""
+    """Keep one core busy with another process, on whichever core the scheduler chooses."""
     code = f"import os\nwhile os.getppid() == {os.getpid()}:\n    for _ in range(10**6): pass"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
@@ -119,16 +119,16 @@ def busy(cpus: list[int]) -> Iterator[None]:
 
 
 class Pass:
-    """All chosen rows, once: so many threads, calm or contended.
+    """All chosen rows with one number of threads, idle or contended.
 
     Parameters
     ----------
     threads : int
     contended : bool
-        With a stranger on one of the cores; without kernels and meters.
+        Whether another process keeps one of the cores busy; then without kernels and meters.
     rounds : int
     left_out : list of str
-        Where a reason goes when an entrant does not do a row.
+        Receives a reason for each peer that does not run a row.
     """
 
     def __init__(self, threads: int, contended: bool, rounds: int, left_out: list[str]) -> None:
@@ -139,7 +139,7 @@ class Pass:
         self.records: list[dict[str, Any]] = []
 
     def run(self, names: list[str], peers: list[str]) -> list[dict[str, Any]]:
-        """The records of every entrant and row. bpfast also runs on one thread, to be compared."""
+        """Run every peer and row and return the records. bpfast also runs on one thread, for comparison."""
         counts = [self.threads] if self.threads == 1 else [self.threads, 1]
         entrants = [(peer, self.threads) for peer in peers]
         if "bpfast" in peers and self.threads > 1:
@@ -148,9 +148,7 @@ class Pass:
             entrants += [(meter, n) for meter in METERS for n in counts]
         cpus = processors(self.threads)
         if 0 < len(cpus) < self.threads:
-            self.left_out.append(
-                f"{self.threads} threads had {len(cpus)} CPU between them: no speed-up to see"
-            )
+            self.left_out.append(f"{self.threads} threads shared {len(cpus)} CPU: no speed-up possible")
         with ExitStack() as stack:
             workers = []
             for peer, threads in entrants:
@@ -168,7 +166,7 @@ class Pass:
         return self.records
 
     def _heard(self, worker: Worker, name: str, ask: Any, **order: Any) -> Any:
-        """The reply, or None with the reason noted."""
+        """The reply, or None after noting the reason."""
         try:
             reply = ask(**order)
         except WorkerError as error:
@@ -182,9 +180,9 @@ class Pass:
         return None
 
     def _row(self, name: str, workers: list[Worker]) -> None:
-        """One row: build all, take turns, drop all."""
+        """Measure one row: build all, run interleaved rounds, drop all."""
         row = BY_NAME[name]
-        seconds = CONTENDED_SECONDS if self.contended else CALM_SECONDS
+        seconds = CONTENDED_SECONDS if self.contended else IDLE_SECONDS
         figures: dict[Worker, list[float]] = {}
         built = {}
         for worker in workers:
@@ -228,47 +226,51 @@ class Pass:
     def _compare_checks(self, row: Any) -> None:
         checks = [(r["peer"], r["check"]) for r in self._here(row) if r["check"] is not None]
         for peer, check in checks[1:]:
-            wanted = checks[0][1]
-            if not abs(check - wanted) <= TOLERANCE[row.kind] * abs(wanted):
-                note = f"{peer} {row.name}: NOT THE SAME WORK, check {check:.6g}; {checks[0][0]} {wanted:.6g}"
+            expected = checks[0][1]
+            if not abs(check - expected) <= TOLERANCE[row.kind] * abs(expected):
+                note = f"{peer} {row.name}: NOT THE SAME WORK: {check:.6g}; {checks[0][0]} {expected:.6g}"
                 self.left_out.append(note)
 
     def _say(self, row: Any) -> None:
         figures = (f"{r['peer']}@{r['threads']} {report.figure(1e6 * r['median'])}" for r in self._here(row))
-        where = "contended" if self.contended else "calm"
+        where = "contended" if self.contended else "idle"
         print(f"{self.threads} {where} {row.name}: {', '.join(figures)} µs", file=sys.stderr, flush=True)
 
 
-#: What a peer says of rows that it was never meant to do: no need to name it.
+#: Reasons that are expected and not listed.
 EXPECTED = {"it does not train", "it does not predict", "it has no such kernel"}
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--rows", default=",".join(GROUPS), help=f"names such as T1, P4, K2, or {', '.join(GROUPS)} (all)"
     )
-    parser.add_argument("--peers", default=",".join(PEERS), help=f"of {', '.join(PEERS)} (all)")
-    parser.add_argument("--threads", default="1,2", help="calm passes, 1 and 2; contention takes the most")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of every peer, 9")
-    parser.add_argument("--json", type=Path, help="where all figures go")
-    parser.add_argument("--markdown", type=Path, help="where the tables go, besides stdout")
+    parser.add_argument("--peers", default=",".join(PEERS), help=f"some of {', '.join(PEERS)} (default: all)")
+    parser.add_argument(
+        "--threads",
+        default="1,2",
+        help="numbers of threads (default: 1,2); contention uses the largest",
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of every peer (default: 9)")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file, too")
     options = parser.parse_args()
     options.peers = options.peers.split(",")
     if unknown := [peer for peer in options.peers if peer not in PEERS]:
-        parser.error(f"--peers: {', '.join(unknown)} unknown; wanted some of {', '.join(PEERS)}")
+        parser.error(f"--peers: {', '.join(unknown)} unknown; expected some of {', '.join(PEERS)}")
     try:
         options.threads = [int(count) for count in options.threads.split(",")]
     except ValueError:
-        parser.error(f"--threads: {options.threads!r}; wanted counts such as 1,2")
+        parser.error(f"--threads: {options.threads!r}; expected counts such as 1,2")
     if min(options.threads) < 1 or options.rounds < 1:
         parser.error(f"--threads {options.threads} and --rounds {options.rounds} must be at least 1")
     return options
 
 
 def main() -> None:
-    """Run what was asked, print the tables, write the files."""
+    """Run the comparison, print the tables and write the files."""
     options = arguments()
     names, groups = chosen(options.rows)
     result: dict[str, Any] = {

@@ -1,10 +1,10 @@
-"""bpfast's estimators beside scikit-learn's: whole fits of the same data by the same parameters, in turn.
+"""Compare the estimators with scikit-learn's: interleaved full fits with the same data and parameters.
 
     python benchmarks/compare_estimators.py --mnist images.gz labels.gz --housing california-housing.csv
 
-Each library is in a process of its own, started once, and is told how many threads it may use. A turn
-is one fit of each; the table has the medians, their ratio and the scores on held-out rows. Rows whose
-files are not given are left out.
+Each library runs in its own process, which is started once, with a given number of threads. A round is
+one fit of each; the table has the medians, their ratio and the scores on held-out rows. Rows whose files
+are not given are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: an estimator's name, where its data come from, its parameters."""
+    """One comparison: the name of an estimator, the source of its data, its parameters."""
 
     name: str
     kind: str
@@ -52,7 +52,7 @@ ROWS = (
 
 
 def load(data: str, files: dict[str, Any], dtype: str) -> tuple[Any, ...]:
-    """X, X_test, y, y_test of a data set, in the dtype."""
+    """Load X, X_test, y, y_test of a data set with a dtype."""
     from sklearn.datasets import load_breast_cancer, load_digits
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import StandardScaler
@@ -74,12 +74,12 @@ def load(data: str, files: dict[str, Any], dtype: str) -> tuple[Any, ...]:
     if data != "digits":
         scaler = StandardScaler().fit(X)
         X, X_test = scaler.transform(X), scaler.transform(X_test)
-    goal = y.astype(dtype) if data == "housing" else y
-    return X.astype(dtype), X_test.astype(dtype), goal, y_test
+    target = y.astype(dtype) if data == "housing" else y
+    return X.astype(dtype), X_test.astype(dtype), target, y_test
 
 
 def fit(library: str, row: Row, files: dict[str, Any], dtype: str, threads: int) -> tuple[float, float]:
-    """The seconds of one fit, and its score on the held-out rows."""
+    """Run one fit; return its seconds and its score on the held-out rows."""
     from threadpoolctl import threadpool_limits
 
     X, X_test, y, y_test = load(row.data, files, dtype)
@@ -92,7 +92,7 @@ def fit(library: str, row: Row, files: dict[str, Any], dtype: str, threads: int)
 
         options = row.options
     est = getattr(module, row.kind)(random_state=0, **options)
-    # The other process's threads spin for a while after its work: they are to sleep first.
+    # Threads of the other process spin for a while after its work: wait until they sleep.
     time.sleep(0.3)
     with warnings.catch_warnings(), threadpool_limits(threads):
         warnings.simplefilter("ignore")
@@ -104,8 +104,8 @@ def fit(library: str, row: Row, files: dict[str, Any], dtype: str, threads: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--mnist", nargs=2, metavar=("IMAGES", "LABELS"), help="idx files, 10,000 rows")
-    parser.add_argument("--housing", metavar="CSV", help="with the target median_house_value")
+    parser.add_argument("--mnist", nargs=2, metavar=("IMAGES", "LABELS"), help="IDX files with 10,000 rows")
+    parser.add_argument("--housing", metavar="CSV", help="file with the target median_house_value")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
@@ -122,10 +122,10 @@ def main() -> None:
             for row in rows:
                 seconds: dict[str, list[float]] = {name: [] for name in workers}
                 scores: dict[str, float] = {}
-                for turn in range(given.rounds + 1):
+                for lap in range(given.rounds + 1):
                     for name, worker in workers.items():
                         took, scores[name] = worker.submit(fit, name, row, files, dtype, threads).result()
-                        if turn:  # the first warms up
+                        if lap:  # the first warms up
                             seconds[name].append(took)
                 ours, theirs = (statistics.median(seconds[name]) for name in workers)
                 ratios.append(theirs / ours)

@@ -1,11 +1,11 @@
-"""What the layers of deep networks cost: beside the plain network of the same widths, and eager PyTorch.
+"""Cost of the layers of deep networks, compared with a plain network of the same widths and eager PyTorch.
 
     python benchmarks/compare_layers.py [--width 256] [--depth 4] [--batch 128] [--threads 1,2] [--rounds 9]
 
 Every network has `depth` blocks of `width` units and an output layer, and is trained with Adam on the
-same rows. The networks, bpfast's and PyTorch's, take turns (A B C A B C …) with a pause between, so
-that threads which spin after their work have gone to sleep; a turn is an epoch. The table has the
-median µs of a step, the speed as a share of bpfast's plain network, and how much longer PyTorch takes.
+same rows. The epochs of all networks, of bpfast and PyTorch, are interleaved (A B C A B C …) with pauses,
+so that threads which spin after their work go to sleep. The table has the median µs of a step, the speed
+relative to bpfast's plain network, and PyTorch's time relative to bpfast's.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import bpfast as bp
 STEPS = 60
 CLASSES = 10
 PAUSE = 0.3
-RATE = 0.1  # of dropout
+RATE = 0.1  # dropout
 
-#: name → bpfast's block of so many units.
+#: name → block of bpfast with a given number of units.
 BLOCKS: dict[str, Callable[[int], list[bp.layers.Layer]]] = {
     "plain": lambda width: [bp.Dense(width, "relu")],
     "BatchNorm + Dropout + Residual": lambda width: [
@@ -44,7 +44,7 @@ BLOCKS: dict[str, Callable[[int], list[bp.layers.Layer]]] = {
 
 
 def torch_blocks() -> dict[str, Callable[[int], list[Any]]]:
-    """The same blocks in PyTorch, as far as it has them; none without it."""
+    """The blocks that PyTorch has, too; empty if it is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -74,7 +74,7 @@ def torch_blocks() -> dict[str, Callable[[int], list[Any]]]:
 
 
 def bpfast_epoch(name: str, options: argparse.Namespace, threads: int, X: Any, y: Any) -> Callable[[], None]:
-    """An epoch of bpfast's network."""
+    """Return a function that trains bpfast's network for an epoch."""
     blocks = [layer for _ in range(options.depth) for layer in BLOCKS[name](options.width)]
     net = bp.Network(
         [*blocks, bp.Dense(CLASSES)], n_inputs=options.width, loss="cross_entropy", threads=threads
@@ -83,26 +83,26 @@ def bpfast_epoch(name: str, options: argparse.Namespace, threads: int, X: Any, y
 
 
 def torch_epoch(blocks: Any, options: argparse.Namespace, threads: int, X: Any, y: Any) -> Callable[[], None]:
-    """An epoch of PyTorch's network."""
+    """Return a function that trains PyTorch's network for an epoch."""
     import torch
 
     layers = [layer for _ in range(options.depth) for layer in blocks(options.width)]
     net = torch.nn.Sequential(*layers, torch.nn.Linear(options.width, CLASSES))
     rule = torch.optim.Adam(net.parameters())
-    loss, (x, goal) = torch.nn.CrossEntropyLoss(), (torch.from_numpy(a) for a in (X, y))
+    loss, (x, target) = torch.nn.CrossEntropyLoss(), (torch.from_numpy(a) for a in (X, y))
 
     def epoch() -> None:
         torch.set_num_threads(threads)
         for first in range(0, len(x), options.batch):
             rule.zero_grad()
-            loss(net(x[first : first + options.batch]), goal[first : first + options.batch]).backward()
+            loss(net(x[first : first + options.batch]), target[first : first + options.batch]).backward()
             rule.step()
 
     return epoch
 
 
 def compare(options: argparse.Namespace, threads: int) -> None:
-    """One table."""
+    """Print one table."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(STEPS * options.batch, options.width)).astype(np.float32)
     y = rng.integers(0, CLASSES, len(X))
@@ -119,11 +119,11 @@ def compare(options: argparse.Namespace, threads: int) -> None:
                 times[run].append((time.perf_counter() - start) / STEPS * 1e6)
     median = {run: statistics.median(values) for run, values in times.items()}
     print(f"\n{options.depth} blocks of {options.width}, batch {options.batch}, threads {threads}")
-    print("| block | µs a step | speed of the plain one | PyTorch / bpfast |\n|---|--:|--:|--:|")
+    print("| block | µs per step | speed relative to plain | PyTorch / bpfast |\n|---|--:|--:|--:|")
     for name in BLOCKS:
         ours, theirs = median[name, "bpfast"], median.get((name, "torch"))
-        beside = "-" if theirs is None else f"{theirs / ours:.2f}"
-        print(f"| {name} | {ours:.0f} | {median['plain', 'bpfast'] / ours:.2f} | {beside} |")
+        ratio = "-" if theirs is None else f"{theirs / ours:.2f}"
+        print(f"| {name} | {ours:.0f} | {median['plain', 'bpfast'] / ours:.2f} | {ratio} |")
 
 
 def main() -> None:

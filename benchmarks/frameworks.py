@@ -1,4 +1,4 @@
-"""The peers that bring a framework: PyTorch, eager and compiled, and JAX."""
+"""Peers that are frameworks: PyTorch, eager and compiled, and JAX."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ class Torch(Peer):
 
 
 class TorchCompile(Torch):
-    """One graph a step: loss, gradients by `torch.func.grad`, and the update, compiled together.
+    """One graph per step: loss, gradients by `torch.func.grad`, and the update, compiled together.
 
-    On small networks that was up to three times faster than a compiled forward pass with a fused
-    or compiled optimizer. Guards are skipped: the shapes stay what they are.
+    On small networks this was up to three times as fast as a compiled forward pass with a fused or
+    compiled optimizer. Guards are skipped because shapes do not change.
     """
 
     def _compile(self, function: Any) -> Any:
@@ -141,7 +141,7 @@ class TorchCompile(Torch):
         return self._where_it_builds(calls(run, first))
 
     def _where_it_builds(self, work: Work) -> Work:
-        """The work, its compilation tried in `prepare`: a failure of it leaves the row out."""
+        """The work; if its compilation fails in `prepare`, the row is left out."""
         prepare = work.prepare
 
         def attempt(seconds: float) -> float | None:
@@ -155,7 +155,7 @@ class TorchCompile(Torch):
 
 
 class Jax(Peer):
-    """Epochs in one call under `jit`: a `lax.scan` over the batches, buffers donated."""
+    """All epochs in one call under `jit`: a `lax.scan` over the batches, with donated buffers."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -177,7 +177,7 @@ class Jax(Peer):
         return -jnp.mean(jnp.sum(self.jax.nn.log_softmax(z) * truth, axis=1))
 
     def _step(self, row: Any, carry: Any, batch: Any) -> tuple[Any, None]:
-        """One training step; the carry is parameters, the rule's two states, and the time."""
+        """One training step; the carry is (parameters, the two states of the rule, time)."""
         jax, rule = self.jax, row.rule
         parameters, means, squares, time = carry
         gradients = jax.grad(partial(self._loss, row))(parameters, *batch)
@@ -211,7 +211,7 @@ class Jax(Peer):
                 jax.numpy.zeros((), np.float32),
             )
         ]
-        # Four steps an iteration are a few per cent faster where a step takes microseconds.
+        # Unrolling four steps is a few per cent faster if a step takes microseconds.
         unroll = 4 if row.multiply_adds < 1e6 else 1
 
         @partial(jax.jit, donate_argnums=0)

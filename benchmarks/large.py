@@ -1,18 +1,17 @@
-"""Files larger than memory: `bpfast train` beside the same rows in memory, and `bpfast predict`.
+"""Files larger than memory: `bpfast train` streamed and in memory, and `bpfast predict`.
 
 python benchmarks/large.py train   [--rows 1000000] [--epochs 2] [--rounds 2] [--memory 256] [--least 0.9]
 python benchmarks/large.py predict [--megabytes 2000]
                                    [--columns N] [--most 600] [--folder DIR] [--threads N]
 
-train: a file of random float32 rows with ten classes is made in a temporary folder, which is removed at the
-end; whole commands are then run on it in turns: streamed (by default a file of 4.1 GB and 256 MB to
-stay within), and in memory (which takes two copies of the rows: it is refused where they do not fit).
-The figures are the samples per second of the training epochs, the peak of the resident memory, mapped
-pages included, and the seconds of the passes that come before. Exit status 1 where the streamed peak is
-above the most (MB), or the median of the ratios of speed below the least.
+train: writes a file of random float32 rows with ten classes to a temporary folder and runs commands on it,
+interleaved: streamed (by default 4.1 GB with --memory 256), and in memory (which needs two copies of the
+rows). It prints the samples per second of the training epochs, the peak of the resident memory including
+mapped pages, and the seconds of the passes before. Exit status 1 if the streamed peak exceeds --most (MB),
+or the median ratio of the speeds is below --least.
 
-predict: a CSV and an NPY file of so many megabytes through a small regression; the megabytes and the rows
-per second, and the peak. Exit status 1 where that is above the most.
+predict: predicts a CSV and an NPY file of a given size with a small regression and prints the megabytes and
+rows per second, and the peak. Exit status 1 if the peak exceeds --most.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ import numpy as np
 
 CLASSES = 10
 BLOCK = 4096
-#: Megabytes that hold any file: --memory of the runs in memory.
+#: --memory in MB of the runs in memory: more than any file.
 EVERYTHING = 10**9
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a command came to."""
+    """Figures of one command."""
 
     speed: float
     peak: float
@@ -47,7 +46,7 @@ class Figures:
     accuracy: str
 
     def line(self, name: str) -> str:
-        """A row of the table."""
+        """A line of the table."""
         return (
             f"{name:<10} {self.speed:>11,.0f} {self.peak:>9,.0f} {self.seconds:>9.1f}  "
             f"{self.accuracy:<8} {self.passes}"
@@ -55,7 +54,7 @@ class Figures:
 
 
 def make(folder: Path, rows: int, columns: int) -> None:
-    """X.npy and y.npy: the class is the largest of ten products with the row."""
+    """Write X.npy and y.npy; the class is the largest of ten products with the row."""
     random = np.random.default_rng(0)
     W = random.standard_normal((columns, CLASSES), dtype=np.float32)
     y = np.empty(rows, np.int64)
@@ -70,7 +69,7 @@ def make(folder: Path, rows: int, columns: int) -> None:
 
 
 def command(folder: Path, words: list[str]) -> tuple[str, float, float]:
-    """Run bpfast in a process of its own: what it printed, its seconds and its peak in MB."""
+    """Run bpfast in its own process; return its output, its seconds and its peak in MB."""
     start = time.perf_counter()
     with open(folder / "said", "w+b") as said:
         process = subprocess.Popen(
@@ -82,13 +81,13 @@ def command(folder: Path, words: list[str]) -> tuple[str, float, float]:
         said.seek(0)
         text = said.read().decode()
     if process.returncode:
-        raise SystemExit(f"bpfast {' '.join(words)} ended with {process.returncode}: {text}")
+        raise SystemExit(f"bpfast {' '.join(words)} failed with exit status {process.returncode}: {text}")
     # Linux counts in KiB, macOS in bytes.
     return text, seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def train(folder: Path, memory: float, options: argparse.Namespace) -> Figures:
-    """Run the command in a process of its own."""
+    """Run `bpfast train` in its own process."""
     words = ["train", "X.npy", "--labels", "y.npy", "--memory", str(memory), "--hidden", str(options.hidden)]
     words += ["--batch-size", str(options.batch_size), "--epochs", str(options.epochs), "--no-plot"]
     if options.threads:
@@ -109,18 +108,18 @@ def train(folder: Path, memory: float, options: argparse.Namespace) -> Figures:
 
 
 def available() -> float:
-    """Megabytes of memory that are free or can be freed."""
+    """Available memory in MB."""
     found = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
     assert found
     return int(found[1]) * 1024 / 1e6
 
 
 def training(options: argparse.Namespace) -> int:
-    """Train on a file, streamed and in memory, in turns."""
+    """Train on a file, streamed and in memory, interleaved."""
     size = options.rows * options.columns * 4 / 1e6
     needed = 2.1 * size + 500
     if os.path.exists("/proc/meminfo") and available() < needed:
-        raise SystemExit(f"{needed:,.0f} MB are needed, {available():,.0f} are free; take fewer --rows")
+        raise SystemExit(f"{needed:,.0f} MB needed, but {available():,.0f} available; use fewer --rows")
     ratios, peaks = [], []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
@@ -136,13 +135,13 @@ def training(options: argparse.Namespace) -> int:
             ratios.append(streamed.speed / held.speed)
             peaks.append(streamed.peak)
     ratio, peak = statistics.median(ratios), max(peaks)
-    print(f"streamed: {ratio:.3f} of the speed in memory (least {options.least:g})")
-    print(f"peak {peak:,.0f} MB (most {options.most:g})")
+    print(f"streamed: {ratio:.3f} of the speed in memory (at least {options.least:g})")
+    print(f"peak {peak:,.0f} MB (at most {options.most:g})")
     return 0 if ratio >= options.least and peak <= options.most else 1
 
 
 def predicting(options: argparse.Namespace) -> int:
-    """Predict the rows of a CSV and of an NPY file."""
+    """Predict a CSV file and an NPY file."""
     columns, peaks = options.columns, []
     random = np.random.default_rng(0)
     block = random.standard_normal((BLOCK, columns), dtype=np.float32)
@@ -155,7 +154,7 @@ def predicting(options: argparse.Namespace) -> int:
         with open(folder / "few.csv", "w") as file:
             file.write(f"{names},y\n")
             file.writelines(f"{a},{b}\n" for a, b in zip(lines.splitlines(), targets, strict=True))
-        # The same rows again and again: what reading and predicting cost does not depend on them.
+        # The same rows are repeated: the cost does not depend on their values.
         with open(folder / "many.csv", "w") as file:
             file.write(f"{names}\n")
             while file.tell() < 1e6 * options.megabytes:
@@ -185,12 +184,12 @@ def predicting(options: argparse.Namespace) -> int:
                 flush=True,
             )
             peaks.append(peak)
-    print(f"peak {max(peaks):,.0f} MB (most {options.most:g})")
+    print(f"peak {max(peaks):,.0f} MB (at most {options.most:g})")
     return 0 if max(peaks) <= options.most else 1
 
 
 def main() -> int:
-    """Read the command line, and do one or the other."""
+    """Parse the command line and run one of the two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     subcommands = parser.add_subparsers(required=True, metavar="train|predict")
     one, other = subcommands.add_parser("train"), subcommands.add_parser("predict")
@@ -200,15 +199,15 @@ def main() -> int:
     one.add_argument("--batch-size", type=int, default=128)
     one.add_argument("--epochs", type=int, default=2)
     one.add_argument("--rounds", type=int, default=2)
-    one.add_argument("--memory", type=float, default=256, help="MB, of the streamed runs")
-    one.add_argument("--least", type=float, default=0.9, help="of the speed in memory")
+    one.add_argument("--memory", type=float, default=256, help="MB for the streamed runs")
+    one.add_argument("--least", type=float, default=0.9, help="smallest ratio of the speeds")
     other.set_defaults(run=predicting)
     other.add_argument("--megabytes", type=float, default=2000)
     for command_parser, columns in ((one, 1024), (other, 64)):
         command_parser.add_argument("--columns", type=int, default=columns)
         command_parser.add_argument("--threads", type=int, default=0)
-        command_parser.add_argument("--most", type=float, default=600, help="MB, of the peak when streamed")
-        command_parser.add_argument("--folder", help="where the temporary folder is made")
+        command_parser.add_argument("--most", type=float, default=600, help="largest peak in MB, streamed")
+        command_parser.add_argument("--folder", help="parent of the temporary folder")
     options = parser.parse_args()
     status: int = options.run(options)
     return status

@@ -1,11 +1,11 @@
-"""Odd widths against their padded neighbours: GFLOP/s of each, and a status that says if one falls off.
+"""Compare odd widths with padded ones in GFLOP/s; fail if one is much slower.
 
 python benchmarks/odd_widths.py [--multiple 8] [--least 0.8] [--threads 1] [--rounds 15]
 
-An odd size is measured beside the same work with the size rounded up to a multiple of 8 (a vector of
-AVX2); both in turns, each round 10 ms at least. The figure is the ratio of GFLOP/s, each of its own
-multiply-adds; the ratio of times says what the odd one costs beside the larger. Exit status 1 where
-a ratio of GFLOP/s is below the least.
+An odd size is compared with the same work with the size rounded up to a multiple of 8 (a vector of AVX2),
+in interleaved rounds of at least 10 ms. The figure is the ratio of GFLOP/s, each from its own multiply-adds;
+the ratio of times compares the odd size with the larger one. Exit status 1 if a ratio of GFLOP/s is below
+--least.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SECONDS = 0.01
 
 
 def padded(size: int, multiple: int) -> int:
-    """The next multiple; sizes of the base stay what they are."""
+    """The next multiple; multiples stay."""
     return -(-size // multiple) * multiple
 
 
 def pairs(multiple: int) -> list[tuple[Any, Any]]:
-    """Rows with one odd size or several, each beside its padded neighbour."""
+    """Rows with odd sizes, each with its padded counterpart."""
 
     def up(*sizes: int) -> tuple[int, ...]:
         return tuple(padded(size, multiple) for size in sizes)
@@ -53,26 +53,26 @@ def pairs(multiple: int) -> list[tuple[Any, Any]]:
 
 
 def compare(peer: BpFast, odd: Any, even: Any, rounds: int) -> tuple[float, float]:
-    """Median seconds of both, in turns."""
+    """Median seconds of both, interleaved."""
     works = [peer.work(row) for row in (odd, even)]
     for work in works:
         work.prepare(SECONDS)
     seconds = [[work.measure() for work in works] for _ in range(rounds)]
-    ours, neighbour = (statistics.median(column) for column in zip(*seconds, strict=True))
-    return ours, neighbour
+    ours, other = (statistics.median(column) for column in zip(*seconds, strict=True))
+    return ours, other
 
 
 def main() -> None:
-    """Print a line a pair; end with status 1 where one is below the least."""
+    """Print one line per pair; exit with status 1 if a ratio is too small."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--multiple", type=int, default=8, help="what the neighbour's sizes divide by, 8")
-    parser.add_argument("--least", type=float, default=0.8, help="the least ratio of GFLOP/s, 0.8")
+    parser.add_argument("--multiple", type=int, default=8, help="pad sizes to multiples of this (default: 8)")
+    parser.add_argument("--least", type=float, default=0.8, help="smallest ratio of GFLOP/s (default: 0.8)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     for name in ("multiple", "threads", "rounds"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name}: {getattr(options, name)}; wanted 1 or more")
+            parser.error(f"--{name}: must be at least 1; got {getattr(options, name)}")
     peer, lines, failed = BpFast(options.threads), [], 0
     for odd, even in pairs(options.multiple):
         seconds = compare(peer, odd, even, options.rounds)
@@ -82,7 +82,15 @@ def main() -> None:
         verdict = "BELOW" if ratio < options.least else ""
         numbers = [*(f"{g:.1f}" for g in gflops), f"{ratio:.2f}", f"{seconds[1] / seconds[0]:.2f}", verdict]
         lines.append([f"{odd.kind} {odd.title}", even.title, *numbers])
-    header = ["odd", "neighbour", "GFLOP/s", "its GFLOP/s", "ratio", "its time / odd's", f"≥ {options.least}"]
+    header = [
+        "odd",
+        "padded",
+        "GFLOP/s odd",
+        "GFLOP/s padded",
+        "ratio",
+        "time padded / odd",
+        f"≥ {options.least}",
+    ]
     print(report.table(header, lines))
     print(f"\n{failed} of {len(lines)} below {options.least}")
     sys.exit(failed > 0)

@@ -1,6 +1,6 @@
-"""The peers: bpfast, its NumPy reference, scikit-learn, ONNX Runtime, and the machine itself.
+"""The peers: bpfast, its NumPy reference, scikit-learn, ONNX Runtime, and the limits of the machine.
 
-PyTorch and JAX are in `frameworks.py`. Packages are imported when a peer is made, in its process.
+PyTorch and JAX are in `frameworks.py`. Packages are imported when a peer is created, in its process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from work import LeftOutError, Peer, Work, calls, first, mean_size
 
 
 class BpFast(Peer):
-    """`net.fit` and `net.predict` whole, with all of their checks."""
+    """`net.fit` and `net.predict`, with all of their checks."""
 
     backend = "native"
 
@@ -65,7 +65,7 @@ class BpFast(Peer):
 
 
 class NumPy(BpFast):
-    """The reference engine; its kernels are written out here, on NumPy's BLAS and in place."""
+    """The reference engine; the kernels are written here with NumPy's BLAS and work in place."""
 
     backend = "reference"
 
@@ -92,7 +92,7 @@ class NumPy(BpFast):
 
 
 class ScikitLearn(Peer):
-    """`partial_fit` of an epoch (it makes the batches itself) and `predict_proba`."""
+    """`partial_fit` for an epoch (it forms the batches itself) and `predict_proba`."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -137,7 +137,7 @@ class ScikitLearn(Peer):
 
 
 class OnnxRuntime(Peer):
-    """A session of a model of Gemm, Relu and Softmax."""
+    """A session with a model of Gemm, Relu and Softmax."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -176,19 +176,19 @@ class OnnxRuntime(Peer):
 
 
 class Meter(Work):
-    """What is measured is a figure of the machine, not seconds."""
+    """Work that measures a figure of the machine instead of seconds."""
 
     def __init__(self, measure: Callable[[], float]) -> None:
         super().__init__(lambda k: measure())
         self.measure = measure
 
     def prepare(self, seconds: float) -> None:
-        """Once for nothing: memory is touched, clocks go up."""
+        """Warm up: memory is touched, clocks rise."""
         self.run(1)
 
 
 class Machine(Peer):
-    """No peer: the FMA peak in GFLOP/s, taken in turns with the rows, whatever the row."""
+    """Not a peer: the FMA peak in GFLOP/s, measured in the rounds of each row."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -203,7 +203,7 @@ class Machine(Peer):
 
 
 class Memory(Peer):
-    """No peer: bandwidth in GB/s, of c = a + b on arrays of 128 MB, a part of them each thread."""
+    """Not a peer: the bandwidth in GB/s of c = a + b on arrays of 128 MB, divided among the threads."""
 
     def work(self, row: Any) -> Work:
         from concurrent.futures import ThreadPoolExecutor
@@ -236,7 +236,7 @@ METERS = {"peak": ("peers", "Machine", ["bpfast"]), "memory": ("peers", "Memory"
 
 
 def make(name: str, threads: int) -> Peer:
-    """The peer of a name, its packages imported."""
+    """Create a peer by name; imports its packages."""
     module, kind, _ = (PEERS | METERS)[name]
     peer: Peer = getattr(importlib.import_module(module), kind)(threads)
     return peer

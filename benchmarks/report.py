@@ -1,4 +1,4 @@
-"""The figures of `compare.py` as Markdown tables, and the few numbers that sum them up."""
+"""The figures of `compare.py` as Markdown tables with a summary."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from typing import Any
 from rows import BY_NAME
 
 Record = dict[str, Any]
-KINDS = {"train": "Training, µs a step", "predict": "Prediction, µs a call", "kernel": "Kernels, µs a call"}
-LARGE = 32 << 20  # bytes of parameters that no cache holds: then bandwidth is the limit that counts
+KINDS = {
+    "train": "Training, µs per step",
+    "predict": "Prediction, µs per call",
+    "kernel": "Kernels, µs per call",
+}
+LARGE = 32 << 20  # bytes of parameters that fit in no cache: then bandwidth is the limit
 
 
 def figure(value: float) -> str:
-    """Three digits that count."""
+    """Three significant digits."""
     if not math.isfinite(value) or value == 0:
         return str(value)
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def percent(share: float | None) -> str:
-    """78 %."""
+    """A share as a percentage, such as 78 %."""
     return "" if share is None else f"{100 * share:.0f} %"
 
 
@@ -32,7 +36,7 @@ def table(header: list[str], lines: list[list[str]]) -> str:
 
 
 class Figures:
-    """The records of one pass, by row and entrant.
+    """The records of one pass, by row and peer.
 
     Parameters
     ----------
@@ -52,17 +56,17 @@ class Figures:
         return [name for name, row in BY_NAME.items() if row.kind == kind and self.median(name, "bpfast")]
 
     def median(self, row: str, peer: str, threads: int | None = None, field: str = "median") -> float | None:
-        """Seconds, or None where this entrant did not run the row."""
+        """Seconds, or None if the peer did not run the row."""
         record = self._by_key.get((BY_NAME[row].kind, row, peer, threads or self.threads))
         return None if record is None else float(record[field])
 
     def peers(self, kind: str) -> list[str]:
-        """All but bpfast, in the order they ran."""
+        """All peers except bpfast, in the order they ran."""
         names = dict.fromkeys(r["peer"] for r in self._records if r["kind"] == kind)
         return [name for name in names if name != "bpfast"]
 
     def ratio(self, row: str, peer: str) -> float | None:
-        """How many times bpfast's time a peer took."""
+        """A peer's time relative to bpfast's."""
         theirs, ours = self.median(row, peer), self.median(row, "bpfast")
         return None if theirs is None or ours is None else theirs / ours
 
@@ -72,27 +76,27 @@ class Figures:
         return (min(ratios)[1], min(ratios)[0]) if ratios else None
 
     def geometric_mean(self, kind: str, peer: str) -> float | None:
-        """Of the ratios over the rows that both ran."""
+        """Geometric mean of the ratios over the rows that both ran."""
         ratios = [ratio for row in self.rows(kind) if (ratio := self.ratio(row, peer)) is not None]
         return statistics.geometric_mean(ratios) if ratios else None
 
     def speedup(self, row: str) -> float | None:
-        """bpfast's time on one thread, of the same turns, over its time on all."""
+        """bpfast's time on one thread, in the same rounds, relative to its time on all."""
         one, all_ = self.median(row, "bpfast", 1), self.median(row, "bpfast")
         return None if one is None or all_ is None or self.threads == 1 else one / all_
 
     def peak(self, row: str | None = None, threads: int | None = None) -> float | None:
-        """Median of the FMA peak in GFLOP/s: in the turns of a row, or of all."""
-        wanted = threads or self.threads
+        """Median of the FMA peak in GFLOP/s, in the rounds of a row or of all rows."""
+        count = threads or self.threads
         values = [
             r["median"]
             for r in self._records
-            if r["kind"] == "peak" and r["threads"] == wanted and row in (None, r["row"])
+            if r["kind"] == "peak" and r["threads"] == count and row in (None, r["row"])
         ]
         return statistics.median(values) if values else None
 
     def bandwidth(self, threads: int | None = None) -> float | None:
-        """Median in GB/s."""
+        """Median memory bandwidth in GB/s."""
         values = [
             r["median"]
             for r in self._records
@@ -101,17 +105,17 @@ class Figures:
         return values[0] if values else None
 
     def gflops(self, row: str) -> float | None:
-        """bpfast's."""
+        """GFLOP/s of bpfast."""
         seconds = self.median(row, "bpfast")
         return None if seconds is None else 2e-9 * BY_NAME[row].multiply_adds / seconds
 
     def share_of_peak(self, row: str) -> float | None:
-        """bpfast's GFLOP/s over the peak of the same turns."""
+        """bpfast's GFLOP/s as a share of the peak in the same rounds."""
         peak, gflops = self.peak(row), self.gflops(row)
         return None if peak is None or gflops is None else gflops / peak
 
     def share_of_bandwidth(self, row: str) -> float | None:
-        """The least traffic of a training step over bpfast's time and the bandwidth, if none is cached."""
+        """The least traffic of an uncached training step as a share of the bandwidth, for large networks."""
         bandwidth, seconds, spec = self.bandwidth(), self.median(row, "bpfast"), BY_NAME[row]
         if bandwidth is None or seconds is None or spec.kind != "train" or 4 * spec.n_parameters < LARGE:
             return None
@@ -119,13 +123,13 @@ class Figures:
 
 
 def passes(result: dict[str, Any]) -> list[Figures]:
-    """Every pass of a result, in the order they ran."""
+    """All passes of a result, in the order they ran."""
     keys = dict.fromkeys((r["pass"], r["contended"]) for r in result["records"])
     return [Figures(result["records"], threads, contended) for threads, contended in keys]
 
 
 def pass_table(figures: Figures, kind: str) -> str:
-    """One table: bpfast, its shares, every peer, and the fastest of them as a ratio."""
+    """One table: bpfast, its shares, every peer, and the ratio of the fastest."""
     peers = figures.peers(kind)
     measured = not figures.contended
     shares = ["of peak"] if measured and figures.peak() else []
@@ -145,7 +149,7 @@ def pass_table(figures: Figures, kind: str) -> str:
         lines.append([*cells, f"{fastest[1]:.2f} ({fastest[0]})" if fastest else ""])
     means = [times(figures.geometric_mean(kind, peer)) for peer in peers]
     padding = [""] * (1 + len(shares) + len(scaling))
-    lines.append(["", "geometric mean, times bpfast", *padding, *means, ""])
+    lines.append(["", "geometric mean / bpfast", *padding, *means, ""])
     return table(header, lines)
 
 
@@ -160,13 +164,13 @@ def times(ratio: float | None) -> str:
 
 
 def machine_lines(result: dict[str, Any]) -> list[str]:
-    """Where, with what, and the limits of the machine."""
+    """Processor, versions, and the limits of the machine."""
     machine = result["machine"]
     info = machine["bpfast"]
     versions = ", ".join(f"{name} {number or '-'}" for name, number in machine["versions"].items())
     lines = [
-        f"{machine['cpu']}, {machine['cpus']} CPUs allowed; bpfast with {info['isa']}; float32; medians of "
-        f"{result['rounds']} turns. {versions}."
+        f"{machine['cpu']}, {machine['cpus']} CPUs available; bpfast with {info['isa']}; float32; medians of "
+        f"{result['rounds']} interleaved rounds. {versions}."
     ]
     for figures in passes(result):
         for threads in dict.fromkeys((1, figures.threads)):
@@ -174,12 +178,12 @@ def machine_lines(result: dict[str, Any]) -> list[str]:
             limits = [f"FMA peak {peak:.1f} GFLOP/s"] if peak else []
             limits += [f"memory {bandwidth:.1f} GB/s"] if bandwidth else []
             if limits:
-                lines.append(f"Pass of {figures.threads}, {threads} thread(s): {', '.join(limits)}.")
+                lines.append(f"Pass with {figures.threads}, {threads} thread(s): {', '.join(limits)}.")
     return lines
 
 
 def cold_tables(result: dict[str, Any]) -> list[str]:
-    """Cold start, and what the import costs."""
+    """Cold starts and the cost of the import."""
     parts = []
     ours = next((r["median"] for r in result["cold"] if r["peer"] == "bpfast"), None)
     if result["cold"]:
@@ -195,18 +199,18 @@ def cold_tables(result: dict[str, Any]) -> list[str]:
         ]
         parts += [
             "### Cold start: a process that imports, builds and trains one epoch of digits",
-            table(["peer", "ms", "least ms", "MB", "times bpfast"], lines),
+            table(["peer", "ms", "minimum ms", "MB", "relative to bpfast"], lines),
         ]
     if imports := result["imports"]:
         parts.append(
-            f"`import bpfast` takes {imports['bpfast_ms']:.1f} ms and {imports['bpfast_mb']:.1f} MB over "
+            f"`import bpfast` adds {imports['bpfast_ms']:.1f} ms and {imports['bpfast_mb']:.1f} MB to "
             f"`import numpy` ({imports['numpy_ms']:.1f} ms, {imports['numpy_mb']:.1f} MB)."
         )
     return parts
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
-    """The numbers that matter, by name; ratios are times bpfast's, above 1 where bpfast is faster."""
+    """The main figures by name; ratios are relative to bpfast, above 1 if bpfast is faster."""
     found: dict[str, Any] = {}
     for figures in passes(result):
         where = f"{figures.threads} thread{'s' * (figures.threads > 1)}"
@@ -216,7 +220,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
             each = {row: pair for row in rows if (pair := figures.fastest(row, kind))}
             if each:
                 worst = min(each, key=lambda row: each[row][1])
-                found[f"{kind}, {where}: fastest peer / bpfast, least"] = [worst, *each[worst]]
+                found[f"{kind}, {where}: fastest peer / bpfast, smallest"] = [worst, *each[worst]]
                 found[f"{kind}, {where}: rows where a peer is faster"] = [
                     row for row, (_, ratio) in each.items() if ratio < 1
                 ]
@@ -230,7 +234,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
             if speedups := {row: times for row in rows if (times := figures.speedup(row)) is not None}:
                 found[f"{kind}, {where}: 1 thread / {figures.threads} threads"] = speedups
         if (many := figures.peak()) and (one := figures.peak(None, 1)) and figures.threads > 1:
-            found[f"{where}: FMA peak, times that of 1 thread"] = many / one
+            found[f"{where}: FMA peak relative to 1 thread"] = many / one
     return found
 
 
@@ -249,7 +253,7 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Everything, as the tables of a README."""
+    """The whole report in Markdown."""
     parts = ["\n".join(machine_lines(result))]
     for figures in passes(result):
         for kind, title in KINDS.items():
@@ -259,7 +263,7 @@ def markdown(result: dict[str, Any]) -> str:
                 parts += [f"### {title}, {threads}{state}", pass_table(figures, kind)]
     parts += cold_tables(result)
     if lines := summary_lines(result):
-        parts += ["### In short (ratios are times bpfast's; above 1 bpfast is faster)", "\n".join(lines)]
+        parts += ["### Summary (ratios are relative to bpfast; above 1 bpfast is faster)", "\n".join(lines)]
     if result["left_out"]:
         parts += ["### Left out", "\n".join(f"- {note}" for note in result["left_out"])]
     return "\n\n".join(parts)

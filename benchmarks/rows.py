@@ -1,6 +1,6 @@
-"""The rows that are timed: training steps, predictions and kernels that span the sizes of the field.
+"""The rows that are timed: training steps, predictions and kernels of typical sizes.
 
-Nothing but NumPy is imported here until `Row.network` is called: the peers' processes read it too.
+Only NumPy is imported until `Row.network` is called, because the processes of the peers import this, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Rule:
-    """How the weights are updated, in words that every peer understands."""
+    """The update rule, independent of the peer."""
 
     name: str
     learning_rate: float = 1e-3
@@ -23,7 +23,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Row:
-    """A training step: widths from input to output, rows a batch, batches an epoch."""
+    """A training step: widths from input to output, rows per batch, batches per epoch."""
 
     name: str
     widths: tuple[int, ...]
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def multiply_adds(self) -> int:
-        """Of a step: forward, dW, and every delta but that of the input."""
+        """Multiply-adds of a step: forward, dW, and all deltas except that of the input."""
         products = [a * b for a, b in pairwise(self.widths)]
         return self.batch * (3 * sum(products) - products[0])
 
@@ -54,10 +54,10 @@ class Row:
 
     @property
     def bytes(self) -> int:
-        """The least that a step moves where the parameters do not fit in a cache.
+        """The least traffic of a step if the parameters do not fit in a cache.
 
-        W is read forward and (but the first layer's) backward; the update reads and writes W and
-        each of the rule's states.
+        W is read in the forward pass and, except in the first layer, in the backward pass; the update
+        reads and writes W and each state of the rule.
         """
         states = {"adam": 2, "sgd": 1 if self.rule.momentum else 0}[self.rule.name]
         first = (self.widths[0] + 1) * self.widths[1]
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def optimizer(self) -> Any:
-        """bpfast's."""
+        """The optimizer of bpfast."""
         import bpfast as bp
 
         if self.rule.name == "adam":
@@ -73,7 +73,7 @@ class Row:
         return bp.SGD(self.rule.learning_rate, momentum=self.rule.momentum)
 
     def data(self, batches: int | None = None, seed: int = 0) -> tuple[Any, Any]:
-        """Random rows and targets for so many batches (by default an epoch's), float32."""
+        """Random float32 rows and targets for a number of batches (by default an epoch)."""
         rng = np.random.default_rng(seed)
         n = self.batch * (batches or self.batches)
         X = rng.standard_normal((n, self.widths[0]), dtype=np.float32)
@@ -86,7 +86,7 @@ class Row:
         return glorot(self.widths, seed)
 
     def network(self, **options: Any) -> Any:
-        """bpfast's network, untrained."""
+        """The untrained network of bpfast."""
         import bpfast as bp
 
         hidden = [bp.Dense(units, self.activation) for units in self.widths[1:-1]]
@@ -97,7 +97,7 @@ class Row:
 
 @dataclass(frozen=True)
 class PredictRow:
-    """Rows in, probabilities out, both NumPy arrays."""
+    """A prediction: rows in, probabilities out, both NumPy arrays."""
 
     name: str
     widths: tuple[int, ...]
@@ -112,11 +112,11 @@ class PredictRow:
 
     @property
     def multiply_adds(self) -> int:
-        """Of a call."""
+        """Multiply-adds of a call."""
         return self.batch * sum(a * b for a, b in pairwise(self.widths))
 
     def data(self, seed: int = 0) -> Any:
-        """Random rows, float32."""
+        """Random float32 rows."""
         return np.random.default_rng(seed).standard_normal((self.batch, self.widths[0]), dtype=np.float32)
 
     def weights(self, seed: int = 1) -> list[tuple[Any, Any]]:
@@ -124,13 +124,13 @@ class PredictRow:
         return glorot(self.widths, seed)
 
     def training(self) -> Row:
-        """The same network as a row to train, for peers that must be trained before they predict."""
+        """The same network as a training row, for peers that must be trained before they predict."""
         return Row(self.name, self.widths, self.batch, Rule("adam"), 1)
 
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One of the kernels on a batch of B rows between I inputs and O outputs."""
+    """A kernel on a batch of B rows, with I inputs and O outputs."""
 
     name: str
     function: str
@@ -145,11 +145,11 @@ class KernelRow:
 
     @property
     def multiply_adds(self) -> int:
-        """Of the product."""
+        """Multiply-adds of the product."""
         return int(np.prod(self.shape))
 
     def data(self, seed: int = 0) -> dict[str, Any]:
-        """Random arrays of the kernel's arguments, float32."""
+        """Random float32 arguments of the kernel."""
         B, I, O = self.shape
         rng = np.random.default_rng(seed)
         sizes: dict[str, tuple[int, ...]] = {"X": (B, I), "W": (I, O), "b": (O,), "D": (B, O)}
@@ -157,12 +157,12 @@ class KernelRow:
 
 
 def dashes(sizes: tuple[int, ...]) -> str:
-    """64-100-10."""
+    """Sizes joined by dashes, such as 64-100-10."""
     return "-".join(map(str, sizes))
 
 
 def glorot(widths: tuple[int, ...], seed: int) -> list[tuple[Any, Any]]:
-    """Uniform weights of Glorot's variance, and zero biases, float32."""
+    """Glorot-uniform weights and zero biases, float32."""
     rng = np.random.default_rng(seed)
     layers = []
     for inputs, outputs in pairwise(widths):
@@ -196,7 +196,7 @@ PREDICT_ROWS = [
     )
 ]
 
-# The first layers of T2 and T3, the second of T4, and a cube.
+# The first layers of T2 and T3, the second of T4, and 1024³.
 KERNEL_SHAPES = [(200, 64, 100), (32, 784, 128), (256, 200, 200), (1024, 1024, 1024)]
 KERNEL_ROWS = [
     KernelRow(f"K{index}", function, shape)
@@ -210,6 +210,6 @@ KERNEL_ROWS = [
     )
 ]
 
-# One epoch of scikit-learn's digits: 1792 of the 1797 rows, in whole batches.
+# One epoch of scikit-learn's digits: 1792 of the 1797 rows, in full batches.
 COLD_ROW = Row("cold", (64, 100, 10), 32, ADAM, 56)
 BY_NAME = {row.name: row for row in [*ROWS, *PREDICT_ROWS, *KERNEL_ROWS]}

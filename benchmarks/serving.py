@@ -1,12 +1,12 @@
-"""Calls a second and latencies of a frozen network that threads share, as a server's workers do.
+"""Throughput and latency of a frozen network that is shared by threads, as in a server.
 
     python benchmarks/serving.py [--seconds 1] [--rounds 5] [--threads 1,2,4,16] [--shapes S1,S2]
 
-Every thread predicts as fast as it can and holds each result against the bits that it must have; a wrong
-one ends the run. Slices of about a second go round among the numbers of threads and the peers, so that all
-meet the same load of the machine; the figures are medians over the rounds. CPUs are the processor seconds
-that the process got in a second: where strangers hold a core, threads bring no more. ONNX Runtime takes
-part where it is installed: one session, shared by the threads, that computes each call on one.
+Every thread predicts as fast as it can and compares each result with the expected bits; a difference ends
+the run. Slices of about a second are interleaved over the numbers of threads and the peers, so that all see
+the same load of the machine; the figures are medians over the rounds. CPUs are the processor seconds per
+second of the process: if other processes occupy a core, more threads do not help. ONNX Runtime takes part
+if it is installed, with one session that is shared by the threads and runs each call on one thread.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SHAPES = [
         1,
     )
 ]
-#: Of its latencies a thread keeps the last so many.
+#: Number of latencies that a thread keeps: the last ones.
 KEPT = 100_000
 
 
 @dataclass
 class Slice:
-    """What threads did in a slice of time."""
+    """Results of all threads in a slice of time."""
 
     seconds: float
     processor_seconds: float
@@ -56,7 +56,7 @@ class Slice:
 
 @dataclass
 class Figures:
-    """Of one shape, peer and number of threads: one entry a round."""
+    """Figures of one shape, peer and number of threads: one entry per round."""
 
     rates: list[float] = field(default_factory=list)
     cpus: list[float] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Figures:
     p99: list[float] = field(default_factory=list)
 
     def add(self, taken: Slice) -> None:
-        """A round's."""
+        """Add the figures of a round."""
         self.rates.append(taken.calls / taken.seconds)
         self.cpus.append(taken.processor_seconds / taken.seconds)
         p50, p99 = np.percentile(taken.latencies, [50, 99])
@@ -73,7 +73,7 @@ class Figures:
 
 
 def run_slice(predict: Callable[[Any], Any], X: Any, expected: bytes, threads: int, seconds: float) -> Slice:
-    """So many threads call `predict` for so long, and check every result."""
+    """Call `predict` in threads for a number of seconds, and check every result."""
     gate = threading.Barrier(threads + 1)
     stop = threading.Event()
     counts = [0] * threads
@@ -101,7 +101,7 @@ def run_slice(predict: Callable[[Any], Any], X: Any, expected: bytes, threads: i
     start, used = time.perf_counter(), time.process_time()
     stop.wait(seconds)
     stop.set()
-    # Until the last call has ended: what is counted is what was done in that time.
+    # Time and calls are counted until the last call has ended.
     for worker in workers:
         worker.join()
     seconds, used = time.perf_counter() - start, time.process_time() - used
@@ -110,12 +110,12 @@ def run_slice(predict: Callable[[Any], Any], X: Any, expected: bytes, threads: i
 
 
 def bpfast(row: PredictRow) -> Callable[[Any], Any]:
-    """The frozen network's predict."""
+    """`predict` of the frozen network."""
     return network(row).freeze().predict
 
 
 def network(row: PredictRow) -> Any:
-    """bpfast's, with the weights of the row."""
+    """The network of bpfast with the weights of the row."""
     net = row.training().network()
     for index, (W, b) in enumerate(row.weights()):
         net.parameters[f"{index}.W"][...] = W
@@ -124,7 +124,7 @@ def network(row: PredictRow) -> Any:
 
 
 def onnxruntime(row: PredictRow) -> Callable[[Any], Any]:
-    """One session that computes a call on the thread that makes it."""
+    """A session that runs each call on the calling thread."""
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
@@ -157,7 +157,7 @@ PEERS: dict[str, Callable[[PredictRow], Callable[[Any], Any]]] = {
 
 
 def calls_of(row: PredictRow) -> dict[str, Callable[[Any], Any]]:
-    """The peers that are installed, held against each other."""
+    """The installed peers, after checking that they agree."""
     X, found = row.data(), {}
     for name, make in PEERS.items():
         try:
@@ -166,12 +166,12 @@ def calls_of(row: PredictRow) -> dict[str, Callable[[Any], Any]]:
             continue
         error = np.abs(found[name](X) - found["bpfast"](X)).max()
         if error > 1e-5:
-            raise SystemExit(f"{name} predicts something else for {row.title}: {error:g}")
+            raise SystemExit(f"{name} differs for {row.title} by {error:g}")
     return found
 
 
 def measure(row: PredictRow, threads: list[int], rounds: int, seconds: float) -> dict[Any, Figures]:
-    """The figures of a shape, by peer and number of threads."""
+    """Measure a shape; return the figures by peer and number of threads."""
     X, calls = row.data(), calls_of(row)
     figures: dict[Any, Figures] = {(peer, n): Figures() for peer in calls for n in threads}
     for _ in range(rounds):
@@ -179,13 +179,13 @@ def measure(row: PredictRow, threads: list[int], rounds: int, seconds: float) ->
             gc.collect()
             taken = run_slice(calls[peer], X, calls[peer](X).tobytes(), n, seconds)
             if taken.wrong:
-                raise SystemExit(f"{row.title}: {peer} was wrong in {taken.wrong[0]}")
+                raise SystemExit(f"{row.title}: {peer} gave a wrong result in {taken.wrong[0]}")
             figures[peer, n].add(taken)
     return figures
 
 
 def table(row: PredictRow, figures: dict[Any, Figures]) -> list[dict[str, Any]]:
-    """One record a line."""
+    """One record per line of the table."""
     records = []
     for (peer, n), found in figures.items():
         first = next(f for (other, _), f in figures.items() if other == peer).rates
@@ -209,29 +209,29 @@ def table(row: PredictRow, figures: dict[Any, Figures]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Calls a second of a frozen network that threads share.")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a slice (default 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
-    parser.add_argument("--threads", default="1,2,4,16", help="(default 1,2,4,16)")
-    parser.add_argument("--shapes", default=",".join(row.name for row in SHAPES), help="(default all)")
-    parser.add_argument("--json", help="where to write the records, too")
+    """Measure the shapes and print the table."""
+    parser = argparse.ArgumentParser(description="Throughput of a frozen network that is shared by threads.")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a slice (default: 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default: 5)")
+    parser.add_argument("--threads", default="1,2,4,16", help="numbers of threads (default: 1,2,4,16)")
+    parser.add_argument("--shapes", default=",".join(row.name for row in SHAPES), help="names (default: all)")
+    parser.add_argument("--json", help="write the records to this file, too")
     options = parser.parse_args()
-    wanted = options.shapes.split(",")
-    unknown = set(wanted) - {row.name for row in SHAPES}
+    chosen = options.shapes.split(",")
+    unknown = set(chosen) - {row.name for row in SHAPES}
     if unknown:
         first, last = SHAPES[0].name, SHAPES[-1].name
-        parser.error(f"--shapes: {', '.join(sorted(unknown))} unknown; wanted {first} to {last}")
+        parser.error(f"--shapes: {', '.join(sorted(unknown))} unknown; expected {first} to {last}")
     threads = [int(n) for n in options.threads.split(",")]
     if min(threads) < 1 or options.rounds < 1:
         parser.error("--threads and --rounds must be at least 1")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"{os.cpu_count()} CPUs, load {load:.2f} at the start; latencies in µs; ", end="")
-    print(f"× is against {threads[0]} thread{'' if threads[0] == 1 else 's'}\n")
+    print(f"× is relative to {threads[0]} thread{'' if threads[0] == 1 else 's'}\n")
     print("| shape | peer | threads | calls/s | rows/s | × | CPUs | p50 | p99 |")
     print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     records = []
-    for row in (row for row in SHAPES if row.name in wanted):
+    for row in (row for row in SHAPES if row.name in chosen):
         for r in table(row, measure(row, threads, options.rounds, options.seconds)):
             records.append(r)
             print(

@@ -1,4 +1,4 @@
-"""What a peer hands over to be timed, and what a peer is."""
+"""Work to be timed, and the base class of peers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 
 
 class LeftOutError(Exception):
-    """A peer does not do this; the text says why."""
+    """A peer does not support a row; the text says why."""
 
 
 class Work:
-    """Something to repeat: `run(k)` does it k times over, and returns when all of it is done.
+    """Work to repeat: `run(k)` does it k times and returns when all of it is done.
 
     Parameters
     ----------
     run : callable
     steps : int, default 1
-        In one repetition; times are given a step.
+        Steps in one repetition; times are per step.
     check : callable, optional
-        A number that must be the same for all peers after the first repetition: a loss, a mean of
-        the result. None where a peer's cannot be.
+        Returns a number that must be the same for all peers after the first repetition, such as a loss or a
+        mean of the result, or None if the peer has no such number.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Work:
         self.repeats = 1
 
     def prepare(self, seconds: float) -> float | None:
-        """Run once (which compiles), check, and find how many repetitions take so many seconds."""
+        """Run once (which compiles), check, and find the number of repetitions that takes `seconds`."""
         self.run(1)
         check = None if self._check is None else self._check()
         while (elapsed := self._elapsed()) < seconds / 2:
@@ -50,12 +50,12 @@ class Work:
         return time.perf_counter() - start
 
     def measure(self) -> float:
-        """Seconds a step, of one round."""
+        """Run one round; return the seconds per step."""
         return self._elapsed() / (self.repeats * self.steps)
 
 
 def calls(function: Callable[[], Any], check: Callable[[Any], float] | None = None) -> Work:
-    """A work that calls a function again and again; `check` looks at its result."""
+    """Work that calls a function repeatedly; `check` is applied to its result."""
 
     def run(k: int) -> None:
         for _ in range(k):
@@ -65,35 +65,35 @@ def calls(function: Callable[[], Any], check: Callable[[Any], float] | None = No
 
 
 def first(result: Any) -> float:
-    """The first probability: a check of a prediction."""
+    """The first probability, as the check of a prediction."""
     return float(result[0, 0])
 
 
 def mean_size(result: Any) -> float:
-    """The mean of |a|: a check of a kernel."""
+    """The mean of |a|, as the check of a kernel."""
     return float(np.abs(result).mean())
 
 
 class Peer:
-    """One way to do the rows, in a process of its own; made after the thread variables are set."""
+    """One library that runs the rows in its own process, created after the thread variables are set."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
 
     def work(self, row: Any) -> Work:
-        """What is timed of a row, at the peer's best."""
+        """The work to time for a row, in the peer's fastest configuration."""
         if row.kind == "train":
             return self.train(row, *row.data())
         return self.predict(row) if row.kind == "predict" else self.kernel(row)
 
     def train(self, row: Any, X: Any, y: Any) -> Work:
-        """Epochs of the row's batches, in the order of the data."""
+        """Training epochs over the batches of the row, in the order of the data."""
         raise LeftOutError("it does not train")
 
     def predict(self, row: Any) -> Work:
-        """A NumPy array of rows in, a NumPy array of probabilities out."""
+        """Prediction from a NumPy array of rows to a NumPy array of probabilities."""
         raise LeftOutError("it does not predict")
 
     def kernel(self, row: Any) -> Work:
-        """The kernel by itself."""
+        """The kernel alone."""
         raise LeftOutError("it has no such kernel")

@@ -1,8 +1,8 @@
-"""A process that does one peer's rows when told to, and the parent's end of the pipe to it.
+"""A process that runs the rows of one peer on request, and the parent's end of the pipe.
 
 JSON lines. To the worker: `{"do": "build", "row": …, "seconds": …}`, `{"do": "go"}`, `{"do": "drop"}`.
 From it: `{"ready": true}`, `{"check": …, "repeats": …}`, `{"figure": …}`, or `{"left_out": "why"}`.
-Between the lines a worker sleeps.
+A worker sleeps between requests.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 900.0  # seconds that a reply may take: a compilation, or a long row under contention
+PATIENCE = 900.0  # largest number of seconds for a reply: a compilation, or a long row under contention
 
 
 class WorkerError(Exception):
-    """A worker died or fell silent; the text says which, and the last of what it wrote."""
+    """A worker ended or did not reply; the text has its name and its last output."""
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The variables that hold every library to so many threads; they must be set before its import."""
+    """Environment variables that limit the threads of every library; must be set before its import."""
     count = str(threads)
     names = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM", "BPFAST")
     return {
@@ -40,10 +40,10 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def processors(count: int) -> list[int]:
-    """So many of the CPUs that this process may use, on different cores where there are enough.
+    """A number of the CPUs that this process may use, on different cores if possible.
 
-    All workers of a pass are held to the same ones: XLA has no other reliable limit, and cores of a
-    shared machine differ. Empty where the system cannot say.
+    All workers of a pass are pinned to the same CPUs: XLA has no other reliable limit, and the cores of a
+    shared machine differ. Empty if the system has no affinity.
     """
     if not hasattr(os, "sched_getaffinity"):
         return []
@@ -58,15 +58,15 @@ def processors(count: int) -> list[int]:
 
 
 class Worker:
-    """The parent's end.
+    """The parent's end of the pipe to a worker.
 
     Parameters
     ----------
     peer : str
-        A name of `peers.PEERS` or `peers.METERS`.
+        A name in `peers.PEERS` or `peers.METERS`.
     threads : int
     cpus : list of int
-        What the process is held to; empty for no limit.
+        CPUs that the process is pinned to; empty for no limit.
     """
 
     def __init__(self, peer: str, threads: int, cpus: Iterable[int] = ()) -> None:
@@ -89,7 +89,7 @@ class Worker:
         return f"{self.peer}@{self.threads}"
 
     def ready(self) -> dict[str, Any]:
-        """Wait until its packages are imported."""
+        """Wait until the packages of the peer are imported."""
         return self._reply()
 
     def ask(self, **order: Any) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Worker:
         end = time.monotonic() + PATIENCE
         while b"\n" not in self._buffer:
             if not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise WorkerError(f"{self.name} said nothing for {PATIENCE:.0f} s")
+                raise WorkerError(f"{self.name} did not reply within {PATIENCE:.0f} s")
             read = os.read(self._process.stdout.fileno(), 1 << 16)
             if not read:
                 raise WorkerError(self._obituary())
@@ -123,14 +123,14 @@ class Worker:
         return f"{self.name} ended with status {self._process.returncode}: {' | '.join(lines[-3:])}"
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
         self._errors.close()
 
 
 def serve(peer: Any, orders: Iterable[str], answer: Any) -> None:
-    """Obey the orders, one a line, until there are no more."""
+    """Execute the orders, one per line, until the input ends."""
     from rows import BY_NAME
     from work import LeftOutError
 
@@ -157,7 +157,7 @@ def serve(peer: Any, orders: Iterable[str], answer: Any) -> None:
 
 
 def main(name: str, threads: int, cpus: list[int]) -> None:
-    """The worker's end. What libraries print goes to stderr: stdout carries the replies alone."""
+    """Run a worker. Output of libraries goes to stderr: stdout is only for replies."""
     if cpus:
         os.sched_setaffinity(0, cpus)
     replies = os.fdopen(os.dup(1), "w")

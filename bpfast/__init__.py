@@ -1,4 +1,4 @@
-"""bpfast: dense neural networks trained by backpropagation on the CPU, fast and to the same bits."""
+"""Dense neural networks trained by backpropagation on the CPU, with bitwise reproducible results."""
 
 from . import _built as _built
 from .activations import ELU, GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh

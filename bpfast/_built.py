@@ -11,7 +11,7 @@ MESSAGE = (
     "Install it (pip install .) and run from another directory, or use the command `bpfast`."
 )
 
-if importlib.util.find_spec("bpfast.native._engine") is None:
+if importlib.util.find_spec("bpfast.native._core") is None:
     message = MESSAGE.format(folder=os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     if "bpfast" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("bpfast") - 1] == "-m":
         # `python -m bpfast`: a single line in place of a traceback.

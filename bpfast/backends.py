@@ -1,4 +1,4 @@
-"""Which engine and which kernels a backend stands for."""
+"""The engine and the kernels of each backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BACKENDS = ("native", "reference")
 
 
 def resolve_backend(backend: str | None) -> str:
-    """The backend asked for, or `BPFAST_BACKEND`, or native."""
+    """Return the backend: the argument, or `BPFAST_BACKEND`, or ``"native"``."""
     source = "backend"
     if backend is None:
         backend, source = os.environ.get("BPFAST_BACKEND") or "native", "BPFAST_BACKEND"
@@ -30,7 +30,7 @@ def resolve_backend(backend: str | None) -> str:
 
 
 def make_engine(program: Program, dtype: np.dtype[Any], backend: str, threads: int | None) -> Engine:
-    """The engine of a network."""
+    """Return an engine for a program."""
     if backend == "reference":
         return ReferenceEngine(program, dtype)
     return NativeEngine(program, dtype, threads or checks.default_threads())
@@ -39,14 +39,14 @@ def make_engine(program: Program, dtype: np.dtype[Any], backend: str, threads: i
 def evaluate(
     loss: Loss, Y: Array, Z: Array, weights: Array | None, threads: int | None, backend: str
 ) -> tuple[float, Array]:
-    """The mean loss and D = ∂L/∂Z of raw outputs, by the engine's own kernel."""
+    """Return the mean loss and D = ∂L/∂Z of raw outputs, by the kernels of a backend."""
     if backend == "reference" or isinstance(loss, CustomLoss):
         return reference.loss_and_delta(loss, Y, Z, sample_weight=weights)
     return kernels.loss_and_delta(loss, Y, Z, sample_weight=weights, threads=threads)
 
 
 def predict(loss: Loss, Z: Array, threads: int | None, backend: str) -> Array:
-    """What the loss's link makes of raw outputs."""
+    """Apply the link function of the loss to raw outputs."""
     if backend == "reference":
         return reference.link(link_of(loss), Z)
     return kernels.link(link_of(loss), Z, threads=threads)

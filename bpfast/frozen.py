@@ -64,6 +64,8 @@ class FrozenNetwork:
         Maximum number of threads per call; None for all available cores.
     backend : str
         "native" or "reference".
+    program : Program
+        The layers as a flat list of ops and one layout of parameters.
     metadata : dict of str to str
         Copy of the network's metadata.
 
@@ -86,7 +88,7 @@ class FrozenNetwork:
         self.dtype = state.dtype
         self.backend = state.backend
         self.metadata = dict(state.metadata)
-        self._program = state.program
+        self.program = state.program
         self._widths = layer_widths(state.program, len(state.layers))
         with state.lock:
             self._start(state.flat)
@@ -94,8 +96,8 @@ class FrozenNetwork:
     def _start(self, flat: Array) -> None:
         """Set the attributes that are derived from the rest and left out of a pickle."""
         self._flat = _read_only(flat)
-        self.parameters: Mapping[str, Array] = MappingProxyType(self._program.views(self._flat))
-        self.statistics: Mapping[str, Array] = MappingProxyType(self._program.views(self._flat, False))
+        self.parameters: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat))
+        self.statistics: Mapping[str, Array] = MappingProxyType(self.program.views(self._flat, False))
         self._link_name = link_of(self.loss_spec)
         # `pop` and `append` of a deque are atomic, so that no lock is needed.
         self._idle: deque[Engine] = deque()
@@ -118,17 +120,17 @@ class FrozenNetwork:
     @property
     def n_inputs(self) -> int:
         """Number of columns of X."""
-        return self._program.n_inputs
+        return self.program.n_inputs
 
     @property
     def n_outputs(self) -> int:
         """Number of columns of Z."""
-        return self._program.n_outputs
+        return self.program.n_outputs
 
     @property
     def n_parameters(self) -> int:
         """Total number of trained parameters."""
-        return self._program.n_trained
+        return self.program.n_trained
 
     def predict(self, X: Any) -> Array:
         """Apply the loss's link function to the raw outputs, bitwise identical to `Network.predict`.
@@ -171,4 +173,4 @@ class FrozenNetwork:
         return Z
 
     def _new_engine(self) -> Engine:
-        return backends.make_engine(self._program, self.dtype, self.backend, self.threads)
+        return backends.make_engine(self.program, self.dtype, self.backend, self.threads)

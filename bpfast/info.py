@@ -10,7 +10,7 @@ import numpy as np
 
 from . import backends
 from .arrays import checks
-from .native import _runtime
+from .native import _core
 
 # The build reads the version from here. importlib.metadata would double the import time.
 __version__ = "0.1.0"
@@ -30,11 +30,11 @@ def info() -> dict[str, Any]:
     return {
         "version": __version__,
         "backend": backends.resolve_backend(None),
-        "isa": _runtime.isa(),
-        "isas": _runtime.isas(),
-        "openmp": _runtime.openmp(),
-        "threads": checks.default_threads() if _runtime.openmp() else 1,
-        "compiler": _runtime.compiler(),
+        "isa": _core.isa(),
+        "isas": _core.isas(),
+        "openmp": _core.openmp(),
+        "threads": checks.default_threads() if _core.openmp() else 1,
+        "compiler": _core.compiler(),
         "python": ".".join(map(str, sys.version_info[:3])),
         "numpy": np.__version__,
         "machine": platform.machine(),

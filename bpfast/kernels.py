@@ -1,8 +1,8 @@
-"""The kernels as plain functions: drop-in for the loops of a NumPy training loop.
+"""The kernels as functions, for training loops written in NumPy.
 
-Arrays are float32 or float64 (the result is float32 where every input is), C-contiguous or copied;
-inputs are never changed. `out` takes the result instead of a new array. `threads` is at most how
-many to use; the result does not depend on it.
+Arrays are float32 or float64; the result is float32 if every input is. Arrays that are not C-contiguous are
+copied, and inputs are never changed. `out` receives the result in place of a new array. `threads` is the
+maximum number of threads, by default all available cores; the result does not depend on it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, checks
-from .native import _kernels
+from .arrays.aligned import LINE, aligned_copy
+from .native import _core
 from .reference import formulas as reference
 from .specs.activations import Activation, activations
 from .specs.losses import LINKS, CustomLoss, Loss, resolve_loss
+
+#: Rows of dW from which it pays to copy D to aligned memory.
+COPY_ROWS = 64
 
 
 def _threads(value: int | None) -> int:
@@ -23,7 +27,7 @@ def _threads(value: int | None) -> int:
 
 
 def _result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any) -> tuple[Array, Array]:
-    """Where to compute, and what to give back: `out` itself unless it is strided or overlaps an input."""
+    """Return the arrays to compute in and to return; they differ if `out` is strided or overlaps an input."""
     if out is None:
         fresh = np.empty(shape, dtype)
         return fresh, fresh
@@ -54,12 +58,17 @@ def dense_forward(
     Parameters
     ----------
     X : array (B, I)
+        Inputs.
     W : array (I, O)
+        Weights.
     b : array (O,), optional
+        Biases.
     activation : str or Activation, default "identity"
         f.
     out : array (B, O), optional
+        Array for the result.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -76,7 +85,7 @@ def dense_forward(
     X, W = checks.cast("X", X, dtype), checks.cast("W", W, dtype)
     b = None if b is None else checks.cast("b", b, dtype)
     A, given = _result(out, (X.shape[0], W.shape[1]), dtype, X, W, b)
-    _kernels.dense_forward(X, W, b, f.name, f.parameter, A, _threads(threads))
+    _core.dense_forward(X, W, b, f.name, f.parameter, A, _threads(threads))
     return _finish(A, given)
 
 
@@ -87,14 +96,18 @@ def activation_derivative(
     out: Array | None = None,
     threads: int | None = None,
 ) -> Array:
-    """f'(Z), element by element.
+    """The derivative f'(Z), element by element.
 
     Parameters
     ----------
     Z : array of any shape
+        Pre-activations.
     activation : str or Activation
+        f.
     out : array of the shape of Z, optional
+        Array for the result.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -102,12 +115,12 @@ def activation_derivative(
     """
     Z = checks.array("Z", Z)
     if Z.size == 0:
-        raise ValueError(f"Z is empty, shape {Z.shape}; at least 1 element is wanted")
+        raise ValueError(f"Z is empty, shape {Z.shape}; it must have at least 1 element")
     f = activations.resolve(activation)
     shape, dtype = Z.shape, checks.common_dtype(Z)
     Z = checks.cast("Z", Z, dtype)
     F, given = _result(out, shape, dtype, Z)
-    _kernels.activation_derivative(Z, f.name, f.parameter, F, _threads(threads))
+    _core.activation_derivative(Z, f.name, f.parameter, F, _threads(threads))
     return _finish(F, given)
 
 
@@ -120,20 +133,22 @@ def propagate_delta(
     out: Array | None = None,
     threads: int | None = None,
 ) -> Array:
-    """D_prev = (D Wᵀ) ⊙ f'(Z_prev): the delta of a layer from that of the layer above.
+    """D_prev = (D Wᵀ) ⊙ f'(Z_prev): the delta of a layer from that of the next layer.
 
     Parameters
     ----------
     D : array (B, O)
-        ∂L/∂Z of the layer above.
+        ∂L/∂Z of the next layer.
     W : array (I, O)
-        The weights of the layer above.
+        The weights of the next layer.
     Z_prev : array (B, I)
         The pre-activations of this layer.
     activation : str or Activation
         f of this layer.
     out : array (B, I), optional
+        Array for the result.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -148,7 +163,7 @@ def propagate_delta(
     D, W = checks.cast("D", D, dtype), checks.cast("W", W, dtype)
     Z_prev = checks.cast("Z_prev", Z_prev, dtype)
     D_prev, given = _result(out, Z_prev.shape, dtype, D, W, Z_prev)
-    _kernels.propagate_delta(D, W, Z_prev, f.name, f.parameter, D_prev, _threads(threads))
+    _core.propagate_delta(D, W, Z_prev, f.name, f.parameter, D_prev, _threads(threads))
     return _finish(D_prev, given)
 
 
@@ -162,6 +177,7 @@ def weight_gradient(A_prev: Any, D: Any, *, threads: int | None = None) -> tuple
     D : array (B, O)
         ∂L/∂Z of the layer.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -172,8 +188,11 @@ def weight_gradient(A_prev: Any, D: Any, *, threads: int | None = None) -> tuple
     A_prev = checks.matrix("A_prev", A_prev, rows=D.shape[0], taker="D")
     dtype = checks.common_dtype(A_prev, D)
     A_prev, D = checks.cast("A_prev", A_prev, dtype), checks.cast("D", D, dtype)
+    if A_prev.shape[1] >= COPY_ROWS and D.shape[1] * D.itemsize % LINE == 0 and D.ctypes.data % LINE:
+        # Every strip of dW reads all of D, and a row that crosses cache lines is read twice.
+        D = aligned_copy(D)
     dW, db = np.empty((A_prev.shape[1], D.shape[1]), dtype), np.empty(D.shape[1], dtype)
-    _kernels.weight_gradient(A_prev, D, dW, db, _threads(threads))
+    _core.weight_gradient(A_prev, D, dW, db, _threads(threads))
     return dW, db
 
 
@@ -190,13 +209,15 @@ def loss_and_delta(
     Parameters
     ----------
     loss : str or Loss
+        The loss.
     Y : array (B,) or (B, O)
-        What the loss takes; see `bpfast.losses`.
+        Targets in the form that the loss expects; see `bpfast.losses`.
     Z : array (B, O)
         Raw outputs.
     sample_weight : array (B,), optional
-        At least 0, not all 0: the mean is Σ w·loss / Σ w.
+        Non-negative weights, not all 0: the mean is Σ w·loss / Σ w.
     threads : int, optional
+        Maximum number of threads.
 
     Returns
     -------
@@ -206,7 +227,7 @@ def loss_and_delta(
     Raises
     ------
     FloatingPointError
-        If an exponent of the exponential or poisson loss reaches its cap.
+        If an exponent of the exponential or Poisson loss reaches its cap.
     """
     spec = resolve_loss(loss)
     if isinstance(spec, CustomLoss):
@@ -216,17 +237,17 @@ def loss_and_delta(
     Y = checks.targets(spec, Y, Z.shape[0], Z.shape[1], Z.dtype, name="Y")
     w = checks.weights(sample_weight, Z.shape[0])
     D = np.empty_like(Z)
-    value = _kernels.loss_and_delta(spec.name, spec.parameter, Y, Z, w, D, _threads(threads))
+    value = _core.loss_and_delta(spec.name, spec.parameter, Y, Z, w, D, _threads(threads))
     reference.overflow(spec, value, Z)
     return value, D
 
 
 def link(name: str, Z: Any, *, threads: int | None = None) -> Array:
-    """What `predict` makes of raw outputs (B, O): identity, sigmoid, softmax (over a row) or exp."""
+    """Apply a link function to raw outputs (B, O): identity, sigmoid, softmax (over each row) or exp."""
     if name not in LINKS:
         raise ValueError(f"unknown link {name!r} (known: {', '.join(LINKS)})")
     Z = checks.matrix("Z", Z)
     Z = checks.cast("Z", Z, checks.common_dtype(Z))
     A: Array = np.empty_like(Z)
-    _kernels.link(name, Z, A, _threads(threads))
+    _core.link(name, Z, A, _threads(threads))
     return A

@@ -1,4 +1,4 @@
-/* The instruction sets that were built, and which of them this CPU and its operating system run. */
+/* The instruction sets of this build, and which of them the CPU and the operating system support. */
 #include "dispatch.h"
 
 #include <stdatomic.h>
@@ -29,8 +29,8 @@ static int always(void) { return 1; }
 #ifdef BUILT_AVX2
 #include <cpuid.h>
 
-/* Whether the operating system saves the registers of `mask` (XCR0 bits) and the CPU has the
-   features: bits of ebx of leaf 7, and FMA where asked. */
+/* Whether the operating system saves the registers of `mask` (XCR0 bits) and the CPU has FMA and the
+   features in `leaf7_ebx` (bits of ebx of leaf 7). */
 static int has(unsigned mask, unsigned leaf7_ebx) {
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
@@ -44,8 +44,8 @@ static int has(unsigned mask, unsigned leaf7_ebx) {
     return (b & leaf7_ebx) == leaf7_ebx;
 }
 
-/* has, asked once: the instruction is slow, in a virtual machine very slow. */
-static int asked(_Atomic int *answer, unsigned mask, unsigned leaf7_ebx) {
+/* `has`, cached: the instruction is slow, in a virtual machine very slow. */
+static int has_cached(_Atomic int *answer, unsigned mask, unsigned leaf7_ebx) {
     int known = atomic_load_explicit(answer, memory_order_relaxed);
     if (!known) {
         known = has(mask, leaf7_ebx) ? 1 : -1;
@@ -57,7 +57,7 @@ static int asked(_Atomic int *answer, unsigned mask, unsigned leaf7_ebx) {
 /* XCR0: SSE and AVX state. Leaf 7: AVX2. */
 static int has_avx2(void) {
     static _Atomic int answer;
-    return asked(&answer, 0x6, 1u << 5);
+    return has_cached(&answer, 0x6, 1u << 5);
 }
 #endif
 
@@ -65,7 +65,7 @@ static int has_avx2(void) {
 /* XCR0: also opmask and both halves of ZMM. Leaf 7: AVX2, AVX-512 F, DQ, BW, VL. */
 static int has_avx512(void) {
     static _Atomic int answer;
-    return asked(&answer, 0xe6, 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31);
+    return has_cached(&answer, 0xe6, 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31);
 }
 #endif
 
@@ -76,15 +76,15 @@ static const choice choices[] = {
     ROW(avx512, has_avx512)
 #endif
 #ifdef BUILT_AVX2
-    ROW(avx2, has_avx2)
+        ROW(avx2, has_avx2)
 #endif
 #ifdef BUILT_NEON
-    ROW(neon, always)
+            ROW(neon, always)
 #endif
 #ifdef BUILT_BASELINE
-    ROW(baseline, always)
+                ROW(baseline, always)
 #endif
-    {NULL, NULL, NULL, NULL}};
+                    {NULL, NULL, NULL, NULL}};
 
 const char *bp_isa_name(int i) {
     for (const choice *c = choices; c->name; c++)

@@ -1,7 +1,7 @@
 /* The team of threads that runs one native call, and its barrier.
 
-   A thread that waits spins for a few microseconds, then sleeps: with a stranger on one of the
-   cores, a barrier that only spins keeps its partner off the core for a whole time slice. */
+   A thread that waits spins for a few microseconds, then sleeps: if another process uses one of the
+   cores, a barrier that only spins keeps the other thread off the core for a whole time slice. */
 #ifndef BPFAST_TEAM_H
 #define BPFAST_TEAM_H
 
@@ -21,7 +21,7 @@
 #include <omp.h>
 #define BP_OPENMP 1
 static inline int team_size(void) { return omp_get_num_threads(); }
-/* What OMP_NUM_THREADS, or whoever limits OpenMP in this thread, leaves. */
+/* The limit of OMP_NUM_THREADS, or of whatever limits OpenMP in this thread. */
 static inline int team_limit(void) { return omp_get_max_threads(); }
 #else
 #define BP_OPENMP 0
@@ -29,7 +29,7 @@ static inline int team_size(void) { return 1; }
 static inline int team_limit(void) { return 1; }
 #endif
 
-/* Turns before sleeping: about 5 µs where a pause takes 40 cycles. */
+/* Spins before sleeping: about 5 µs if a pause takes 40 cycles. */
 #define TEAM_SPINS 400
 
 typedef struct {
@@ -46,8 +46,8 @@ static inline void team_pause(void) {
 #endif
 }
 
-/* Every one of n threads calls this; none returns before all have. What each wrote before is seen
-   by all after. */
+/* Wait until each of n threads has called this. Writes before the call are visible to all threads
+   after it. */
 static inline void team_wait(team_barrier *t, int n) {
     if (n == 1) return;
     const uint32_t generation = atomic_load(&t->generation);
@@ -75,13 +75,13 @@ static inline void team_wait(team_barrier *t, int n) {
     atomic_fetch_sub(&t->sleepers, 1);
 }
 
-/* How many calls are at work in this process, from this one's `team_enter` to its `team_leave`: they
-   divide the cores between them. */
+/* The number of concurrent calls in this process, from `team_enter` to `team_leave`: they share the
+   cores. */
 static _Atomic int team_calls;
 static inline int team_enter(void) { return atomic_fetch_add(&team_calls, 1) + 1; }
 static inline void team_leave(void) { atomic_fetch_sub(&team_calls, 1); }
 
-/* Seconds on a clock that only goes forward. */
+/* Seconds on a monotonic clock. */
 static inline double team_clock(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);

@@ -1,10 +1,9 @@
-# The tiles, one object library for each instruction set and dtype, and which of them a CPU gets:
-# TILE_OBJECTS and the target `dispatch`. Also built by tests/tiles, for other architectures.
+# The tiles, one object library for each instruction set and dtype, and the choice among them:
+# TILE_OBJECTS and the target `dispatch`. Also used by tests/native/tiles, for other architectures.
 #
-# The flags are part of the tiles' speed and of their meaning, so they do not depend on the build
-# type. -O3: the register tiles need their loops unrolled. No contraction: a product and a sum are
-# fused where simd.h says so, and nowhere else. No errno, no traps: comparisons may become selects.
-# Nothing here reorders a sum, and nothing is passed to the linker.
+# The flags decide speed and results, so they do not depend on the build type. -O3: the register tiles
+# need their loops unrolled. No contraction: a product and a sum are fused only by v_fma of simd.h. No
+# errno, no traps: comparisons may become selects. No flag reorders a sum or is passed to the linker.
 set(TILE_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra)
 
 set(ISAS baseline)
@@ -19,7 +18,7 @@ elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64" AND CMAKE_SIZEOF_VOID
   set(FLAGS_avx512 -mavx512f -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma)
 endif()
 
-if(ONLY_ISAS) # for tests/tiles
+if(ONLY_ISAS) # for tests/native/tiles
   set(ISAS ${ONLY_ISAS})
 endif()
 

@@ -12,17 +12,20 @@ from bpfast.losses import resolve_loss
 BACKENDS = ("native", "reference")
 TESTS = Path(__file__).parent
 #: Folders whose tests do not train in threads, or do so with every number of threads already.
-NOT_THREADS = {"data", "gallery", "plotting", "report", "sklearn", "typing"}
+NOT_THREADS = {"data", "gallery", "onnx", "plotting", "report", "sklearn", "typing"}
 #: Words in the names of other such files.
-NOT_THREADS_FILES = ("benchmarks", "documentation", "evaluation", "fuzz", "readme", "tiles")
-#: Folders of the tests that run native code with every instruction set; some files do so by themselves.
+NOT_THREADS_FILES = ("benchmarks", "check_size", "documentation", "evaluation", "fuzz", "readme", "tiles")
+#: Words in the names of tests, or of their files, that need an optional package. The first run of `.ci/run`
+#: lacks it, so that the run with one thread includes them.
+OPTIONAL = ("skl2onnx", "pytorch", "exchange")
+#: Folders, and words in the names of files, whose tests run native code.
 ISA = {"engine", "native", "reference"}
 ISA_FILES = ("spars",)
-NOT_ISA_FILES = ("tiles", "vmath")
-#: Tests of native code that a build without OpenMP must pass, too.
+#: Words in the names of files that do so with every instruction set already, or whose subject the stacks of
+#: the layers' tests include.
+NOT_ISA_FILES = ("dropout", "tiles", "vmath")
+#: Words in the names of files in `native` that a build without OpenMP need not run.
 NOT_SERIAL_FILES = ("kernels", "speed", "tiles", "vmath")
-#: Tests that need an optional package, which the first run of `.ci/run` lacks.
-EXCHANGE = ("convert", "pytorch", "scikit_learn", "exchange")
 
 
 def pytest_addoption(parser):
@@ -33,26 +36,25 @@ def _has(name, words):
     return any(word in name for word in words)
 
 
-def _markers(folder, file, test):
+def _markers(folders, file, test):
     """The markers of a test by its place: which runs of `.ci/run` repeat it."""
-    if "onnx" in file or "readme" in file:
-        if _has(test, EXCHANGE):
-            yield "threads"
-    elif folder not in NOT_THREADS and not _has(file, NOT_THREADS_FILES):
+    once = folders & NOT_THREADS or _has(file, NOT_THREADS_FILES)
+    if not once or _has(f"{file} {test}", OPTIONAL):
         yield "threads"
-    if (folder in ISA or _has(file, ISA_FILES)) and not _has(file, NOT_ISA_FILES):
+    if (folders & ISA or _has(file, ISA_FILES)) and not _has(file, NOT_ISA_FILES):
         yield "isa"
-    if folder == "native" and not _has(file, NOT_SERIAL_FILES):
+    if "native" in folders and not _has(file, NOT_SERIAL_FILES):
         yield "serial"
-    if folder == "training" and "learning" in file:
+    if "training" in folders and "learning" in file:
         yield "serial"
 
 
 def pytest_collection_modifyitems(items):
+    """Set the markers that `pyproject.toml` declares."""
     for item in items:
         if item.path.is_relative_to(TESTS):
-            folder, *_ = item.path.relative_to(TESTS).parts
-            for marker in _markers(folder, item.path.stem, item.name):
+            *folders, _ = item.path.relative_to(TESTS).parts
+            for marker in _markers(set(folders), item.path.stem, item.name):
                 item.add_marker(marker)
 
 

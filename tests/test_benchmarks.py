@@ -1,4 +1,4 @@
-"""The comparison runs and its peers do the same work; what the figures are is no matter of a test."""
+"""The benchmarks run and their peers do the same work; the figures themselves are not tested."""
 
 import json
 import subprocess
@@ -33,13 +33,13 @@ def test_a_comparison_of_bpfast_and_numpy(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rows", "T99"], "T99 unknown; wanted T1"),
-        (["--peers", "abacus"], "abacus unknown; wanted some of bpfast"),
-        (["--threads", "two"], "'two'; wanted counts"),
+        (["--rows", "T99"], "T99 unknown; expected T1"),
+        (["--peers", "abacus"], "abacus unknown; expected some of bpfast"),
+        (["--threads", "two"], "'two'; expected counts"),
         (["--rounds", "0"], "must be at least 1"),
     ],
 )
-def test_what_is_not_known_is_refused(tmp_path, words, message):
+def test_unknown_options_are_rejected(tmp_path, words, message):
     done = compare(tmp_path, *words)
     assert done.returncode != 0
     assert message in done.stderr

@@ -10,9 +10,9 @@ import pytest
 
 import bpfast
 
-#: What a module needs to be imported, where that is optional.
+#: Optional packages that modules need.
 NEEDS = {"interop.torch": "torch", "interop.keras": "keras", "interop.onnx": "onnx", "sklearn": "sklearn"}
-#: The fewest examples that the modules of a package have together.
+#: The least number of examples in the modules of a package.
 FEWEST = {
     "bpfast.interop.torch": 10,
     "bpfast.interop.keras": 6,
@@ -22,7 +22,7 @@ FEWEST = {
 }
 
 with pytest.MonkeyPatch.context() as patch:
-    # Keras reads these once, when it is imported.
+    # Keras reads these when it is imported.
     patch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "torch"))
     patch.setenv("KERAS_HOME", os.devnull)
     MODULES = sorted(
@@ -39,7 +39,7 @@ def _import(name):
     return importlib.import_module(name)
 
 
-# Warnings of scikit-learn and Keras are theirs to give.
+# scikit-learn and Keras may warn.
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_run(name, tmp_path, monkeypatch):

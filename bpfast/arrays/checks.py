@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..native import _runtime
+from ..native import _core
 from ..specs.losses import CustomLoss, Loss
 from . import Array, sparse
 from .rows import rows_of
@@ -124,7 +124,7 @@ def finite(name: str, value: Array, original: Array | None = None) -> None:
     if value.dtype.kind != "f":
         return
     plain = value.dtype in DTYPES.values() and value.flags.c_contiguous and value.flags.aligned
-    if plain and all(map(_runtime.all_finite, rows_of(value).blocks())):
+    if plain and all(map(_core.all_finite, rows_of(value).blocks())):
         return
     bad = ~np.isfinite(value)
     if not bad.any():
@@ -338,4 +338,4 @@ def default_threads() -> int:
             raise ValueError(f"BPFAST_NUM_THREADS must be an integer from 1 to 1024; got {text!r}")
         return int(text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _runtime.thread_limit()))
+    return max(1, min(cores, _core.thread_limit()))

@@ -7,6 +7,8 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 
+from tqdm import tqdm
+
 from ..data.preparation import Counts
 from ..data.streams import Stream
 from ..data.tables import UserError
@@ -72,8 +74,6 @@ class Printer:
     @contextlib.contextmanager
     def progress(self, description: str, stream: Stream) -> Iterator[Callable[[int], None]]:
         """Show a progress bar on standard error; the context is the function that advances it."""
-        from tqdm import tqdm
-
         with tqdm(
             total=stream.total,
             desc=description,

@@ -129,9 +129,7 @@ def _read_arrays(options: Namespace, path: str, kind: str) -> Table | Stream:
         array, target = tables.npz_arrays(path, features, name)
     else:
         if not options.labels:
-            raise UserError(
-                f"--labels is required: the file of the labels for the {kind.upper()} file {path!r}"
-            )
+            raise UserError(f"--labels is required: the file of the labels of {path!r}")
         features, name = tables.FEATURES, "label"
         array, target = tables.array_of(path, kind), tables.label_array(options.labels)
     if _nbytes(options, *array.shape) > options.memory:

@@ -259,7 +259,7 @@ class CsvStream(Stream):
         if not start:
             raise tables.UserError(f"{self._path!r} has a header but no rows")
 
-    def settle(self, advance: Callable[[int], None] = _no_progress) -> None:
+    def resolve_types(self, advance: Callable[[int], None] = _no_progress) -> None:
         self._scan(advance)
 
     def targets(self, advance: Callable[[int], None] = _no_progress) -> Array:

@@ -1,4 +1,4 @@
-"""The engines: what runs a program. Two of them, one interface: NumPy here, native in `_engine`."""
+"""The interface of an engine, which runs a program, and the objects that it exchanges with its callers."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from ..specs.penalties import Penalty
 from ..specs.schedules import Clock
 from .program import Op, Program
 
-#: What the random ops draw from: the network's seed, and how many steps were made before.
+#: Source of random draws: the seed of the network, and the number of steps made before.
 Noise = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class TrainingPass:
-    """How a forward pass of training differs from one of prediction.
+    """How a forward pass in training differs from one in prediction.
 
     Attributes
     ----------
     noise : (seed, step)
-    momentum : float or None
-        In place of that by which running statistics move: 0 keeps them, 1 takes the batch's.
-    heads : bool
-        Whether the auxiliary heads are there.
-    weight_noise : float
-        The deviation of what is added to the penalised weights.
+        Source of the draws of random ops.
+    momentum : float or None, default None
+        Momentum of running statistics, in place of each op's own: 0 keeps them, 1 replaces them by those of
+        the batch.
+    heads : bool, default False
+        Whether the pass includes the auxiliary heads.
+    weight_noise : float, default 0.0
+        Standard deviation of the noise that is added to the penalised weights.
     lr_scales : dict
-        As in a `Plan`. What normalises a batch takes its running statistics where both its parameters
-        are at 0, and they stay.
+        As in a `Plan`. A batch normalisation whose parameters are both scaled by 0 uses its running
+        statistics and keeps them.
     """
 
     noise: Noise
@@ -48,24 +50,24 @@ class TrainingPass:
     lr_scales: Mapping[str, float] = field(default_factory=dict)
 
     def fixed(self, op: Op) -> bool:
-        """Whether an op's running statistics stay and are taken."""
+        """Whether an op uses its running statistics, and keeps them."""
         return all(p is not None and self.lr_scales.get(p.name) == 0 for p in (op.W, op.b))
 
 
 @dataclass
 class OptimizerState:
-    """What an optimizer keeps between steps, for one network.
+    """The state of an optimizer between steps, for one network.
 
     Attributes
     ----------
     optimizer : Optimizer
-        The specification that was used last.
+        The optimizer that was used last.
     arrays : array (n_states, size)
-        The rule's state, laid out as the flat parameters.
-    steps : int
-        Steps made.
+        The state of its rule, in the layout of the flat parameters.
+    steps : int, default 0
+        Number of steps made.
     clock : Clock
-        The schedule's time.
+        Time of the learning-rate schedule.
     """
 
     optimizer: Optimizer
@@ -75,7 +77,7 @@ class OptimizerState:
 
     @classmethod
     def initial(cls, optimizer: Optimizer, size: int, dtype: np.dtype[Any]) -> OptimizerState:
-        """The state before the first step."""
+        """Return the state before the first step."""
         arrays = aligned((len(optimizer.state), size), dtype)
         for row, value in zip(arrays, optimizer.state.values(), strict=True):
             row[...] = value
@@ -84,15 +86,16 @@ class OptimizerState:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Checked rows to train on.
+    """Validated training rows.
 
     Attributes
     ----------
     X : array (B, I) or CSR
+        Inputs.
     Y : array
         Targets: int64 classes (B,), or an array (B, O) of the network's dtype.
-    weights : float64 array (B,) or None
-        Weights of the rows.
+    weights : float64 array (B,) or None, default None
+        Weights of the rows; None for equal weights.
     """
 
     X: Features
@@ -105,31 +108,35 @@ class Data:
 
 @dataclass(frozen=True)
 class Plan:
-    """How an epoch is to be run.
+    """The plan of an epoch, which an engine reads as a whole.
 
     Attributes
     ----------
     loss : Loss
+        Loss of the network.
     batch_size : int
-    learning_rates : float64 array, one a batch
+        Rows of a batch; the last batch may have fewer.
+    learning_rates : float64 array (n_batches,)
+        Learning rate of each batch.
     penalty : Penalty or None
+        Penalty of the weights.
     shuffle : (seed, epoch) or None
-        What the order of the rows is drawn from; None keeps the order, or takes `order`.
+        Source of the random order of the rows; with None the order is `order`, or that of the data.
     noise : (seed, step)
-        What the first batch's random ops draw from; the batches behind it have the next steps.
-    order : int64 array or None
-        The numbers of the rows to take, in their order; not with `shuffle`.
-    loss_scale : float
-        What the mean loss is multiplied by.
-    alphas : float64 array, one a batch, or None
-        The penalty's strength in each batch, in place of its own.
-    objective : bool
-        Whether the losses of the batches include the penalty, of the weights before the step.
-    weight_noise : float
-        The deviation of what is added to the penalised weights in each step's passes.
+        Source of the random draws of the first batch; later batches use the following steps.
+    order : int64 array or None, default None
+        Row numbers to train on, in this order. Not used with `shuffle`.
+    loss_scale : float, default 1.0
+        Multiplier of the mean loss.
+    alphas : float64 array (n_batches,) or None, default None
+        Strength of the penalty in each batch, in place of its own.
+    objective : bool, default False
+        Whether the losses of the batches include the penalty of the weights before the step.
+    weight_noise : float, default 0.0
+        Standard deviation of the noise that is added to the penalised weights in the passes of each step.
     lr_scales : dict
-        What the learning rate is multiplied by, by the names of parameters; 1 for the others. At 0 a
-        parameter stays as it is.
+        Multipliers of the learning rate, by name of parameter; 1 for all others. A parameter scaled by 0 is
+        frozen.
     """
 
     loss: Loss
@@ -146,43 +153,43 @@ class Plan:
     lr_scales: Mapping[str, float] = field(default_factory=dict)
 
     def training_pass(self, batch: int) -> TrainingPass:
-        """How a batch's forward pass is made."""
+        """Return how the forward pass of a batch differs from prediction."""
         seed, step = self.noise
         return TrainingPass((seed, step + batch), None, True, self.weight_noise, self.lr_scales)
 
     def penalty_of(self, batch: int) -> Penalty | None:
-        """The penalty of a batch."""
+        """Return the penalty of a batch."""
         if self.penalty is None or self.alphas is None:
             return self.penalty
         return replace(self.penalty, alpha=float(self.alphas[batch]))
 
 
 class Engine(Protocol):
-    """Runs a program on a flat vector of parameters. Arguments are checked before they get here.
+    """Run a program on a flat vector of parameters. Arguments have been validated.
 
-    X is an array, or `CSR` rows, which are made dense a batch at a time or not at all.
+    X is an array or `CSR` rows, which become dense one batch at a time, or not at all.
     """
 
     program: Program
     dtype: np.dtype[Any]
-    #: `outputs` of blocks of a multiple of so many rows are those of all rows at once.
+    #: `outputs` of blocks with a multiple of this many rows are identical to those of all rows at once.
     row_block: int
 
     @property
     def predict(self) -> Callable[[Array, Any, str], Array | None]:
-        """(parameters, X, link) → what the link makes of the outputs; None if X is to be checked first."""
+        """(parameters, X, link) → the link of the outputs, or None if X must be validated first."""
 
     def outputs(self, parameters: Array, X: Features) -> Array:
-        """Z, the raw outputs (B, O) of X (B, I), in blocks of rows: nothing is kept."""
+        """Return Z, the raw outputs (B, O) of X (B, I), computed in blocks of rows; nothing is kept."""
 
     def forward(self, parameters: Array, X: Features, training: TrainingPass | None = None) -> Array:
-        """Z, and every value between, kept for `backward`; perhaps as in training.
+        """Return Z, and keep every value for `backward`.
 
-        In training the running statistics among the parameters move.
+        With `training`, random ops draw, and the running statistics among the parameters are updated.
         """
 
     def head_outputs(self) -> list[Array]:
-        """The raw outputs of the heads in the last `forward`, if they were there."""
+        """Return the raw outputs of the heads in the last `forward`, if it included them."""
 
     def backward(
         self,
@@ -192,15 +199,15 @@ class Engine(Protocol):
         dX: Array | None = None,
         heads: Sequence[Array] = (),
     ) -> None:
-        """Fill the flat gradient, and ∂L/∂X (B, I) if asked, from D = ∂L/∂Z (B, O) of the last `forward`.
+        """Fill the flat gradient, and dX = ∂L/∂X (B, I) unless None, from D = ∂L/∂Z (B, O).
 
-        heads: the same of each head, if they were there.
+        Both are those of the last `forward`; `heads` are the deltas of its heads.
         """
 
     def values(self) -> list[tuple[Array, Array]]:
-        """(A, dA) of every op in the last `forward` and `backward`, in copies.
+        """Return copies of (A, dA) of every op in the last `forward` and `backward`.
 
-        Of a dense op the native engine has ∂L/∂Z in place of dA = ∂L/∂A.
+        For a dense op, dA is ∂L/∂Z instead of ∂L/∂A.
         """
 
     def update(
@@ -212,7 +219,7 @@ class Engine(Protocol):
         penalty: Penalty | None,
         lr_scales: Mapping[str, float] | None = None,
     ) -> None:
-        """One step of the optimizer with a flat gradient, in place; `lr_scales` as in a `Plan`."""
+        """Make one step of the optimizer with a flat gradient, in place; `lr_scales` as in a `Plan`."""
 
     def train(
         self,
@@ -221,9 +228,9 @@ class Engine(Protocol):
         data: Data,
         plan: Plan,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """One epoch, in place: the loss and the weight of each batch.
+        """Train for one epoch, in place; return the loss and the weight of each batch.
 
-        Stops after a batch whose loss is not finite; the batches behind it keep a loss of NaN.
+        Training stops after a batch whose loss is not finite; later batches have a loss of NaN.
         """
 
 

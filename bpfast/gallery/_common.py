@@ -1,8 +1,8 @@
-"""What the entries share: the digits, and how pictures look."""
+"""Shared by the examples: data sets, and the style of pictures."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -10,16 +10,12 @@ from .. import plotting
 from ..arrays import Array
 from ..data import tables
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
-
-
-#: Colours that are apart for every kind of eye (Okabe and Ito 2008).
+#: Colours that can be told apart with any kind of colour vision (Okabe and Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def digits(dtype: str = "float32", seed: int = 0) -> tuple[Array, Array, Array, Array]:
-    """scikit-learn's digits as X, y to train on and X, y of 360 held-out rows; pixels from 0 to 1."""
+    """Return X, y and held-out X, y (360 rows) of scikit-learn's digits, with pixels from 0 to 1."""
     table = tables.digits()
     X = np.column_stack(list(table.columns.values())).astype(dtype)
     X /= table.full_scale
@@ -29,33 +25,33 @@ def digits(dtype: str = "float32", seed: int = 0) -> tuple[Array, Array, Array, 
     return X[360:], y[360:], X[:360], y[:360]
 
 
-def figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+def figure(width: float, height: float) -> Any:
+    """Return an empty figure of this size in inches."""
     return plotting.new_figure(width, height)
 
 
-def write(figure: Figure, picture: str) -> None:
-    """Write a picture, and say where."""
+def write(figure: Any, picture: str) -> None:
+    """Write a picture, and print its path."""
     plotting.require_drawable(picture)
     figure.savefig(picture, dpi=plotting.DPI)
     print(f"picture: {picture}")
 
 
 def dress(axis: Any, xlabel: str, ylabel: str) -> None:
-    """Grid, spines and labels as in every picture of bpfast."""
+    """Set grid, spines and labels as in all pictures of bpfast."""
     plotting.dress(axis)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
 
 
 def diabetes() -> tuple[Array, Array, list[str]]:
-    """scikit-learn's diabetes: X (442, 10), every column with mean 0 and deviation 1, y and the names."""
+    """Return X (442, 10), standardised, y and the column names of scikit-learn's diabetes data."""
     data = _dataset("diabetes")
     return _standardised(data.data), data.target, list(data.feature_names)
 
 
 def breast_cancer() -> tuple[Array, Array, list[str]]:
-    """scikit-learn's breast cancer: X (569, 30) standardised, y = -1 or +1 (benign), and the names."""
+    """Return X (569, 30), standardised, y = -1 or +1 (benign) and the names of the breast cancer data."""
     data = _dataset("breast_cancer")
     return _standardised(data.data), 2.0 * data.target - 1.0, [str(name) for name in data.feature_names]
 
@@ -64,7 +60,7 @@ def _dataset(name: str) -> Any:
     try:
         from sklearn import datasets
     except ImportError:
-        raise tables.UserError('the data come with scikit-learn: pip install "bpfast[all]"') from None
+        raise tables.UserError('the data are part of scikit-learn: pip install "bpfast[all]"') from None
     return getattr(datasets, f"load_{name}")()
 
 

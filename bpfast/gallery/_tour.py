@@ -1,15 +1,15 @@
-"""A tour of ten cities by a falling energy: the second half of the entry `hopfield`.
+"""Tours of ten cities by minimising an energy: the second half of the example `hopfield`.
 
-V[i, t] says how much city i is at place t of the tour (Hopfield & Tank 1985). Their own dynamic seldom
-finds a good tour, or one at all (Wilson & Pawley 1988); this is the mean-field annealing of Peterson &
-Söderberg (1989). A softmax shares each city out over the places,
+V[i, t] is the share of city i in position t of the tour (Hopfield & Tank 1985). Their own dynamics seldom
+find a good tour, or any tour (Wilson & Pawley 1988); this is the mean-field annealing of Peterson &
+Söderberg (1989). A softmax distributes each city over the positions,
 
     V[i] ← softmax(-∂E/∂V[i] / T),    E = ½ Σ d(i, j) V[i, t] (V[j, t+1] + V[j, t-1])
                                         + ½ A Σ over t of ((Σ V[i, t])² - Σ V[i, t]²),
 
-one city after another, with T falling. E is linear in each V[i], so that an update lowers the free
-energy F = E - T · entropy(V) as far as it goes; in the end V is 0 or 1, and E the length of the tour.
-Nothing but this dynamic touches the tour.
+one city after another, with decreasing T. E is linear in each V[i], so that an update minimises the free
+energy F = E - T · entropy(V) over V[i]; in the end V is 0 or 1, and E the length of the tour. The result is
+not improved by any other means.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from ..arrays import Array
 from ._common import COLOURS, dress
 
 CITIES, STARTS = 10, 20
-#: A, what two cities at one place cost, on distances within a square of side 1.
+#: A, the cost of two cities in one position, for distances within a square of side 1.
 SHARING = 1.1
-#: T falls from the first to the last by a factor a sweep.
+#: First T, last T, and the factor per sweep.
 WARM, COLD, COOLING = 0.25, 0.02, 0.98
-#: As near as this to the shortest tour is good.
+#: A tour counts as good if its length divided by the shortest is at most this.
 GOOD = 1.15
 
 
 def entropy(V: Array) -> Array:
-    """-Σ V log V of each start."""
+    """Return -Σ V log V of each start."""
     H: Array = -np.sum(V * np.log(np.maximum(V, 1e-300)), axis=(1, 2))
     return H
 
 
 def energy(V: Array, D: Array) -> Array:
-    """E of each start."""
+    """Return E of each start."""
     way = np.einsum("sit,ij,sjt->s", V, D, np.roll(V, -1, axis=2))
     sharing = np.sum(V.sum(axis=1) ** 2, axis=1) - np.sum(V**2, axis=(1, 2))
     E: Array = way + 0.5 * SHARING * sharing
@@ -49,13 +49,13 @@ def energy(V: Array, D: Array) -> Array:
 
 
 def anneal(D: Array, random: np.random.Generator) -> tuple[Array, Array, float]:
-    """V (starts, cities, places), E by sweep (sweeps + 1, starts), the largest rise of F in a sweep."""
+    """Return V (starts, cities, positions), E (sweeps + 1, starts) and the largest increase of F."""
     V = random.dirichlet(np.full(CITIES, 2.0), size=(STARTS, CITIES))
     starts = np.arange(STARTS)
     T, energies, rise = WARM, [energy(V, D)], -np.inf
     while T > COLD:
         before = energies[-1] - T * entropy(V)
-        # Every start has an order of its own.
+        # Every start updates the cities in another order.
         for city in random.permuted(np.tile(np.arange(CITIES), (STARTS, 1)), axis=1).T:
             neighbours = np.roll(V, 1, axis=2) + np.roll(V, -1, axis=2)
             others = V.sum(axis=1) - V[starts, city]
@@ -69,23 +69,24 @@ def anneal(D: Array, random: np.random.Generator) -> tuple[Array, Array, float]:
 
 @dataclass(frozen=True)
 class Tours:
-    """What the starts found for one set of cities.
+    """The tours that the starts found for one set of cities.
 
     Attributes
     ----------
     places : array (CITIES, 2)
-        Where the cities are.
+        Coordinates of the cities.
     tours : array (STARTS, CITIES)
-        The city at each place of the tour.
+        City in each position of the tour.
     ratios : array (STARTS,)
-        The length over the shortest there is; infinite where a city is missing.
+        Length divided by the shortest; infinite if a city is missing.
     shortest : float
-        From all (CITIES - 1)! tours.
+        Length of the shortest of all (CITIES - 1)! tours.
     energies : array (sweeps + 1, STARTS)
+        E after each sweep.
     rise : float
-        The largest rise of the free energy F in a sweep.
+        Largest increase of the free energy F in a sweep.
     by_chance : float
-        The share of all tours that are good.
+        Share of good tours among all tours.
     """
 
     places: Array
@@ -98,33 +99,33 @@ class Tours:
 
     @property
     def valid(self) -> int:
-        """How many starts found a tour: every city once."""
+        """Number of starts that found a tour with every city once."""
         return int(np.sum(np.isfinite(self.ratios)))
 
     @property
     def best(self) -> int:
-        """How many starts found the shortest tour."""
+        """Number of starts that found the shortest tour."""
         return int(np.sum(self.ratios < 1 + 1e-9))
 
     @property
     def good(self) -> int:
-        """How many starts found a valid tour as near to the shortest as `GOOD`."""
+        """Number of starts that found a good tour."""
         return int(np.sum(self.ratios <= GOOD))
 
 
 def lengths(tours: Array, D: Array) -> Array:
-    """The length of each row, a closed tour."""
+    """Return the length of each row, a closed tour."""
     way: Array = D[tours, np.roll(tours, -1, axis=1)].sum(axis=1)
     return way
 
 
 def every_tour() -> Array:
-    """All tours that begin with city 0."""
+    """Return all tours that begin with city 0."""
     return np.array([(0, *rest) for rest in itertools.permutations(range(1, CITIES))], dtype=np.int8)
 
 
 def tour(seed: int, every: Array) -> Tours:
-    """Put cities in a square by chance, and find tours of them."""
+    """Place cities in a square at random, and find tours of them."""
     random = np.random.default_rng(seed)
     places = random.uniform(size=(CITIES, 2))
     D = np.linalg.norm(places[:, None] - places[None], axis=2)
@@ -139,18 +140,18 @@ def tour(seed: int, every: Array) -> Tours:
 
 
 def draw(axes: Any, found: list[Tours]) -> None:
-    """The energies of the first set of cities, its best and its median tour, and the lengths of all."""
+    """Draw energies, best and median tour of the first set of cities, and the lengths of all tours."""
     first = found[0]
     axes[0].plot(first.energies, color=COLOURS[0], alpha=0.45, linewidth=1)
     axes[0].axhline(first.shortest, color=COLOURS[1], linestyle="--", label="the shortest tour")
     axes[0].legend(frameon=False, fontsize="small")
     axes[0].set_title(f"a tour of ten cities: E of {STARTS} starts", fontsize="medium")
-    dress(axes[0], "sweep, T falling", "energy E")
+    dress(axes[0], "sweep, with decreasing T", "energy E")
 
     order = np.argsort(first.ratios)
     for start, colour, style, name in ((order[STARTS // 2], 1, "--", "median"), (order[0], 0, "-", "best")):
         path = first.places[np.append(first.tours[start], first.tours[start][0])]
-        label = f"{name} start: {first.ratios[start]:.2f} of the shortest"
+        label = f"{name} start: {first.ratios[start]:.2f} times the shortest"
         axes[1].plot(path[:, 0], path[:, 1], style, color=COLOURS[colour], label=label)
     axes[1].plot(first.places[:, 0], first.places[:, 1], "o", color=COLOURS[6], markersize=5)
     axes[1].set_xlim(-0.05, 1.05)
@@ -164,7 +165,7 @@ def draw(axes: Any, found: list[Tours]) -> None:
         ratios = tours.ratios[np.isfinite(tours.ratios)]
         across = index + 1 + np.linspace(-0.3, 0.3, len(ratios))
         axes[2].plot(across, ratios, ".", color=COLOURS[0], markersize=4)
-    axes[2].axhline(GOOD, color=COLOURS[1], linestyle="--", label=f"{GOOD:g} of the shortest")
+    axes[2].axhline(GOOD, color=COLOURS[1], linestyle="--", label=f"{GOOD:g} times the shortest")
     longest = max(float(tours.ratios[np.isfinite(tours.ratios)].max(initial=GOOD)) for tours in found)
     axes[2].set_ylim(0.98, longest + 0.06)
     axes[2].legend(frameon=False, fontsize="small", loc="upper left")

@@ -1,7 +1,7 @@
-"""The activations, each with its derivative.
+"""The activations and their derivatives.
 
-The pictures are of the kernels that train: A = f(XW + b) with one weight of 1 is f itself. The
-table of activations is gone through, so that a new one shows up here by itself.
+The curves are computed by the kernels that train: A = f(XW + b) with a single weight of 1 is f itself. All
+activations in the table are drawn, so that a new one appears by itself.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LIMIT = 5.0
 
 
 def curves(name: str, Z: Array) -> tuple[Array, Array]:
-    """f(Z) and f'(Z) of a vector."""
+    """Return f(Z) and f′(Z) of a vector."""
     A = kernels.dense_forward(Z[:, None], np.ones((1, 1)), activation=name)
     return A[:, 0], kernels.activation_derivative(Z, name)
 
 
 def main(picture: str) -> dict[str, Any]:
-    """Draw f and f' of every activation; print what decides how deltas come through it."""
-    # An even number of points, so that none is 0, where some derivatives jump.
+    """Draw f and f′ of every activation; print its range and slopes."""
+    # An even number of points, so that 0, where some derivatives jump, is not among them.
     Z = np.linspace(-LIMIT, LIMIT, 2000)
     columns = 5
     rows = math.ceil(len(list(activations)) / columns)
@@ -46,7 +46,7 @@ def main(picture: str) -> dict[str, Any]:
             "lowest": float(A.min()),
             "highest": float(A.max()),
             "steepest": float(slope.max()),
-            # A delta that meets a slope of almost 0 hardly comes through.
+            # A slope close to 0 stops deltas.
             "left": float(slope[0]),
             "right": float(slope[-1]),
         }

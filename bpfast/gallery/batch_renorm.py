@@ -1,17 +1,17 @@
-"""batch-renorm: batches of four rows that resemble each other, which BatchNorm fails on.
+"""Batches of four rows from few classes, on which BatchNorm fails and BatchRenorm does not.
 
-BatchNorm trains with the mean and variance of a batch and predicts with those of many. Where batches are
-small and their rows no fair sample, both suffer: what the rows of a batch have in common, such as their
-class, is taken away before the next layer sees it, and the running statistics of prediction are none that
-the weights were trained with. BatchRenorm (Ioffe 2017) corrects each batch to the running statistics by r
-and d, constants for the gradient, and so trains what it predicts with.
+BatchNorm trains with the mean and variance of a batch and predicts with running averages. If batches are
+small and not random samples, both suffer: what the rows of a batch have in common, such as their class, is
+removed before the next layer sees it, and the weights were not trained with the running statistics of
+prediction. BatchRenorm (Ioffe 2017) corrects each batch to the running statistics by r and d, which are
+constants in the gradient, and so trains with what it predicts with.
 
-Ioffe's batches of 32 held two images of each of 16 classes; here the four rows of a batch of digits are any
-four, two and two of a class, or four of a class. On any four both layers do well. On two and two BatchNorm
-falls behind, by 12 to 32 points with eight seeds, and at a third of the rate by 3 to 14 with five. On four
-of a class BatchRenorm is lost too, and only a network without normalisation learns: the gradient still
-passes through the batch's μ, which takes from it what the rows share. Wider limits of r and d do not mend
-that.
+Ioffe's batches of 32 contained two images of each of 16 classes. Here the four rows of a batch of digits are
+random, two pairs of one class each, or four of one class. On random batches both layers do well. On pairs
+BatchNorm is worse by 12 to 32 percentage points with eight seeds, and by 3 to 14 with a third of the learning
+rate and five seeds. With four of one class BatchRenorm fails too, and only a network without normalisation
+learns: the gradient still passes through the mean μ of the batch, which removes what the rows share. Wider
+limits of r and d do not help.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ HIDDEN, UNITS, BATCH, EPOCHS = 4, 64, 4, 40
 SEEDS = (0, 1, 2)
 RULE = bp.SGD(bp.Cosine(0.01, EPOCHS), momentum=0.9)
 
-#: How many rows of a class follow each other → how the picture calls it.
-RUNS = {1: "any four", 2: "two and two of a class", 4: "four of a class"}
+#: Number of consecutive rows of one class → title.
+RUNS = {1: "random rows", 2: "pairs of one class", 4: "four of one class"}
 
-#: The running statistics have to average over more batches than by default, since these are small.
+#: Small batches: the running statistics must average over more of them than by default.
 NORMALISATIONS: dict[str, list[Layer]] = {
     "none": [],
     "BatchNorm": [bp.BatchNorm(momentum=0.01)],
@@ -42,7 +42,7 @@ NORMALISATIONS: dict[str, list[Layer]] = {
 
 
 def batches(y: Array, run: int, rng: np.random.Generator) -> Array:
-    """The rows of an epoch in random order, but in runs of one class; whole batches only."""
+    """Return the rows of an epoch in random order, in runs of one class; only whole batches."""
     runs = []
     for label in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == label))
@@ -52,7 +52,7 @@ def batches(y: Array, run: int, rng: np.random.Generator) -> Array:
 
 
 def train(normalisation: str, run: int, seed: int) -> list[float]:
-    """The held-out accuracy of each epoch."""
+    """Return the held-out accuracy of each epoch."""
     X, y, X_test, y_test = digits()
     hidden = [bp.Dense(UNITS), *NORMALISATIONS[normalisation], bp.Activation("relu")] * HIDDEN
     net = bp.Network([*hidden, bp.Dense(10)], n_inputs=X.shape[1], loss="cross_entropy", seed=seed)
@@ -60,7 +60,7 @@ def train(normalisation: str, run: int, seed: int) -> list[float]:
     accuracies: list[float] = []
     for _ in range(EPOCHS):
         order = batches(y, run, rng)
-        # The optimizer's state and its schedule go on from call to call.
+        # The optimizer continues from call to call.
         history = net.fit(
             X[order],
             y[order],
@@ -75,8 +75,8 @@ def train(normalisation: str, run: int, seed: int) -> list[float]:
 
 
 def main(picture: str) -> dict[str, Any]:
-    """Train with each normalisation on each kind of batches; print and draw the held-out accuracy."""
-    print(f"{HIDDEN} hidden layers of {UNITS} on the digits, batches of {BATCH}, {EPOCHS} epochs")
+    """Train with each normalisation on each kind of batch; print and draw the held-out accuracy."""
+    print(f"{HIDDEN} hidden layers of {UNITS} units on the digits, batches of {BATCH}, {EPOCHS} epochs")
     print(f"{'batches':<24}{'normalisation':<15}held-out accuracy with seeds {', '.join(map(str, SEEDS))}")
     curves: dict[tuple[int, str], Array] = {}
     figures: dict[str, Any] = {}

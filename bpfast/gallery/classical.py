@@ -1,6 +1,6 @@
-"""Five classics as networks of one layer, each beside scikit-learn's solution.
+"""Five classical models as networks with one layer, compared with scikit-learn's solutions.
 
-All are J = mean loss + α Ω(W) with `Dense(1)`; the loss and the penalty make the model:
+All minimise J = mean loss + α Ω(W) with `Dense(1)`; the loss and the penalty make the model:
 
     ridge                squared_error   L2    Hoerl & Kennard 1970
     lasso                squared_error   L1    Tibshirani 1996
@@ -8,8 +8,8 @@ All are J = mean loss + α Ω(W) with `Dense(1)`; the loss and the penalty make 
     linear SVM           hinge           L2    Cortes & Vapnik 1995
     AdaBoost             exponential           Freund & Schapire 1997
 
-scikit-learn sums where bpfast averages, so that each strength has to be converted; the comments
-show how. Whole batches in float64, until nothing moves any more.
+scikit-learn sums where bpfast averages, so that the strength of each penalty is converted as the comments
+show. The networks are trained with full batches in float64 until they converge.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import bpfast as bp
 from ..arrays import Array
 from ._common import COLOURS, breast_cancer, diabetes, dress, figure, write
 
-#: How many coefficients of each are printed.
+#: Number of coefficients of each model to print.
 SHOWN = 4
 
 #: Coefficients, intercept.
@@ -31,19 +31,19 @@ Solution = tuple[Array, float]
 
 
 def descend(X: Array, y: Array, loss: str, rate: Any, epochs: int, penalty: Any = None) -> Solution:
-    """The minimum of J, by gradient descent from 0."""
+    """Minimise J by gradient descent from 0."""
     net = bp.Network([bp.Dense(1, initializer="zeros")], n_inputs=X.shape[1], loss=loss, dtype="float64")
     net.fit(X, y, epochs=epochs, batch_size=None, optimizer=bp.SGD(rate), penalty=penalty, shuffle=False)
     return net.parameters["0.W"][:, 0].copy(), float(net.parameters["0.b"][0])
 
 
 def solution(model: Any) -> Solution:
-    """What a linear model of scikit-learn has found."""
+    """Return the coefficients of a linear model of scikit-learn."""
     return np.ravel(model.coef_), float(np.ravel(model.intercept_)[0])
 
 
 def ridge(X: Array, y: Array) -> tuple[Solution, Solution]:
-    """Σ (y - z)² + a ‖W‖² there, so α = 2 a / n here: L2 is ½ ‖W‖²."""
+    """scikit-learn: Σ (y - z)² + a ‖W‖², so α = 2 a / n, since L2 is ½ ‖W‖²."""
     from sklearn.linear_model import Ridge
 
     a = 10.0
@@ -52,7 +52,7 @@ def ridge(X: Array, y: Array) -> tuple[Solution, Solution]:
 
 
 def lasso(X: Array, y: Array) -> tuple[Solution, Solution]:
-    """½ mean (y - z)² + a ‖W‖₁ there, so α = 2 a here."""
+    """scikit-learn: ½ mean (y - z)² + a ‖W‖₁, so α = 2 a."""
     from sklearn.linear_model import Lasso
 
     a = 2.0
@@ -61,7 +61,7 @@ def lasso(X: Array, y: Array) -> tuple[Solution, Solution]:
 
 
 def logistic(X: Array, y: Array) -> tuple[Solution, Solution]:
-    """C Σ loss + ½ ‖W‖² there, so α = 1 / (n C) here; log_loss wants 0 and 1."""
+    """scikit-learn: C Σ loss + ½ ‖W‖², so α = 1 / (n C); log_loss takes labels 0 and 1."""
     from sklearn.linear_model import LogisticRegression
 
     C = 1.0
@@ -70,9 +70,9 @@ def logistic(X: Array, y: Array) -> tuple[Solution, Solution]:
 
 
 def svm(X: Array, y: Array) -> tuple[Solution, Solution]:
-    """C Σ loss + ½ ‖W‖² there too. The slope of the hinge jumps, so the rate has to fall to 0.
+    """scikit-learn: C Σ loss + ½ ‖W‖². The slope of the hinge jumps: the rate must decay to 0.
 
-    Beside `SVC`, since `LinearSVC` penalises the intercept.
+    The comparison is with `SVC`, since `LinearSVC` penalises the intercept.
     """
     from sklearn.svm import SVC
 
@@ -83,11 +83,11 @@ def svm(X: Array, y: Array) -> tuple[Solution, Solution]:
 
 
 def adaboost(X: Array, y: Array) -> tuple[Solution, Solution]:
-    """AdaBoost adds stumps one by one, each with the weight that lowers mean exp(-y z) most.
+    """AdaBoost adds stumps one by one, each with the weight that reduces mean exp(-y z) most.
 
-    The stumps here ask of each of ten columns whether it is above its median (±1): their sum is a
-    linear function of the answers, and after many rounds the one of lowest loss, which the network
-    finds too. Rounds that choose a stump with the same answer on both sides are the intercept.
+    The inputs are ±1: whether each of ten columns is above its median. A sum of stumps is a linear
+    function of them, and after many rounds the one with the lowest loss, which the network finds
+    too. Rounds with a stump that has the same output on both sides make up the intercept.
     """
     from sklearn.ensemble import AdaBoostClassifier
     from sklearn.tree import DecisionTreeClassifier
@@ -95,8 +95,8 @@ def adaboost(X: Array, y: Array) -> tuple[Solution, Solution]:
     mine = descend(X, y, "exponential", 0.5, 5000)
     stump = DecisionTreeClassifier(max_depth=1)
     model = AdaBoostClassifier(stump, n_estimators=600, random_state=0).fit(X, y)
-    # scikit-learn (from 1.6 on) weighs a stump by log((1 - error) / error), twice what lowers the loss
-    # most, counts it for both classes, and divides by the sum of the weights: Σ / 4 undoes it all.
+    # scikit-learn (since 1.6) weights a stump by log((1 - error) / error), twice the optimal weight,
+    # counts it for both classes, and divides by the sum of the weights: Σ / 4 reverts this.
     scale = model.estimator_weights_.sum() / 4
     all_no = -np.ones(X.shape[1])
     one_yes = all_no + 2 * np.eye(X.shape[1])
@@ -106,7 +106,7 @@ def adaboost(X: Array, y: Array) -> tuple[Solution, Solution]:
 
 
 def main(picture: str) -> dict[str, Any]:
-    """Fit the five both ways; print and draw the coefficients."""
+    """Fit the five models with both libraries; print and draw the coefficients."""
     X, y, names = diabetes()
     Xc, yc, names_c = breast_cancer()
     answers = np.where(Xc[:, 20:] > np.median(Xc[:, 20:], axis=0), 1.0, -1.0)

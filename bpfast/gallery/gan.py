@@ -1,20 +1,19 @@
 """A generative adversarial network on a ring of eight Gaussians (Goodfellow et al. 2014).
 
-The generator G turns noise z into points G(z). The discriminator D is shown real points x and
-generated ones, and learns to tell them apart; s is its raw output, p = sigmoid(s) the probability
-that it gives to "real":
+The generator G turns noise z into points G(z). The discriminator D sees real points x and generated ones and
+learns to distinguish them; s is its raw output, p = sigmoid(s) the probability of "real":
 
     discriminator   minimise  -log p(x) - log(1 - p(G(z)))
-    generator       minimise  -log p(G(z)),  the loss that does not saturate while D is winning
+    generator       minimise  -log p(G(z)),  a loss that does not saturate while D is better
 
-The generator sees no real point, only ∂loss/∂G(z): what comes out of the discriminator's
-`backward` goes into its own.
+The generator never sees real points, only ∂loss/∂G(z): the result of the discriminator's `backward` is the
+argument of its own.
 
-A generator likes to drop modes, as D judges one point at a time and each point alone looks real.
-So D judges packs of two points of one kind, side by side in a row (packing, PacGAN; Lin et al.
-2018): two points too near to each other, too often, betray the generator. The first seed is also
-trained without. The ring, radius 2 and deviation 0.02, is that of Metz et al. (2017); Adam with
-β₁ = 0.5 that of Radford et al. (2016).
+A generator tends to drop modes, since D judges points one at a time and each of them looks real. Therefore D
+judges packs of two points of one kind, side by side in a row (packing, PacGAN; Lin et al. 2018): points that
+are too often too close to each other give the generator away. The first seed is also trained without packing.
+The ring, of radius 2 and standard deviation 0.02, is that of Metz et al. (2017); Adam with β₁ = 0.5 that of
+Radford et al. (2016).
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ from ._common import COLOURS, dress, figure, write
 MODES, RADIUS, DEVIATION = 8, 2.0, 0.02
 SEEDS = (0, 1, 2)
 STEPS, BATCH, NOISE = 5000, 256, 2
-#: The samples that are judged; a mode is covered if 2 % of them lie within 3 deviations of it.
+#: Number of samples; a mode is covered if 2 % of them lie within 3 standard deviations of it.
 SAMPLES, SHARE = 2500, 0.02
 
 
 def centres() -> Array:
-    """The middle of each mode (8, 2)."""
+    """Return the centre of each mode (8, 2)."""
     angle = 2 * np.pi * np.arange(MODES) / MODES
     return RADIUS * np.column_stack([np.cos(angle), np.sin(angle)])
 
 
 def ring(n: int, rng: np.random.Generator) -> Array:
-    """n real points (n, 2)."""
+    """Draw n real points (n, 2)."""
     return centres()[rng.integers(0, MODES, n)] + rng.normal(0, DEVIATION, (n, 2))
 
 
 def coverage(points: Array) -> tuple[int, float]:
-    """How many modes the points (n, 2) cover, and the share of points within 3 deviations of a mode."""
+    """Return how many modes points (n, 2) cover, and the share within 3 standard deviations of a mode."""
     distance = np.linalg.norm(points[:, None] - centres(), axis=2)
     good = distance.min(axis=1) <= 3 * DEVIATION
     shares = np.bincount(distance.argmin(axis=1)[good], minlength=MODES) / len(points)
@@ -57,8 +56,8 @@ def coverage(points: Array) -> tuple[int, float]:
 
 
 def networks(seed: int, packing: int, dtype: str = "float32") -> tuple[bp.Network, bp.Network]:
-    """A generator, from noise to a point, and a discriminator, from a pack of points to s."""
-    # The loss of the generator is what the discriminator hands back; its own is never asked for.
+    """Make a generator, from noise to a point, and a discriminator, from a pack of points to s."""
+    # The generator is trained with the gradient from the discriminator; its own loss is not used.
     generator = bp.Network(
         [bp.Dense(64, "tanh"), bp.Dense(64, "tanh"), bp.Dense(2)],
         n_inputs=NOISE,
@@ -77,10 +76,10 @@ def networks(seed: int, packing: int, dtype: str = "float32") -> tuple[bp.Networ
 
 
 def judge(discriminator: bp.Network, points: Array, real: Array) -> tuple[float, Array]:
-    """The mean log loss of the discriminator, and its gradient by the points (n, 2).
+    """Return the mean log loss of the discriminator and its gradient with respect to points (n, 2).
 
-    `real` holds for each point whether it shall count as real, 1 or 0, the same within a pack; the
-    discriminator's own gradient is left in it.
+    `real` is 1 for each point that counts as real, else 0, and equal within a pack. The gradients of
+    the discriminator's parameters are stored in it.
     """
     packs = points.reshape(-1, discriminator.n_inputs)
     labels = real.reshape(len(packs), -1)[:, :1]
@@ -90,7 +89,7 @@ def judge(discriminator: bp.Network, points: Array, real: Array) -> tuple[float,
 
 
 def train(seed: int, packing: int = 2, steps: int = STEPS) -> tuple[bp.Network, Array]:
-    """A generator trained against a discriminator, and the losses of both (steps, 2): D's, G's."""
+    """Train a generator and a discriminator; return the generator and the losses (steps, 2) of D and G."""
     rng = np.random.default_rng(seed)
     generator, discriminator = networks(seed, packing)
     adam = bp.Adam(1e-3, beta_1=0.5)
@@ -101,7 +100,7 @@ def train(seed: int, packing: int = 2, steps: int = STEPS) -> tuple[bp.Network, 
         points = np.concatenate([ring(BATCH, rng), generator.forward(rng.normal(size=(BATCH, NOISE)))])
         losses[step, 0], _ = judge(discriminator, points, np.concatenate([real, generated]))
         discriminator.update(adam)
-        # The generator wants its points to count as real; this time the discriminator stays as it is.
+        # The generator learns to have its points count as real; the discriminator is not updated.
         points = generator.forward(rng.normal(size=(BATCH, NOISE)), training=True)
         losses[step, 1], dpoints = judge(discriminator, points, real)
         generator.backward(dpoints)
@@ -110,13 +109,13 @@ def train(seed: int, packing: int = 2, steps: int = STEPS) -> tuple[bp.Network, 
 
 
 def sample(generator: bp.Network, n: int = SAMPLES) -> Array:
-    """n generated points (n, 2), always of the same noise."""
+    """Return n generated points (n, 2), always from the same noise."""
     return generator.forward(np.random.default_rng(2014).normal(size=(n, NOISE)))
 
 
 def main(picture: str) -> dict[str, Any]:
     """Train with three seeds, and the first one also without packing."""
-    print(f"{MODES} Gaussians on a ring, {STEPS} steps of {BATCH} points, {SAMPLES} samples a seed")
+    print(f"{MODES} Gaussians on a ring, {STEPS} steps of {BATCH} points, {SAMPLES} samples per seed")
     modes, quality, clouds, curves = [], [], [], []
     for seed, packing in [*((seed, 2) for seed in SEEDS), (SEEDS[0], 1)]:
         generator, losses = train(seed, packing, STEPS)
@@ -138,12 +137,12 @@ def main(picture: str) -> dict[str, Any]:
 
 
 def draw(clouds: list[tuple[str, Array]], curves: list[Array], picture: str) -> None:
-    """The points of every training beside the real ones, and the losses with packing."""
+    """Draw the real points and those of each generator, and the losses with packing."""
     fig = figure(12.0, 6.6)
     grid = fig.add_gridspec(2, 4)
     places = [grid[0, 1], grid[0, 2], grid[0, 3], grid[1, 0]]
     real = ("real", ring(SAMPLES, np.random.default_rng(0)))
-    # A seed has the colour of its curves; the real points and those without packing stand apart.
+    # Each seed has the colour of its curves; the real points and those without packing have their own.
     colours = (COLOURS[6], *COLOURS[: len(SEEDS)], COLOURS[3])
     for place, (title, points), colour in zip([grid[0, 0], *places], [real, *clouds], colours, strict=True):
         axis = fig.add_subplot(place)
@@ -155,7 +154,7 @@ def draw(clouds: list[tuple[str, Array]], curves: list[Array], picture: str) -> 
     axis = fig.add_subplot(grid[1, 1:])
     width = max(1, STEPS // 100)
     for seed, losses, colour in zip(SEEDS, curves, COLOURS, strict=False):
-        # Means over a hundredth of the training: single batches are noisy.
+        # Means over a hundredth of the training, since single batches are noisy.
         means = losses[: len(losses) // width * width].reshape(-1, width, 2).mean(axis=1)
         steps = width * (np.arange(len(means)) + 0.5)
         axis.plot(steps, means[:, 0], color=colour, label=f"discriminator, seed {seed}")

@@ -1,13 +1,13 @@
-"""Hopfield's networks: recall of corrupted digits, and a tour of ten cities, by a falling energy.
+"""Hopfield networks: recall of corrupted digits, and a tour of ten cities, by minimising an energy.
 
-N units of ±1 with symmetric weights and no diagonal have an energy E = -½ sᵀWs (Hopfield 1982). A unit
-that takes the sign of its input lowers it, so that the state comes to rest in a valley. Two rules dig
-the valleys at the patterns, the rows of P:
+N units of ±1 with symmetric weights and a zero diagonal have an energy E = -½ sᵀWs (Hopfield 1982). A unit
+that takes the sign of its input decreases it, so that the state converges to a minimum. Two rules place the
+minima at the patterns, the rows of P:
 
-- Hebb's, W = PᵀP / N: enough for few patterns at random. Digits, which resemble each other, run into
-  one valley.
-- The projection on the patterns, W = P⁺P (Personnaz et al. 1985). It is what a network of one layer
-  learns that gives each pattern back, from 0, by the delta rule (Diederich & Opper 1987).
+- Hebb's rule, W = PᵀP / N, suffices for a few random patterns. Digits resemble each other and end in the
+  same minimum.
+- The projection on the patterns, W = P⁺P (Personnaz et al. 1985). It is what a network with one layer learns
+  by the delta rule, starting from 0, if it has to reproduce each pattern (Diederich & Opper 1987).
 
 The tour is in `bpfast/gallery/_tour.py`.
 """
@@ -32,21 +32,21 @@ MOST_SWEEPS, CITY_SETS = 50, 10
 
 
 def hebb(P: Array) -> Array:
-    """W = PᵀP / N, less the diagonal."""
+    """Return W = PᵀP / N with a zero diagonal."""
     W: Array = kernels.weight_gradient(P, P)[0] / P.shape[1]
     np.fill_diagonal(W, 0)
     return W
 
 
 def projection(P: Array) -> Array:
-    """W = P⁺P, less the diagonal, by gradient descent on the mean of (PW - P)²."""
+    """Return W = P⁺P with a zero diagonal, by gradient descent on the mean of (PW - P)²."""
     n = P.shape[1]
     layer = bp.Dense(n, bias=False, initializer="zeros")
     net = bp.Network([layer], n_inputs=n, loss="squared_error", dtype="float64")
-    rate = 0.9 * P.size / float(np.linalg.norm(P, 2)) ** 2  # a little below where it would diverge
+    rate = 0.9 * P.size / float(np.linalg.norm(P, 2)) ** 2  # just below the rate at which it diverges
     net.fit(P, P, epochs=1000, batch_size=None, shuffle=False, optimizer=bp.SGD(rate))
     W = net.parameters["0.W"]
-    W = 0.5 * (W + W.T)  # symmetric but for rounding
+    W = 0.5 * (W + W.T)  # symmetric up to rounding
     np.fill_diagonal(W, 0)
     return W
 
@@ -63,13 +63,13 @@ def corrupt(P: Array, random: np.random.Generator) -> Array:
 
 
 def energy(S: Array, W: Array) -> Array:
-    """E of each row."""
+    """Return E of each row."""
     E: Array = -0.5 * np.sum((S @ W) * S, axis=1)
     return E
 
 
 def update(S: Array, W: Array, random: np.random.Generator) -> Iterator[None]:
-    """Give every unit the sign of its input, one after another, in place; yields after each."""
+    """Set each unit in turn to the sign of its input, in place; yield after each."""
     for unit in random.permutation(len(W)):
         H = S @ W[:, unit]
         S[:, unit] = np.where(H == 0, S[:, unit], np.sign(H))
@@ -77,7 +77,7 @@ def update(S: Array, W: Array, random: np.random.Generator) -> Iterator[None]:
 
 
 def recall(S: Array, W: Array, random: np.random.Generator) -> tuple[Array, Array]:
-    """Let each row come to rest; also E (sweeps + 1, rows) before and after each sweep over the units."""
+    """Update each row until it is stable; also return E (sweeps + 1, rows) after each sweep."""
     S, energies = S.copy(), [energy(S, W)]
     for _ in range(MOST_SWEEPS):
         before = S.copy()
@@ -90,12 +90,12 @@ def recall(S: Array, W: Array, random: np.random.Generator) -> tuple[Array, Arra
 
 
 def try_recall(what: str, P: Array, random: np.random.Generator) -> dict[str, float]:
-    """By each rule the share of trials that end in exactly the pattern; the largest rise of E in a sweep."""
-    goal = np.repeat(P, TRIALS, axis=0)
+    """Return the share of trials of each rule that end in the exact pattern, and the largest rise of E."""
+    target = np.repeat(P, TRIALS, axis=0)
     shares, rise = {}, -np.inf
     for rule, learn in RULES.items():
-        S, energies = recall(corrupt(goal, random), learn(P), random)
-        shares[rule] = float(np.mean((goal == S).all(axis=1)))
+        S, energies = recall(corrupt(target, random), learn(P), random)
+        shares[rule] = float(np.mean((target == S).all(axis=1)))
         rise = max(rise, float(np.diff(energies, axis=0).max()))
     load = f"{len(P) / P.shape[1]:.2f} N"
     print(f"{len(P):3} {what:<19} {load}" + "".join(f"{share:12.1%}" for share in shares.values()))
@@ -103,7 +103,7 @@ def try_recall(what: str, P: Array, random: np.random.Generator) -> dict[str, fl
 
 
 def draw_digits(axes: Any, P: Array, random: np.random.Generator) -> None:
-    """The digits, corrupted and recalled, and the energy as unit after unit comes to rest."""
+    """Draw the digits, corrupted and recalled, and the energy during recall."""
     S, W = corrupt(P, random), projection(P)
     R, _ = recall(S, W, random)
     half = len(P) // 2
@@ -122,19 +122,19 @@ def draw_digits(axes: Any, P: Array, random: np.random.Generator) -> None:
     energies = [energy(S, W)]
     energies += [energy(S, W) for _ in range(2) for _ in update(S, W, random)]
     axes[1].plot(np.array(energies), color=COLOURS[0], alpha=0.7)
-    axes[1].set_title("the energy of each as it is recalled", fontsize="medium")
-    dress(axes[1], f"update of a unit, {len(W)} a sweep", "energy E")
+    axes[1].set_title("the energy of each digit during recall", fontsize="medium")
+    dress(axes[1], f"unit update, {len(W)} per sweep", "energy E")
 
 
 def main(picture: str) -> dict[str, Any]:
-    """Recall patterns at random and digits; find tours of ten sets of cities."""
+    """Recall random patterns and digits; find tours of ten sets of cities."""
     random = np.random.default_rng(0)
     print(f"recalled exactly, {FLIPPED:.0%} of the units flipped")
     print(f"{'':<30}" + "".join(f"{rule:>12}" for rule in RULES))
     loads = {}
     for load in LOADS:
         P = random.choice([-1.0, 1.0], size=(round(load * UNITS), UNITS))
-        loads[load] = try_recall("patterns at random", P, random)
+        loads[load] = try_recall("random patterns", P, random)
     X, y, _, _ = digits("float64")
     P = np.where(np.array([X[y == digit][0] for digit in range(10)]) >= 0.5, 1.0, -1.0)
     pictures = {count: try_recall("digits of 64 pixels", P[:count], random) for count in (6, 10)}
@@ -143,7 +143,7 @@ def main(picture: str) -> dict[str, Any]:
 
     every = _tour.every_tour()
     near = f"within {_tour.GOOD - 1:.0%} of the shortest"
-    print(f"tours of {_tour.CITIES} cities, {_tour.STARTS} starts a set; {near}")
+    print(f"tours of {_tour.CITIES} cities, {_tour.STARTS} starts per set; {near}")
     print("set  valid  within  shortest   of all tours within")
     found = [_tour.tour(seed, every) for seed in range(CITY_SETS)]
     for number, tours in enumerate(found, 1):
@@ -158,7 +158,7 @@ def main(picture: str) -> dict[str, Any]:
         shares = [loads[load][rule] for load in LOADS]
         axes[0, 2].plot(LOADS, shares, "o-", color=colour, label=rule, markersize=4)
     axes[0, 2].legend(frameon=False)
-    axes[0, 2].set_title(f"patterns at random, N = {UNITS}, {FLIPPED:.0%} flipped", fontsize="medium")
+    axes[0, 2].set_title(f"random patterns, N = {UNITS}, {FLIPPED:.0%} flipped", fontsize="medium")
     dress(axes[0, 2], "load, patterns / N", "share recalled exactly")
     _tour.draw(axes[1], found)
     write(sheet, picture)

@@ -1,7 +1,7 @@
-"""The losses: against the margin where they tell classes apart, against the error where they fit values.
+"""The losses as functions of the margin (classification) or of the error (regression).
 
-Each curve is what `bpfast.kernels.loss_and_delta` gives for one row, below it the delta, ∂L/∂z: how
-hard a row pulls. The table of losses is gone through, so that a new one shows up here by itself.
+Each curve is the result of `bpfast.kernels.loss_and_delta` for one row, and below it the delta, ∂L/∂z: the
+pull of the row. All losses in the table are drawn, so that a new one appears by itself.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ STYLES = ("-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5)))
 
 
 def curve(loss: Loss, t: Array) -> tuple[Array, Array]:
-    """The loss of a row and its ∂L/∂z where the margin or the error is t.
+    """Return the loss of a row and its ∂L/∂z at the margin or error t.
 
-    The margin is y z for classes of ±1, z for the class 1 of 0 and 1, and how far the right class is
-    above the others, all equal, of several. The error is z - y with y = 0; of counts y = 1, whose
-    best z = log y is 0 too.
+    The margin is y z for classes ±1, z for class 1 of 0 and 1, and with several classes the output of
+    the correct class minus those of the others, which are all equal. The error is z - y with y = 0;
+    for counts y = 1, for which the best z = log y is also 0.
     """
     Z = t[:, None]
     Y: Array = np.ones((1, 1))
@@ -39,7 +39,7 @@ def curve(loss: Loss, t: Array) -> tuple[Array, Array]:
 
 
 def show(axes: Any, t: Array, members: list[Loss], labels: dict[str, str], figures: dict[str, Any]) -> None:
-    """Draw the losses of one column of the picture; print them at some whole numbers."""
+    """Draw the losses of one column of the picture; print them at some integers."""
     whole = [-2, -1, 0, 1, 2]
     print(f"{'':<16}" + "".join(f"{point:>9}" for point in whole))
     for index, loss in enumerate(members):
@@ -58,7 +58,7 @@ def show(axes: Any, t: Array, members: list[Loss], labels: dict[str, str], figur
 
 
 def main(picture: str) -> dict[str, Any]:
-    """Draw all the losses with their slopes."""
+    """Draw all losses with their slopes."""
     table = [losses.resolve(name) for name in losses]
     regression = [loss for loss in table if loss.targets in ("values", "counts")]
     classification = [loss for loss in table if loss not in regression]
@@ -74,9 +74,11 @@ def main(picture: str) -> dict[str, Any]:
     figures: dict[str, Any] = {}
 
     print("margin y z")
-    axes[0, 0].step(t, np.where(t > 0, 0.0, 1.0), color="#999999", linewidth=1.4, label="0/1 (what is meant)")
+    axes[0, 0].step(
+        t, np.where(t > 0, 0.0, 1.0), color="#999999", linewidth=1.4, label="0/1 (the actual goal)"
+    )
     show(axes[:, 0], t, classification, labels, figures)
-    print("\nerror z - y (of poisson z - log y)")
+    print("\nerror z - y (for poisson z - log y)")
     show(axes[:, 1], t, regression, labels, figures)
 
     for axis, place in zip(axes[0], ("upper right", "upper center"), strict=True):
@@ -87,7 +89,7 @@ def main(picture: str) -> dict[str, Any]:
     dress(axes[0, 0], "", "loss of a row")
     dress(axes[1, 0], "margin y z", "∂L/∂z at y = +1")
     dress(axes[0, 1], "", "loss of a row")
-    dress(axes[1, 1], "error z - y (of poisson z - log y)", "∂L/∂z")
+    dress(axes[1, 1], "error z - y (for poisson z - log y)", "∂L/∂z")
     axes[0, 0].set_title("classification", fontsize="medium")
     axes[0, 1].set_title("regression", fontsize="medium")
     write(sheet, picture)

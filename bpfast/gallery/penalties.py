@@ -1,9 +1,9 @@
-"""The penalties: what each leaves of the weights of a network that learns the digits.
+"""The penalties: the weights that each of them leaves in a network that learns the digits.
 
-J = mean loss + α Ω(W). L2 makes all weights small and none 0; L1 and, with it, the elastic net pull
-small ones to exactly 0 by a proximal step; L0 cuts them off there and leaves the large as they are;
-Frobenius shrinks a whole matrix by its norm. SGD, since rules that scale each weight's gradient would
-scale the penalty too (see `bpfast.penalties`).
+J = mean loss + α Ω(W). L2 makes all weights small and none 0; L1, and therefore the elastic net, sets small
+ones to exactly 0 with a proximal step; L0 sets small ones to 0 and leaves the large ones unchanged; Frobenius
+scales a whole matrix by its norm. The optimizer is SGD, since rules that scale the gradient of each weight
+would also scale the penalty (see `bpfast.penalties`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ._common import COLOURS, digits, dress, figure, write
 
 EPOCHS = 60
 
-#: α of each: about as much as costs a point of accuracy. A new penalty begins with the default.
+#: α of each, which costs about one percentage point of accuracy; other penalties use the default.
 STRENGTHS = {"l2": 1e-2, "l1": 1e-3, "elastic_net": 2e-3, "l0": 1e-2, "frobenius": 6e-2}
 DEFAULT_STRENGTH = 1e-4
 
 
 def train(penalty: Any) -> tuple[Array, float]:
-    """The weights of a network 64-64-10 after training, and its accuracy on held-out digits."""
+    """Train a network 64-64-10; return its weights and the accuracy on held-out digits."""
     X, y, X_test, y_test = digits()
     net = bp.Network([bp.Dense(64, "relu"), bp.Dense(10)], n_inputs=64, loss="cross_entropy")
     net.fit(X, y, epochs=EPOCHS, batch_size=32, optimizer=bp.SGD(0.1), penalty=penalty)
@@ -36,7 +36,7 @@ def train(penalty: Any) -> tuple[Array, float]:
 
 
 def main(picture: str) -> dict[str, Any]:
-    """Train with none and with each; draw the histograms of their weights."""
+    """Train without and with each penalty; draw histograms of the weights."""
     table: dict[str, Any] = {"none": None}
     table |= {name: penalties[name](STRENGTHS.get(name, DEFAULT_STRENGTH)) for name in penalties}
 
@@ -46,7 +46,7 @@ def main(picture: str) -> dict[str, Any]:
     axes = sheet.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     trained = {name: train(penalty) for name, penalty in table.items()}
     reach = max(float(np.abs(weights).max()) for weights, _ in trained.values())
-    # An odd number of bins: one is about 0.
+    # An odd number of bins, so that one is centred at 0.
     edges = np.linspace(-reach, reach, 66)
     middle = len(edges) // 2 - 1
 
@@ -62,7 +62,7 @@ def main(picture: str) -> dict[str, Any]:
 
         counts, _ = np.histogram(weights[weights != 0], edges)
         if zeros:
-            # Of the bin about 0, what stands above the others is exactly 0.
+            # The weights of exactly 0 are stacked on the bin around 0.
             whole = counts[middle] + np.sum(weights == 0)
             axis.stairs([whole], edges[middle : middle + 2], fill=True, color=COLOURS[1], label="exactly 0")
             axis.legend(frameon=False, loc="upper right", fontsize="small", handlelength=1)

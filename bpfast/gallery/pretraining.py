@@ -1,10 +1,10 @@
-"""pretraining: a deep network of sigmoids that learns nothing from random weights, and then does.
+"""A deep network of sigmoids that learns nothing from random weights, and learns after pretraining.
 
-Until 2006 networks with several hidden layers of sigmoids were thought untrainable: the gradient is
-at most a quarter of itself after every layer, and the lowest ones hardly move. Hinton, Osindero and
-Teh (2006) first trained each layer alone, without labels, as a restricted Boltzmann machine; Bengio
-et al. (2007) did it with autoencoders. Backpropagation then starts where the layers say something
-about the data already, and the same steps that led nowhere are enough.
+Until 2006 networks with several hidden layers of sigmoids were considered untrainable: every layer reduces
+the gradient at least to a quarter, and the lowest layers hardly change. Hinton, Osindero and Teh (2006) first
+trained each layer separately, without labels, as a restricted Boltzmann machine; Bengio et al. (2007) used
+autoencoders. Backpropagation then starts from layers that already represent the data, and the same steps that
+failed before are sufficient.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ METHODS = {
 
 
 def main(picture: str) -> dict[str, Any]:
-    """Train three times the same network with the same steps; draw how, and what its first layer sees."""
+    """Train the same network from three starts; draw the accuracies and the weights of the first layer."""
     X, y, X_test, y_test = digits()
     accuracies, weights, figures = {}, {}, {}
     print(f"{HIDDEN} hidden layers of {UNITS} sigmoids on the digits, {EPOCHS} epochs of fine-tuning")
@@ -67,9 +67,11 @@ def _draw(accuracies: dict[str, list[float]], weights: dict[str, Array], picture
     dress(axis, "epoch of fine-tuning", "held-out accuracy")
     axis.set_ylim(0, 1.02)
     axis.set_xlim(0, EPOCHS + 0.5)
-    axis.set_title(f"{HIDDEN} hidden layers of {UNITS} sigmoids: the same steps, from three starts")
-    axis.legend(title="each layer starts from", frameon=False, loc="center right")
-    features.suptitle("The weights of the first layer before fine-tuning, an image of 8 × 8 pixels a unit")
+    axis.set_title(f"{HIDDEN} hidden layers of {UNITS} sigmoids: the same training from three starts")
+    axis.legend(title="start of each layer", frameon=False, loc="center right")
+    features.suptitle(
+        "The weights of the first layer before fine-tuning, as one image of 8 × 8 pixels per unit"
+    )
     panels = features.subplots(1, 3, gridspec_kw={"wspace": 0.06})
     for axis, (name, W) in zip(panels, weights.items(), strict=True):
         image = axis.imshow(_mosaic(W), cmap="RdBu_r", vmin=-1, vmax=1)
@@ -81,7 +83,7 @@ def _draw(accuracies: dict[str, list[float]], weights: dict[str, Array], picture
 
 
 def _mosaic(W: Array, rows: int = 6, columns: int = 8, side: int = 8) -> Array:
-    """The columns of W as images in a grid, each scaled to its largest element."""
+    """Arrange the columns of W as images in a grid, each scaled to its largest element."""
     grid = np.full((rows * (side + 1) - 1, columns * (side + 1) - 1), np.nan)
     for unit in range(rows * columns):
         i, j = (side + 1) * (unit // columns), (side + 1) * (unit % columns)

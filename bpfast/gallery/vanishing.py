@@ -1,19 +1,19 @@
-"""vanishing: twelve hidden layers of sigmoids that learn nothing, and six ways in which they do.
+"""Vanishing gradients: twelve hidden layers of sigmoids that learn nothing, and six remedies.
 
-D_prev = (D Wᵀ) ⊙ f′(Z_prev), and f′ of the sigmoid is at most ¼. With weights drawn from
-U(-1/√I, 1/√I), as was usual (Glorot & Bengio 2010 call it the common heuristic), a layer hands on about
-a seventh of the delta that it gets, so that of twelve nothing arrives. On the way up it is no better:
-what tells one row from another shrinks likewise, and the last layer sees the same of all digits. That is
-why no rate and no rule of scaled steps helps; `RATES` are tried too.
+D_prev = (D Wᵀ) ⊙ f′(Z_prev), and f′ of the sigmoid is at most ¼. With weights drawn from U(-1/√I, 1/√I), as
+was usual (Glorot & Bengio 2010 call it the common heuristic), a layer passes on about a seventh of its delta,
+so that nothing arrives after twelve layers. The forward pass has the same problem: the differences between
+rows shrink likewise, and the last layer sees the same values for all digits. Therefore no learning rate and
+no optimizer with scaled steps helps; `RATES` are tried too.
 
-Each remedy is a network of the same depth and width, trained by the same rule over as many epochs:
+Each remedy is a network of the same depth and width, trained with the same optimizer for as many epochs:
 
-- relu with He's weights and tanh with Xavier's: f′ is 1 where a unit is at work, and the weights are as
-  large as keeps the deltas (Glorot & Bengio 2010; He et al. 2015);
-- BatchNorm: between W and sigmoid it gives each layer a spread of 1 again (Ioffe & Szegedy 2015);
-- Residual: X + sigmoid(X) W + b, past which the delta gets undiminished (He et al. 2016);
-- Auxiliary: a head on each layer brings it a delta of its own (Lee et al. 2015);
-- pretraining: each layer has first learned to encode what it is given (Bengio et al. 2007).
+- relu with He's weights and tanh with Xavier's: f′ is 1 for active units, and the scale of the weights
+  preserves the deltas (Glorot & Bengio 2010; He et al. 2015);
+- BatchNorm: between W and the sigmoid, it restores the variance 1 in each layer (Ioffe & Szegedy 2015);
+- Residual: X + sigmoid(X) W + b, past which the delta passes undiminished (He et al. 2016);
+- Auxiliary: a head on each layer provides a delta of its own (Lee et al. 2015);
+- pretraining: each layer has first learned to encode its input (Bengio et al. 2007).
 
 The last four keep the sigmoids and start from the same kind of weights.
 """
@@ -38,7 +38,7 @@ HIDDEN, UNITS, EPOCHS = 12, 64, 100
 
 RULE = bp.Adam(bp.Cosine(0.003, EPOCHS))
 
-#: With what else the sigmoids are tried without a remedy.
+#: Other optimizers for the network without a remedy.
 RATES = (
     *(bp.Adam(rate) for rate in (3e-4, 1e-3, 1e-2, 3e-2)),
     *(bp.SGD(rate, momentum=0.9) for rate in (1e-3, 1e-2, 1e-1, 1.0)),
@@ -57,7 +57,7 @@ class Usual(Initializer):
 
 
 def stacks() -> dict[str, list[Layer]]:
-    """The hidden layers of each network."""
+    """Return the hidden layers of each network."""
     linear, sigmoid = bp.Dense(UNITS, "identity", Usual()), bp.Dense(UNITS, "sigmoid", Usual())
     f = bp.Activation("sigmoid")
     return {
@@ -72,7 +72,7 @@ def stacks() -> dict[str, list[Layer]]:
 
 
 def train(name: str, optimizer: Optimizer = RULE, seed: int = 0) -> tuple[Array, list[float]]:
-    """‖dW‖ of the hidden layers and the last one before training, and the held-out accuracy of each epoch."""
+    """Return ‖dW‖ of all layers before training, and the held-out accuracy of each epoch."""
     X, y, X_test, y_test = digits()
     layers = [*stacks()[name], bp.Dense(10, "identity", Usual())]
     net = bp.Network(layers, n_inputs=X.shape[1], loss="cross_entropy", seed=seed)
@@ -80,15 +80,18 @@ def train(name: str, optimizer: Optimizer = RULE, seed: int = 0) -> tuple[Array,
         bp.pretrain(net, X, bp.Autoencoder(epochs=20, corruption=0.25, optimizer=bp.Adam(0.003)))
     gradients = net.gradients(X, y, training=True)
     dWs = [dW for parameter, dW in gradients.items() if parameter.endswith(".W")]
-    # Heads have 10 columns, as the last layer.
+    # Heads have 10 columns, like the last layer.
     chain = [*(dW for dW in dWs if dW.shape[1] == UNITS), dWs[-1]]
     history = net.fit(X, y, epochs=EPOCHS, batch_size=32, optimizer=optimizer, validation=(X_test, y_test))
     return np.array([np.linalg.norm(dW.astype("float64")) for dW in chain]), history.val_accuracy
 
 
 def main(picture: str) -> dict[str, Any]:
-    """Train all; print how the gradient at the start and the accuracy at the end compare; draw both."""
-    print(f"{HIDDEN} hidden layers of {UNITS} units on the digits, {EPOCHS} epochs, Adam, 0.003 falling to 0")
+    """Train all networks; print and draw the initial gradients and the accuracies."""
+    print(
+        f"{HIDDEN} hidden layers of {UNITS} units on the digits, {EPOCHS} epochs, "
+        "Adam, learning rate 0.003 decaying to 0"
+    )
     print(f"{'':<14}{'‖dW‖ first':>12}{'last':>10}{'first / last':>14}{'held-out accuracy':>19}")
     figures: dict[str, Any] = {}
     norms, accuracies = {}, {}
@@ -97,7 +100,7 @@ def main(picture: str) -> dict[str, Any]:
         first, last = float(norms[name][0]), float(norms[name][-1])
         figures[name] = {"ratio": first / last, "accuracy": accuracies[name][-1]}
         print(f"{name:<14}{first:>12.1e}{last:>10.1e}{first / last:>14.1e}{accuracies[name][-1]:>19.3f}")
-    print(f"{NONE}, the best epoch of {EPOCHS} with other rates:")
+    print(f"{NONE}, the best of {EPOCHS} epochs with other optimizers:")
     figures["rates"] = {}
     for rule in RATES:
         label = f"{type(rule).__name__} {rule.schedule.rate(0):g}"
@@ -117,13 +120,13 @@ def _draw(norms: dict[str, Array], accuracies: dict[str, list[float]], picture: 
     left.set_yscale("log")
     left.set_xticks(range(1, HIDDEN + 2))
     dress(left, f"layer ({HIDDEN + 1} gives the outputs)", "‖dW‖ before the first step")
-    left.set_title("What arrives of the gradient")
+    left.set_title("Gradient of each layer")
     right.axhline(0.1, color="#777777", linewidth=0.8, linestyle=":", label="chance")
     right.set_xscale("log")
     right.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
     right.minorticks_off()
     right.set_ylim(0, 1.02)
     dress(right, "epoch", "held-out accuracy")
-    right.set_title(f"{HIDDEN} layers deep, the same steps")
+    right.set_title(f"{HIDDEN} hidden layers, the same training")
     sheet.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside right center")
     write(sheet, picture)

@@ -1,1 +1,1 @@
-"""The native engine: compiled kernels and the Python that hands arrays to them."""
+"""The native engine: the compiled kernels, and the Python that calls them."""

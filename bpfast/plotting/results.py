@@ -186,11 +186,7 @@ def plot_calibration(
     if of is not None:
         which = f"predicted probability of {drawable(of)}"
     else:
-        which = (
-            "predicted probability of the second class"
-            if one
-            else "predicted probability of the predicted class"
-        )
+        which = "predicted probability of the second class" if one else "probability of the predicted class"
     bottom.set_xlabel(which, **name_style("medium"))
     for axis in (top, bottom):
         dress(axis)

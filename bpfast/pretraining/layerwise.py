@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array
-from ..native import _runtime
+from ..native import _core
 from ..network import Network
 from ..specs.spec import Family, Spec, integer, spec
 from ..training.callbacks import Callback
@@ -95,7 +95,7 @@ class Task:
 
     def require_finite(self, epoch: int, loss: float, *arrays: Array) -> None:
         """Raise FloatingPointError if an epoch ended in NaN or infinity."""
-        if not np.isfinite(loss) or not all(_runtime.all_finite(array) for array in arrays):
+        if not np.isfinite(loss) or not all(_core.all_finite(array) for array in arrays):
             raise self.diverged(epoch)
 
     def diverged(self, epoch: int) -> FloatingPointError:

@@ -1,4 +1,4 @@
-"""The reference engine: programs run in NumPy, one op after the other, and its training loop."""
+"""The reference engine, which runs programs in NumPy, and its training loop."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .random import permutation
 
 
 def _unprepared(parameters: Array, X: Any, link: str) -> None:
-    """No X is ready for the reference: every one is checked."""
+    """Return None: the reference engine validates every X first."""
 
 
 class ReferenceEngine:
-    """Runs a program in NumPy, one op after the other."""
+    """Run a program in NumPy, op by op."""
 
-    #: BLAS may round the same row differently in matrices of different heights.
+    #: BLAS may round the same row differently in matrices with different numbers of rows.
     row_block = 256
 
     def __init__(self, program: Program, dtype: np.dtype[Any]) -> None:
         self.program = program
         self.dtype = dtype
         self.predict: Callable[[Array, Any, str], Array | None] = _unprepared
-        # Of the last forward pass: the values, what the ops saved, the weights it saw, its training.
+        # Of the last forward pass: values, arrays saved by ops, deltas, effective parameters, training.
         self._values: dict[int, Array] = {}
         self._saved: dict[int, Any] = {}
         self._deltas: dict[int, Array] = {}
-        self._seen: dict[str, Array] = {}
+        self._effective: dict[str, Array] = {}
         self._training: TrainingPass | None = None
 
     def outputs(self, parameters: Array, X: Features) -> Array:
@@ -46,14 +46,14 @@ class ReferenceEngine:
         return np.concatenate([self._forward(p, dense(block), None)[0][output] for block in blocks])
 
     def forward(self, parameters: Array, X: Features, training: TrainingPass | None = None) -> Array:
-        self._training, self._seen = training, self._views(parameters)
+        self._training, self._effective = training, self._views(parameters)
         if training is not None and training.weight_noise > 0:
             for p in self.program.parameters:
                 if p.penalised:
-                    W = self._seen[p.name]
-                    self._seen[p.name] = noisy(W, training.weight_noise, *training.noise, p.offset)
+                    W = self._effective[p.name]
+                    self._effective[p.name] = noisy(W, training.weight_noise, *training.noise, p.offset)
         self._deltas = {}
-        self._values, self._saved = self._forward(self._seen, dense(X), training)
+        self._values, self._saved = self._forward(self._effective, dense(X), training)
         return self._values[self.program.output].copy()
 
     def head_outputs(self) -> list[Array]:
@@ -75,7 +75,7 @@ class ReferenceEngine:
         return values, saved
 
     def _ops(self, training: TrainingPass | None) -> list[Op]:
-        """The ops that are there: those of heads only with their losses."""
+        """The ops of a pass: those of heads only if it includes them."""
         heads = training is not None and training.heads
         return [op for op in self.program.ops if heads or not op.head]
 
@@ -95,7 +95,7 @@ class ReferenceEngine:
             for op in reversed(self._ops(self._training)):
                 sources = [self._values[source] for source in op.sources]
                 saved, dA = self._saved[op.target], deltas[op.target]
-                found = OPS[op.kind][1](op, self._seen, g, saved, dA, *sources)
+                found = OPS[op.kind][1](op, self._effective, g, saved, dA, *sources)
                 for source, accumulates, delta in zip(op.sources, op.accumulates, found, strict=True):
                     deltas[source] = deltas[source] + delta if accumulates else delta
         self._deltas = deltas
@@ -163,7 +163,7 @@ class ReferenceEngine:
 def head_losses(
     engine: Engine, Y: Array, weights: Array | None, scale: float = 1.0
 ) -> tuple[float, list[Array]]:
-    """What the heads of the last forward pass add to the objective, and the delta of each."""
+    """Return the contribution of the heads to the objective of the last forward pass, and their deltas."""
     total, deltas = 0.0, []
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for head, Z in zip(engine.program.heads, engine.head_outputs(), strict=False):
@@ -182,7 +182,7 @@ def train_in_python(
     data: Data,
     plan: Plan,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`Engine.train`, step by step from Python: the reference's, and any engine's under a custom loss."""
+    """Train step by step in Python: `Engine.train` of the reference, and of any engine with a custom loss."""
     n, X, Y, weights = len(data), data.X, data.Y, data.weights
     order = np.arange(n) if plan.order is None else plan.order
     if plan.shuffle is not None:
@@ -196,8 +196,8 @@ def train_in_python(
         Z = engine.forward(parameters, take(X, rows), plan.training_pass(batch))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             loss, D = reference.mean_loss(*reference.row_losses(plan.loss, Y[rows], Z), w, plan.loss_scale)
-        beside, head_deltas = head_losses(engine, Y[rows], w, plan.loss_scale)
-        loss += beside
+        head_loss, head_deltas = head_losses(engine, Y[rows], w, plan.loss_scale)
+        loss += head_loss
         penalty = plan.penalty_of(batch)
         if plan.objective and penalty is not None:
             views = engine.program.views(parameters)

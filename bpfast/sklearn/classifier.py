@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from ..arrays import Array, checks
+from ..evaluation import accuracy
 from ..interop.skl2onnx import Convertible
 from ..specs.losses import CrossEntropy, LogLoss, Loss, resolve_loss
 from .base import FitData, supports_partial_fit
@@ -400,13 +401,8 @@ class MLPClassifier(Convertible, ClassifierMixin, Perceptron):  # type: ignore[m
         return "softmax" if self._target_type == "multiclass" else "logistic"
 
     def _own_score(self, predicted: Array, data: FitData) -> float:
-        if self._target_type == "multiclass":
-            target = data.Y if data.Y.ndim == 1 else data.Y.argmax(axis=1)
-            correct = predicted.argmax(axis=1) == target
-        else:
-            threshold = 0.0 if self._has_margins() else 0.5
-            correct = ((predicted > threshold) == (threshold < data.Y)).all(axis=1)
-        return float(np.average(correct, weights=data.weights))
+        kind = "classes" if self._target_type == "multiclass" else self._loss().targets
+        return accuracy(data.Y, predicted, data.weights, kind=kind, linked=True, whole_rows=True)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

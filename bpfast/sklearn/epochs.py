@@ -18,7 +18,7 @@ from ..arrays import Array
 from ..arrays.aligned import aligned_copy
 from ..arrays.sparse import take
 from ..engine.interface import Data, OptimizerState, Plan
-from ..native import _runtime
+from ..native import _core
 from ..network import Network
 from ..specs.losses import Quantile
 from ..specs.monitor import direction, improves
@@ -213,7 +213,7 @@ class _EstimatorTrainer(Trainer):
         est.loss_curve_.append(est.loss_)
         if est.verbose:
             print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
-        if not epoch.finite or not _runtime.all_finite(self.state.flat):
+        if not epoch.finite or not _core.all_finite(self.state.flat):
             _diverged(est, self.options, epoch.losses)
             return None
         return {"loss": est.loss_} | _validate(est, self.state, self.options)

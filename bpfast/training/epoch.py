@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .._state import NetworkState
 from ..arrays.rows import rows_of
 from ..engine.interface import Data, OptimizerState, Plan
-from ..native._engine import shuffled
+from ..native._core import shuffled
 from ..reference.random import mix64
 from .callbacks import CallbackList
 from .loop import Epoch

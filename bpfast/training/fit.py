@@ -11,7 +11,7 @@ import numpy as np
 from .._state import BaseNetwork, NetworkState, state_of
 from ..arrays.sparse import sparsify
 from ..engine.interface import Data, Plan
-from ..native import _runtime
+from ..native import _core
 from ..native.engine import NativeEngine
 from ..specs.optimizers import Optimizer
 from ..specs.penalties import Penalty
@@ -179,7 +179,7 @@ class _FitTrainer(Trainer):
     def _require_finite(self, epoch: Epoch) -> None:
         """Raise FloatingPointError after an epoch that ended in NaN or infinity, and roll back."""
         state, losses = self.state, epoch.losses
-        if epoch.finite and _runtime.all_finite(state.flat):
+        if epoch.finite and _core.all_finite(state.flat):
             return
         self._roll_back()
         if epoch.finite:

@@ -13,7 +13,7 @@ import numpy as np
 from .._state import BaseNetwork, NetworkState, state_of
 from ..arrays import Array
 from ..engine.interface import Data, TrainingPass
-from ..native import _runtime
+from ..native import _core
 from ..specs.optimizers import LBFGS
 from ..specs.penalties import Penalty
 from .callbacks import CallbackList
@@ -250,7 +250,7 @@ def _update_statistics(state: NetworkState, data: Data) -> None:
 
 
 def _require_finite(state: NetworkState, value: float, iteration: int) -> None:
-    if not (math.isfinite(value) and _runtime.all_finite(state.flat)):
+    if not (math.isfinite(value) and _core.all_finite(state.flat)):
         raise FloatingPointError(
             f"the objective became {spell(value)} in iteration {iteration} of LBFGS; the network keeps the "
             f"weights of the last good iteration. Scaled data often helps"

@@ -13,7 +13,7 @@ from .._state import NetworkState
 from ..arrays import checks
 from ..engine.interface import Data, Plan
 from ..engine.program import Op
-from ..native import _kernels
+from ..native import _core
 from ..native.engine import NativeEngine
 from ..specs.losses import CustomLoss
 from ..specs.optimizers import Optimizer
@@ -166,5 +166,5 @@ def fma_peak(dtype: Any = "float32", threads: int = 1) -> float:
 
 def _timed(size: int, rounds: int, team: int) -> tuple[float, float]:
     start = time.perf_counter()
-    made = _kernels.multiply_adds(size, rounds, team)
+    made = _core.multiply_adds(size, rounds, team)
     return made, time.perf_counter() - start

@@ -1,6 +1,6 @@
-/* Dropout. What is kept is drawn by counter: an element's number in its matrix decides, and nothing
-   of how the matrix is cut into blocks, vectors or threads, nor the dtype. So the backward pass draws
-   the same mask again, and nobody keeps one. */
+/* Dropout. The mask is drawn by counter: it depends on an element's number in its matrix alone, not on
+   blocks, vectors, threads or dtype. So the backward pass draws the same mask again instead of storing
+   it. */
 #ifndef TILES_DROPOUT_H
 #define TILES_DROPOUT_H
 
@@ -19,7 +19,7 @@ ALWAYS_INLINE VDraws v_mix64(VDraws z) {
     return z ^ (z >> 31);
 }
 
-/* Draws `number` and those behind it. */
+/* Draw `number` and the following ones. */
 ALWAYS_INLINE VDraws draws_from(uint64_t key, uint64_t number) {
     VDraws counter;
     for (uint64_t k = 0; k < DRAWS; k++) counter[k] = key + (number + k + 1) * GOLDEN;
@@ -27,8 +27,8 @@ ALWAYS_INLINE VDraws draws_from(uint64_t key, uint64_t number) {
 }
 
 /* A (n,) <- X / (1 - rate) where kept, 0 elsewhere; element i has number `first` + i in its matrix.
-   Draw k serves numbers 2k, by its lower 32 bits, and 2k + 1, by its upper ones: kept are those of
-   at least rate 2^32. A may be X. */
+   The lower 32 bits of draw k belong to number 2k, the upper ones to 2k + 1; elements with at least
+   rate 2^32 are kept. A may be X. */
 static void dropout(ptrdiff_t n, double rate, uint64_t key, uint64_t first, const void *X_,
                     void *A_) {
     const real *X = X_;
@@ -38,7 +38,7 @@ static void dropout(ptrdiff_t n, double rate, uint64_t key, uint64_t first, cons
     const V scales = v_set(scale);
     ptrdiff_t i = 0;
     if (n > 0 && first % 2) {
-        /* The second half of a draw whose first the rows before have taken. */
+        /* The second half of a draw, whose first half belongs to an earlier row. */
         const VDraws draws = v_mix64(draws_from(key, first / 2));
         A[0] = draws[0] >> 32 >= threshold ? X[0] * scale : 0;
         i = 1;
@@ -46,16 +46,19 @@ static void dropout(ptrdiff_t n, double rate, uint64_t key, uint64_t first, cons
     VDraws counters = draws_from(key, (first + 1) / 2);
     for (; i < n; i += 2 * DRAWS, counters += DRAWS * GOLDEN) {
         const VDraws draws = v_mix64(counters);
-        const VI low = (VI)((draws & 0xFFFFFFFFu) >= threshold), high = (VI)(draws >> 32 >= threshold);
+        const VI low = (VI)((draws & 0xFFFFFFFFu) >= threshold),
+                 high = (VI)(draws >> 32 >= threshold);
 #if REAL_IS_DOUBLE
         const VI masks[] = {ZIP(low, high, ZIP_LOW), ZIP(low, high, ZIP_HIGH)};
         for (int half = 0; half < 2; half++) {
             const ptrdiff_t j = i + half * LANES;
             if (j < n)
-                store_lanes(A + j, (V)(masks[half] & (VI)(load_lanes(X + j, n - j) * scales)), n - j);
+                store_lanes(A + j, (V)(masks[half] & (VI)(load_lanes(X + j, n - j) * scales)),
+                            n - j);
         }
 #else
-        const VI upper = (VI)((VDraws){0} + 0xFFFFFFFF00000000u), mask = (upper & high) | (~upper & low);
+        const VI upper = (VI)((VDraws){0} + 0xFFFFFFFF00000000u),
+                 mask = (upper & high) | (~upper & low);
         store_lanes(A + i, (V)(mask & (VI)(load_lanes(X + i, n - i) * scales)), n - i);
 #endif
     }

@@ -1,7 +1,7 @@
 /* The matrix product on register tiles, and sums over matrices.
 
-   Each element of C is one sum over depth, in order, in one lane of one register: neither the
-   tile's size nor its place, nor the width of the vectors, changes a bit of it. */
+   Each element of C is one sum over depth, in order, in one lane of one register, so the result does
+   not depend on the size or position of the tile, nor on the width of the vectors. */
 #ifndef TILES_GEMM_H
 #define TILES_GEMM_H
 
@@ -10,45 +10,45 @@
 #include "simd.h"
 #include "tiles.h"
 
-/* What a product starts from. */
+/* The initial value of a product. */
 enum { FROM_ZERO = 0, FROM_BIAS = 1, FROM_C = 2 };
 
-/* As many rows as the registers hold with two vectors of columns: 32 registers or 16. */
+/* The rows that fit into the registers (32 or 16) with two vectors of columns. */
 #if VECTOR_BYTES == 64 || TILES_NEON
 #define TILE_ROWS 12
 #else
 #define TILE_ROWS 6
 #endif
 #define TILE_COLUMNS (2 * LANES)
-/* Vectors of columns of a single row: enough sums to hide the latency of an FMA. */
+/* Vectors of columns for a single row: enough sums to hide the latency of an FMA. */
 #define ROW_VECTORS 8
-/* A product this deep has time to fetch what comes after it, and rows this many bytes apart are
-   not fetched by the hardware. */
+/* Products of at least this depth have time to prefetch the next tile, and the hardware does not prefetch
+   rows that are at least this many bytes apart. */
 #define PREFETCH_DEPTH 32
 #define PREFETCH_STRIDE 2048
-/* How the last vector of a tile is: of fewer lanes, whole, or whole with more to fetch behind it. */
-enum { PARTIAL = 0, WHOLE = 1, AHEAD = 2 };
+/* The last vector of a tile: fewer lanes, whole, or whole with more columns to prefetch after it. */
+enum { PARTIAL = 0, WHOLE = 1, WHOLE_PREFETCH = 2 };
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* Lanes of a row at p, of which n count. */
+/* The first n lanes of a row at p. */
 ALWAYS_INLINE V load_lanes(const real *p, ptrdiff_t n) {
     return n >= LANES ? v_load(p) : v_load_partial(p, n);
 }
 
-/* Writes n lanes to p. */
+/* Write n lanes to p. */
 ALWAYS_INLINE void store_lanes(real *p, V v, ptrdiff_t n) {
     if (n >= LANES) v_store(p, v);
     else v_store_partial(p, v, n);
 }
 
-/* One register tile: C (mr, n) of nv vectors, all of them whole or the last one of fewer lanes.
-   mr, nv, whole and which stride of A is 1 are literals at every call, so that the sums stay in
-   registers. */
+/* One register tile: C (mr, n) of nv vectors, all of them whole or the last one with fewer lanes.
+   mr, nv, whole and along_rows (which stride of A is 1) are literals at every call, so that the sums
+   stay in registers. */
 ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int along_rows,
-                        ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
-                        ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from, const real *bias,
-                        real *C, ptrdiff_t ldc) {
+                        ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs, ptrdiff_t a_cs,
+                        const real *B, ptrdiff_t ldb, int from, const real *bias, real *C,
+                        ptrdiff_t ldc) {
     V acc[TILE_ROWS][ROW_VECTORS], b[ROW_VECTORS];
     const ptrdiff_t last = n - (nv - 1) * LANES;
 #define LOAD(p, v) (whole || (v) < nv - 1 ? v_load(p) : v_load_partial(p, last))
@@ -62,7 +62,7 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
         }
     }
     if (depth >= PREFETCH_DEPTH && ldc * (ptrdiff_t)sizeof(real) >= PREFETCH_STRIDE) {
-        /* The tile below this one: its rows may be pages apart. */
+        /* The next tile down: its rows may be pages apart. */
         UNROLL(12)
         for (int r = 0; r < mr; r++) {
             __builtin_prefetch(C + (mr + r) * ldc, 1, 2);
@@ -74,8 +74,8 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
         UNROLL(8)
         for (int v = 0; v < nv; v++) {
             b[v] = LOAD(B + v * LANES, v);
-            /* The same row of the columns behind these: B's rows may be pages apart. */
-            if (whole == AHEAD) __builtin_prefetch(B + (nv + v) * LANES, 0, 2);
+            /* The same row of the next columns: the rows of B may be pages apart. */
+            if (whole == WHOLE_PREFETCH) __builtin_prefetch(B + (nv + v) * LANES, 0, 2);
         }
         UNROLL(12)
         for (int r = 0; r < mr; r++) {
@@ -98,8 +98,8 @@ ALWAYS_INLINE void tile(const int mr, const int nv, const int whole, const int a
 }
 
 #if HALF_LANES
-/* The tile of one vector for so few columns that half of its lanes hold them: twice as many half
-   vectors go through the same units. */
+/* The tile of one vector for columns that fit into half of its lanes: the units process twice as many
+   half vectors. */
 ALWAYS_INLINE void half_tile(const int mr, const int along_rows, ptrdiff_t n, ptrdiff_t depth,
                              const real *A, ptrdiff_t a_rs, ptrdiff_t a_cs, const real *B,
                              ptrdiff_t ldb, int from, const real *bias, real *C, ptrdiff_t ldc) {
@@ -120,54 +120,66 @@ ALWAYS_INLINE void half_tile(const int mr, const int along_rows, ptrdiff_t n, pt
     UNROLL(12)
     for (int r = 0; r < mr; r++) h_store_partial(C + r * ldc, acc[r], n);
 }
-#define TILE_HALF(mr)                                                                           \
-    if (a_rs == 1) half_tile(mr, 1, TILE_ARGUMENTS);                                            \
+#define TILE_HALF(mr)                                                                              \
+    if (a_rs == 1) half_tile(mr, 1, TILE_ARGUMENTS);                                               \
     else half_tile(mr, 0, TILE_ARGUMENTS)
 #else
 #define TILE_HALF(mr)
 #endif
 
 #define TILE_ARGUMENTS n, depth, A, a_rs, a_cs, B, ldb, from, bias, C, ldc
-#define TILE_ALONG(mr, nv, whole)                                                               \
-    if (a_rs == 1) tile(mr, nv, whole, 1, TILE_ARGUMENTS);                                      \
+#define TILE_ALONG(mr, nv, whole)                                                                  \
+    if (a_rs == 1) tile(mr, nv, whole, 1, TILE_ARGUMENTS);                                         \
     else tile(mr, nv, whole, 0, TILE_ARGUMENTS)
-#define TILE_CASE(mr)                                                                           \
-    case mr:                                                                                    \
-        if (n == TILE_COLUMNS && ahead) { TILE_ALONG(mr, 2, AHEAD); }                           \
-        else if (n == TILE_COLUMNS) { TILE_ALONG(mr, 2, WHOLE); }                               \
-        else if (n > LANES) { TILE_ALONG(mr, 2, PARTIAL); }                                     \
-        else if (HALF_LANES && n <= HALF_LANES) { TILE_HALF(mr); }                              \
-        else { TILE_ALONG(mr, 1, PARTIAL); }                                                    \
+#define TILE_CASE(mr)                                                                              \
+    case mr:                                                                                       \
+        if (n == TILE_COLUMNS && prefetches) {                                                     \
+            TILE_ALONG(mr, 2, WHOLE_PREFETCH);                                                     \
+        } else if (n == TILE_COLUMNS) {                                                            \
+            TILE_ALONG(mr, 2, WHOLE);                                                              \
+        } else if (n > LANES) {                                                                    \
+            TILE_ALONG(mr, 2, PARTIAL);                                                            \
+        } else if (HALF_LANES && n <= HALF_LANES) {                                                \
+            TILE_HALF(mr);                                                                         \
+        } else {                                                                                   \
+            TILE_ALONG(mr, 1, PARTIAL);                                                            \
+        }                                                                                          \
         break;
 
 /* C (m, n) <- start + A B for n within TILE_COLUMNS, in tiles of nearly equal height. */
 static void gemm_panel(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
                        ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from, const real *bias,
                        real *C, ptrdiff_t ldc) {
-    const int ahead = ldb * (ptrdiff_t)sizeof(real) >= PREFETCH_STRIDE;
+    const int prefetches = ldb * (ptrdiff_t)sizeof(real) >= PREFETCH_STRIDE;
     for (ptrdiff_t left = (m + TILE_ROWS - 1) / TILE_ROWS; left > 0; left--) {
         const ptrdiff_t mr = (m + left - 1) / left;
+        /* clang-format off */
         switch (mr) {
             TILE_CASE(1) TILE_CASE(2) TILE_CASE(3) TILE_CASE(4) TILE_CASE(5) TILE_CASE(6)
 #if TILE_ROWS > 6
             TILE_CASE(7) TILE_CASE(8) TILE_CASE(9) TILE_CASE(10) TILE_CASE(11) TILE_CASE(12)
 #endif
         }
+        /* clang-format on */
         A += mr * a_rs;
         C += mr * ldc;
         m -= mr;
     }
 }
 
-/* Blocks of eight vectors, and a last one of what is left, of one row; of two rows blocks of four.
-   C (m, n) of those; returns the columns done. */
+/* C (m, n) for one row, in blocks of eight vectors and a last one with the rest, or for two rows, in
+   blocks of four; returns the number of columns computed. */
 static ptrdiff_t gemm_rows(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
-                           ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from,
-                           const real *bias, real *C, ptrdiff_t ldc) {
-    const ptrdiff_t wide = (m == 1 ? ROW_VECTORS : ROW_VECTORS / 2) * LANES, whole = n / wide * wide;
+                           ptrdiff_t a_cs, const real *B, ptrdiff_t ldb, int from, const real *bias,
+                           real *C, ptrdiff_t ldc) {
+    const ptrdiff_t wide = (m == 1 ? ROW_VECTORS : ROW_VECTORS / 2) * LANES,
+                    whole = n / wide * wide;
     for (ptrdiff_t done = 0; done < whole; done += wide) {
-        if (m == 1) { TILE_ALONG(1, ROW_VECTORS, AHEAD); }
-        else { TILE_ALONG(2, ROW_VECTORS / 2, AHEAD); }
+        if (m == 1) {
+            TILE_ALONG(1, ROW_VECTORS, WHOLE_PREFETCH);
+        } else {
+            TILE_ALONG(2, ROW_VECTORS / 2, WHOLE_PREFETCH);
+        }
         B += wide;
         C += wide;
         bias += bias ? wide : 0;
@@ -194,8 +206,8 @@ static void gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdi
     ptrdiff_t j = 0;
     if (m == 1 || m == 2) j = gemm_rows(m, n, depth, A, a_rs, a_cs, B, ldb, from, bias, C, ldc);
     for (; j < n; j += TILE_COLUMNS)
-        gemm_panel(m, n - j < TILE_COLUMNS ? n - j : TILE_COLUMNS, depth, A, a_rs, a_cs,
-                   B + j, ldb, from, bias ? bias + j : NULL, C + j, ldc);
+        gemm_panel(m, n - j < TILE_COLUMNS ? n - j : TILE_COLUMNS, depth, A, a_rs, a_cs, B + j, ldb,
+                   from, bias ? bias + j : NULL, C + j, ldc);
 }
 
 /* panel (depth, TILE_COLUMNS) <- Bt' (depth, n), zero beyond n, from Bt (n, depth) of row stride
@@ -211,7 +223,7 @@ static void pack_transposed(ptrdiff_t depth, ptrdiff_t n, const real *Bt, ptrdif
                 UNROLL(16)
                 for (int i = 0; i < LANES; i++) {
                     x[i] = v_load(source + i * ldb);
-                    /* The panel behind this one. */
+                    /* The next panel. */
                     __builtin_prefetch(source + (TILE_COLUMNS + i) * ldb, 0, 2);
                 }
                 v_transpose(x);
@@ -254,21 +266,20 @@ static void column_sums(ptrdiff_t m, ptrdiff_t n, const void *D_, ptrdiff_t ldd,
 static int all_finite(ptrdiff_t n, const void *x_) {
     const real *x = x_;
     /* x - x is 0 where x is finite, otherwise NaN, which stays. */
-    V odd[4] = {{0}};
+    V residual[4] = {{0}};
     ptrdiff_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        UNROLL(4)
-        for (int v = 0; v < 4; v++) {
-            const V a = v_load(x + i + v * LANES);
-            odd[v] += a - a;
-        }
-    for (; i + LANES <= n; i += LANES) odd[0] += v_load(x + i) - v_load(x + i);
-    if (i < n) odd[1] += v_load_partial(x + i, n - i) - v_load_partial(x + i, n - i);
-    const V all = (odd[0] + odd[1]) + (odd[2] + odd[3]);
+    for (; i + 4 * LANES <= n; i += 4 * LANES) UNROLL(4)
+    for (int v = 0; v < 4; v++) {
+        const V a = v_load(x + i + v * LANES);
+        residual[v] += a - a;
+    }
+    for (; i + LANES <= n; i += LANES) residual[0] += v_load(x + i) - v_load(x + i);
+    if (i < n) residual[1] += v_load_partial(x + i, n - i) - v_load_partial(x + i, n - i);
+    const V all = (residual[0] + residual[1]) + (residual[2] + residual[3]);
     return !v_any(all != all);
 }
 
-/* n rounds of as many independent multiply-adds as a register tile has; returns how many. */
+/* Run n rounds of as many independent multiply-adds as a register tile has; returns their number. */
 static double multiply_add_rounds(ptrdiff_t n) {
     V acc[TILE_ROWS * 2];
     const V a = v_set((real)0.5), b = v_set(1);
@@ -278,37 +289,37 @@ static double multiply_add_rounds(ptrdiff_t n) {
         UNROLL(24)
         for (int i = 0; i < TILE_ROWS * 2; i++) {
             acc[i] = v_fma(acc[i], a, b);
-            /* Kept in its register, and not folded with the rounds before. */
+            /* Keep it in its register, and do not fold it with earlier rounds. */
             KEEP_IN_REGISTER(acc[i]);
         }
     }
     return (double)n * TILE_ROWS * 2 * LANES;
 }
 
-/* Sums that go on side by side, so that an addition need not wait for the one before. */
+/* Interleaved sums, so that an addition does not wait for the previous one. */
 #define SUMS 16
 
-/* The sum of a term of x, each element of w (n,), in double: SUMS sums, which are added up in halves. */
-#define SUM_OF(name, term)                                                                      \
-    static double name(ptrdiff_t n, const void *w_) {                                           \
-        const real *w = w_;                                                                     \
-        double s[SUMS] = {0};                                                                   \
-        ptrdiff_t i = 0;                                                                        \
-        for (; i + SUMS <= n; i += SUMS)                                                        \
-            for (int l = 0; l < SUMS; l++) {                                                    \
-                const double x = (double)w[i + l];                                              \
-                s[l] += (term);                                                                 \
-            }                                                                                   \
-        for (int l = 0; i < n; i++, l++) {                                                      \
-            const double x = (double)w[i];                                                      \
-            s[l] += (term);                                                                     \
-        }                                                                                       \
-        for (int k = SUMS / 2; k > 0; k /= 2)                                                   \
-            for (int l = 0; l < k; l++) s[l] += s[l + k];                                       \
-        return s[0];                                                                            \
+/* The sum of a term over the elements x of w (n,), in double: SUMS interleaved sums, added pairwise. */
+#define SUM_OF(name, term)                                                                         \
+    static double name(ptrdiff_t n, const void *w_) {                                              \
+        const real *w = w_;                                                                        \
+        double s[SUMS] = {0};                                                                      \
+        ptrdiff_t i = 0;                                                                           \
+        for (; i + SUMS <= n; i += SUMS)                                                           \
+            for (int l = 0; l < SUMS; l++) {                                                       \
+                const double x = (double)w[i + l];                                                 \
+                s[l] += (term);                                                                    \
+            }                                                                                      \
+        for (int l = 0; i < n; i++, l++) {                                                         \
+            const double x = (double)w[i];                                                         \
+            s[l] += (term);                                                                        \
+        }                                                                                          \
+        for (int k = SUMS / 2; k > 0; k /= 2)                                                      \
+            for (int l = 0; l < k; l++) s[l] += s[l + k];                                          \
+        return s[0];                                                                               \
     }
 
-SUM_OF(sum_of_squares, x * x)
+SUM_OF(sum_of_squares, x *x)
 SUM_OF(sum_of_magnitudes, fabs(x))
 SUM_OF(count_of_nonzeros, x != 0)
 

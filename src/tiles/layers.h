@@ -1,4 +1,4 @@
-/* Small layers: what they do to a block of rows, and what an update needs beside its rule. */
+/* Small layers on a block of rows, and small operations of the update. */
 #ifndef TILES_LAYERS_H
 #define TILES_LAYERS_H
 
@@ -24,7 +24,7 @@ static void scale(ptrdiff_t n, double factor, void *x_) {
     for (ptrdiff_t i = 0; i < n; i++) x[i] *= by;
 }
 
-/* x (m, n) of row stride ld <- each within [-limit, limit]; NaN stays. */
+/* x (m, n) of row stride ld <- x clipped to [-limit, limit]; NaN stays NaN. */
 static void clamp(ptrdiff_t m, ptrdiff_t n, double limit, void *x_, ptrdiff_t ld) {
     const real high = (real)limit, low = -high;
     for (ptrdiff_t i = 0; i < m; i++) {
@@ -45,13 +45,13 @@ static void maxout(ptrdiff_t m, ptrdiff_t n, ptrdiff_t pieces, const void *X_, v
         for (ptrdiff_t k = 1; k < pieces; k++)
             for (ptrdiff_t j = 0; j < n; j++) {
                 const real p = x[k * n + j];
-                /* A NaN comes out whichever piece it is in. */
+                /* A NaN in any piece propagates. */
                 a[j] = p > a[j] || p != p ? p : a[j];
             }
     }
 }
 
-/* dX (m, pieces n) <- D (m, n) where the piece is the largest, A (m, n), and the first such. */
+/* dX (m, pieces n) <- D (m, n) in the first piece that equals the maximum A (m, n), 0 elsewhere. */
 static void maxout_backward(ptrdiff_t m, ptrdiff_t n, ptrdiff_t pieces, const void *X_,
                             const void *A_, const void *D_, void *dX_) {
     for (ptrdiff_t i = 0; i < m; i++) {
@@ -60,19 +60,19 @@ static void maxout_backward(ptrdiff_t m, ptrdiff_t n, ptrdiff_t pieces, const vo
         real *restrict out = (real *)dX_ + i * n * pieces;
         for (ptrdiff_t j = 0; j < n; j += STRIPE) {
             const ptrdiff_t wide = n - j < STRIPE ? n - j : STRIPE;
-            real left[STRIPE]; /* of the delta: what no piece has had */
+            real left[STRIPE]; /* the delta, until a piece has received it */
             for (ptrdiff_t c = 0; c < wide; c++) left[c] = d[j + c];
             for (ptrdiff_t k = 0; k < pieces; k++)
                 for (ptrdiff_t c = 0; c < wide; c++) {
-                    const int here = x[k * n + j + c] == a[j + c];
-                    out[k * n + j + c] = here ? left[c] : 0;
-                    left[c] = here ? 0 : left[c];
+                    const int largest = x[k * n + j + c] == a[j + c];
+                    out[k * n + j + c] = largest ? left[c] : 0;
+                    left[c] = largest ? 0 : left[c];
                 }
         }
     }
 }
 
-/* A (m, n) <- V where X > 0, else slope (n,) V: forward V is X, backward D. */
+/* A (m, n) <- V where X > 0, else slope (n,) V: in the forward pass V is X, in the backward pass D. */
 static void prelu(ptrdiff_t m, ptrdiff_t n, const void *slope_, const void *X_, const void *V_,
                   void *A_) {
     const real *restrict slope = slope_;
@@ -80,8 +80,8 @@ static void prelu(ptrdiff_t m, ptrdiff_t n, const void *slope_, const void *X_, 
         const real *x = (const real *)X_ + i * n, *v = (const real *)V_ + i * n;
         real *restrict a = (real *)A_ + i * n;
         for (ptrdiff_t j = 0; j < n; j++) {
-            const real bent = slope[j] * v[j];
-            a[j] = x[j] > 0 ? v[j] : bent;
+            const real scaled = slope[j] * v[j];
+            a[j] = x[j] > 0 ? v[j] : scaled;
         }
     }
 }
@@ -109,8 +109,8 @@ static inline uint64_t mix64(uint64_t z) {
     return z ^ (z >> 31);
 }
 
-/* A (n,) <- V where X > 0, else a V, with a drawn from [lower, upper] for every element, as
-   `dropout` draws: forward V is X, backward D. */
+/* A (n,) <- V where X > 0, else a V, with a drawn from [lower, upper] for every element, as `dropout`
+   draws: in the forward pass V is X, in the backward pass D. */
 static void rrelu(ptrdiff_t n, double lower, double upper, uint64_t key, uint64_t first,
                   const void *X_, const void *V_, void *A_) {
     const real *X = X_, *V = V_;
@@ -128,8 +128,8 @@ static void rrelu(ptrdiff_t n, double lower, double upper, uint64_t key, uint64_
             slope[2 * k + 1] = (real)(lower + width * (double)(uint32_t)(draws[k] >> 32));
         }
         for (ptrdiff_t c = 0; c < wide; c++) {
-            const real bent = slope[odd + (uint64_t)c] * V[i + c];
-            A[i + c] = X[i + c] > 0 ? V[i + c] : bent;
+            const real scaled = slope[odd + (uint64_t)c] * V[i + c];
+            A[i + c] = X[i + c] > 0 ? V[i + c] : scaled;
         }
     }
 }
@@ -139,8 +139,8 @@ static inline uint64_t parts(uint64_t draw) {
     return (draw & 0xFFFF) + (draw >> 16 & 0xFFFF) + (draw >> 32 & 0xFFFF) + (draw >> 48);
 }
 
-/* A (n,) <- W + deviation N, N nearly normal: the sum of eight even draws of 16 bits, those of draws
-   2k and 2k + 1 for the weight number k, counted from `first`. */
+/* A (n,) <- W + deviation N with N approximately normal: the sum of eight uniform numbers of 16 bits, from
+   draws 2k and 2k + 1 for weight number k, counted from `first`. */
 static void noisy(ptrdiff_t n, double deviation, uint64_t key, uint64_t first, const void *W_,
                   void *A_) {
     const real *W = W_;
@@ -148,8 +148,8 @@ static void noisy(ptrdiff_t n, double deviation, uint64_t key, uint64_t first, c
     const double unit = 1 / sqrt(8 * (0x1p32 - 1) / 12);
     for (ptrdiff_t i = 0; i < n; i++) {
         const uint64_t number = 2 * (first + (uint64_t)i);
-        const uint64_t sum = parts(mix64(key + (number + 1) * GOLDEN)) +
-                             parts(mix64(key + (number + 2) * GOLDEN));
+        const uint64_t sum =
+            parts(mix64(key + (number + 1) * GOLDEN)) + parts(mix64(key + (number + 2) * GOLDEN));
         A[i] = W[i] + (real)(deviation * (((double)(int64_t)sum - 8 * 32767.5) * unit));
     }
 }

@@ -1,6 +1,6 @@
-/* The losses with their links merged: from raw outputs Z to the loss of each row and D = dL/dZ.
+/* The losses, fused with their links: from raw outputs Z to the loss of each row and D = dL/dZ.
 
-   A pointwise loss is one function of vectors, (y, z, parameter) -> loss and slope, and a line in
+   A pointwise loss is one function of vectors, (y, z, parameter) -> loss and slope, and a row in
    POINTWISE_LOSSES; it is averaged over the outputs. cross_entropy works on whole rows. */
 #ifndef TILES_LOSSES_H
 #define TILES_LOSSES_H
@@ -20,7 +20,7 @@
 #endif
 #define INFINITE v_set((real)INFINITY)
 
-/* exp with a capped argument in *slope; the value is infinite where the cap was reached. */
+/* exp of the capped argument in *slope; the value is infinite if the cap was reached. */
 ALWAYS_INLINE V capped_exp(V x, V *slope) {
     const V cap = v_set(EXPONENT_CAP), e = v_exp(v_min(cap, x));
     *slope = e;
@@ -83,15 +83,16 @@ ALWAYS_INLINE V poisson_l(V y, V z, V p, V *slope) {
     return v_fnma(y, z, value);
 }
 
-#define POINTWISE_LOSSES(ROW)                                                                   \
-    ROW(squared_error) ROW(absolute_error) ROW(log_loss) ROW(exponential) ROW(hinge)            \
-    ROW(huber) ROW(quantile) ROW(poisson)
+#define POINTWISE_LOSSES(ROW)                                                                      \
+    ROW(squared_error)                                                                             \
+    ROW(absolute_error) ROW(log_loss) ROW(exponential) ROW(hinge) ROW(huber) ROW(quantile)         \
+        ROW(poisson)
 
-/* Elements whose losses wait on the stack to be summed. */
+/* Elements whose losses are on the stack before they are summed. */
 #define LOSS_CHUNK 512
 
-/* Scales rows of D and sums their losses: what a pointwise loss does after its vectors. `at` and
-   `count` are elements; r and c, where they start, advance with them. */
+/* Scale rows of D and sum their losses: the second part of a pointwise loss. `at` and `count` are in
+   elements; r and c are the row and column. */
 static void finish_pointwise(ptrdiff_t at, ptrdiff_t count, ptrdiff_t n, const double *row_scale,
                              const real *value, real *D, double *row_loss) {
     ptrdiff_t r = at / n, c = at % n, i = 0;
@@ -99,7 +100,7 @@ static void finish_pointwise(ptrdiff_t at, ptrdiff_t count, ptrdiff_t n, const d
         const ptrdiff_t stop = n - c < count - i ? i + n - c : count;
         const real scale = (real)(row_scale[r] / (double)n);
         double sum = c ? row_loss[r] : 0;
-        /* The slope of a row that does not count may be NaN. */
+        /* The slope of a row of weight 0 may be NaN. */
         if (scale == 0)
             for (ptrdiff_t k = i; k < stop; k++) D[at + k] = 0;
         else
@@ -116,31 +117,31 @@ static void finish_pointwise(ptrdiff_t at, ptrdiff_t count, ptrdiff_t n, const d
     }
 }
 
-#define POINTWISE_LOOP(name)                                                                    \
-    static void name##_loss(ptrdiff_t m, ptrdiff_t n, double parameter, const void *Y_,         \
-                            const int64_t *classes, const void *Z_, const double *row_scale,    \
-                            void *D_, double *row_loss) {                                       \
-        const real *Y = Y_, *Z = Z_;                                                            \
-        real *D = D_, value[LOSS_CHUNK];                                                        \
-        const V p = v_set((real)parameter);                                                     \
-        V slope;                                                                                \
-        (void)classes;                                                                          \
-        for (ptrdiff_t at = 0; at < m * n; at += LOSS_CHUNK) {                                  \
-            const ptrdiff_t count = m * n - at < LOSS_CHUNK ? m * n - at : LOSS_CHUNK;          \
-            for (ptrdiff_t i = 0; i < count; i += LANES) {                                      \
-                const ptrdiff_t lanes = count - i < LANES ? count - i : LANES;                  \
-                const V y = load_lanes(Y + at + i, lanes), z = load_lanes(Z + at + i, lanes);   \
-                store_lanes(value + i, name##_l(y, z, p, &slope), lanes);                       \
-                store_lanes(D + at + i, slope, lanes);                                          \
-            }                                                                                   \
-            finish_pointwise(at, count, n, row_scale, value, D, row_loss);                      \
-        }                                                                                       \
+#define POINTWISE_LOOP(name)                                                                       \
+    static void name##_loss(ptrdiff_t m, ptrdiff_t n, double parameter, const void *Y_,            \
+                            const int64_t *classes, const void *Z_, const double *row_scale,       \
+                            void *D_, double *row_loss) {                                          \
+        const real *Y = Y_, *Z = Z_;                                                               \
+        real *D = D_, value[LOSS_CHUNK];                                                           \
+        const V p = v_set((real)parameter);                                                        \
+        V slope;                                                                                   \
+        (void)classes;                                                                             \
+        for (ptrdiff_t at = 0; at < m * n; at += LOSS_CHUNK) {                                     \
+            const ptrdiff_t count = m * n - at < LOSS_CHUNK ? m * n - at : LOSS_CHUNK;             \
+            for (ptrdiff_t i = 0; i < count; i += LANES) {                                         \
+                const ptrdiff_t lanes = count - i < LANES ? count - i : LANES;                     \
+                const V y = load_lanes(Y + at + i, lanes), z = load_lanes(Z + at + i, lanes);      \
+                store_lanes(value + i, name##_l(y, z, p, &slope), lanes);                          \
+                store_lanes(D + at + i, slope, lanes);                                             \
+            }                                                                                      \
+            finish_pointwise(at, count, n, row_scale, value, D, row_loss);                         \
+        }                                                                                          \
     }
 
 POINTWISE_LOSSES(POINTWISE_LOOP)
 
-/* The largest of z (n,), without a branch: which it is cannot be foreseen. A NaN may be passed
-   over; it comes back in the exponentials. */
+/* The maximum of z (n,), without a branch, since it is unpredictable. A NaN may be skipped; it shows up
+   in the exponentials. */
 static real row_top(ptrdiff_t n, const real *z) {
     real top[4] = {z[0], z[0], z[0], z[0]};
     ptrdiff_t j = 0;
@@ -152,19 +153,19 @@ static real row_top(ptrdiff_t n, const real *z) {
     return top[0] > top[2] ? top[0] : top[2];
 }
 
-/* E (m, n) <- exp(z - max z) of each row, whose maxima come out in top (m,); NaN spreads. */
+/* E (m, n) <- exp(z - max z) of each row, top (m,) <- the maxima; NaN propagates. */
 static void rows_exp(ptrdiff_t m, ptrdiff_t n, const real *z, real *E, real *top) {
     ptrdiff_t i = 0;
     for (ptrdiff_t r = 0; r < m; r++) {
         top[r] = row_top(n, z + r * n);
         for (ptrdiff_t j = 0; j < n; j++) E[r * n + j] = z[r * n + j] - top[r];
     }
-    /* All rows in one go: a row may be shorter than a vector. */
+    /* All rows together, since a row may be shorter than a vector. */
     for (; i + LANES <= m * n; i += LANES) v_store(E + i, v_exp(v_load(E + i)));
     if (i < m * n) v_store_partial(E + i, v_exp(v_load_partial(E + i, m * n - i)), m * n - i);
 }
 
-/* The sum of a row (n,) in double: four interleaved sums, which n alone decides. */
+/* The sum of a row (n,) in double: four interleaved sums, in an order that depends on n alone. */
 static double row_sum(ptrdiff_t n, const real *e) {
     double s[4] = {0};
     ptrdiff_t j = 0;
@@ -174,10 +175,10 @@ static double row_sum(ptrdiff_t n, const real *e) {
     return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
-/* Rows whose softmax is under way together. */
+/* Rows whose softmax is computed together. */
 #define SOFTMAX_ROWS 32
 
-/* The loss and D of a row whose E are in d; y, or its class where y is NULL. */
+/* The loss and D of a row whose exponentials are in d; the target is y, or the class if y is NULL. */
 static double cross_entropy_row(ptrdiff_t n, const real *y, int64_t class, const real *z, real top,
                                 real scale, real *d) {
     const double sum = row_sum(n, d);

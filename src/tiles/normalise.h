@@ -1,5 +1,5 @@
 /* Normalisation: of columns by the statistics of a batch (or running ones), of rows by their own.
-   Sums are in double, over rows in order or, within a row, in an order that its width alone decides. */
+   Sums are in double, over rows in order or, within a row, in an order that depends on its width alone. */
 #ifndef TILES_NORMALISE_H
 #define TILES_NORMALISE_H
 
@@ -8,10 +8,10 @@
 #include "simd.h"
 #include "tiles.h"
 
-/* Columns that are worked on together. */
+/* Columns that are processed together. */
 #define STRIPE 64
 
-/* mean, variance (n,) <- of the columns of X (m, n) of row stride ld; the variance is the biased one. */
+/* mean, variance (n,) <- moments of the columns of X (m, n) of row stride ld; the variance is biased. */
 static void column_moments(ptrdiff_t m, ptrdiff_t n, const void *X_, ptrdiff_t ld,
                            double *restrict mean, double *restrict variance) {
     const real *restrict X = X_;
@@ -72,40 +72,40 @@ static void norm_forward(ptrdiff_t m, ptrdiff_t n, const tile_norm *s, const voi
     }
 }
 
-/* dX (m, n) <- gamma r inverse (D - sum_D / rows - X_hat sum_DX / rows); where rows is 0 the
-   statistics do not depend on X: gamma r inverse D. */
+/* dX (m, n) <- gamma r inverse (D - sum_D / rows - X_hat sum_DX / rows), or gamma r inverse D if rows is
+   0: then the statistics do not depend on X. */
 static void norm_backward(ptrdiff_t m, ptrdiff_t n, const tile_norm *s, double rows,
                           const void *gamma_, const void *X_, const void *D_, void *dX_) {
     const real *restrict X = X_, *restrict D = D_, *gamma = gamma_;
     real *restrict dX = dX_;
     for (ptrdiff_t j = 0; j < n; j += STRIPE) {
         const ptrdiff_t wide = n - j < STRIPE ? n - j : STRIPE;
-        real center[STRIPE], slope[STRIPE], mean_D[STRIPE], lean[STRIPE];
+        real center[STRIPE], slope[STRIPE], mean_D[STRIPE], coefficient[STRIPE];
         for (ptrdiff_t c = 0; c < wide; c++) {
             center[c] = (real)s->mean[j + c];
             slope[c] = (real)((double)gamma[j + c] * s->r[j + c] * s->inverse[j + c]);
             mean_D[c] = rows > 0 ? (real)(s->sum_D[j + c] / rows) : 0;
-            lean[c] = rows > 0 ? (real)(s->inverse[j + c] * s->sum_DX[j + c] / rows) : 0;
+            coefficient[c] = rows > 0 ? (real)(s->inverse[j + c] * s->sum_DX[j + c] / rows) : 0;
         }
         for (ptrdiff_t i = 0; i < m; i++)
             for (ptrdiff_t c = 0; c < wide; c++)
                 dX[i * n + j + c] = slope[c] * (D[i * n + j + c] - mean_D[c] -
-                                                (X[i * n + j + c] - center[c]) * lean[c]);
+                                                (X[i * n + j + c] - center[c]) * coefficient[c]);
     }
 }
 
-/* Sums that go on side by side within a row. */
+/* Interleaved sums within a row. */
 #define ROW_SUMS 16
 
-/* The sum of ROW_SUMS sums, added up in halves. */
-static inline double halved(double *s) {
+/* The sum of ROW_SUMS sums, added pairwise. */
+static inline double pairwise_sum(double *s) {
     for (int k = ROW_SUMS / 2; k > 0; k /= 2)
         for (int l = 0; l < k; l++) s[l] += s[l + k];
     return s[0];
 }
 
-/* A (m, n) <- gamma X_hat + beta row by row; saved (m, 2), or NULL, gets each row's mean and inverse
-   deviation. */
+/* A (m, n) <- gamma X_hat + beta row by row; saved (m, 2), or NULL, receives the mean and inverse
+   deviation of each row. */
 static void layer_norm(ptrdiff_t m, ptrdiff_t n, double epsilon, const void *gamma_,
                        const void *beta_, const void *X_, void *A_, void *saved_) {
     const real *X = X_, *restrict gamma = gamma_, *restrict beta = beta_;
@@ -118,7 +118,7 @@ static void layer_norm(ptrdiff_t m, ptrdiff_t n, double epsilon, const void *gam
         for (; j + ROW_SUMS <= n; j += ROW_SUMS)
             for (int l = 0; l < ROW_SUMS; l++) s[l] += (double)x[j + l];
         for (int l = 0; j < n; j++, l++) s[l] += (double)x[j];
-        const double mean = halved(s) / (double)n;
+        const double mean = pairwise_sum(s) / (double)n;
         for (j = 0; j + ROW_SUMS <= n; j += ROW_SUMS)
             for (int l = 0; l < ROW_SUMS; l++) {
                 const double c = (double)x[j + l] - mean;
@@ -128,7 +128,8 @@ static void layer_norm(ptrdiff_t m, ptrdiff_t n, double epsilon, const void *gam
             const double c = (double)x[j] - mean;
             q[l] += c * c;
         }
-        const real center = (real)mean, inverse = (real)(1 / sqrt(halved(q) / (double)n + epsilon));
+        const real center = (real)mean,
+                   inverse = (real)(1 / sqrt(pairwise_sum(q) / (double)n + epsilon));
         for (j = 0; j < n; j++) a[j] = (x[j] - center) * inverse * gamma[j] + beta[j];
         if (saved != NULL) {
             saved[2 * i] = center;
@@ -159,10 +160,10 @@ static void layer_norm_backward(ptrdiff_t m, ptrdiff_t n, const void *gamma_, co
             s[l] += (double)g;
             q[l] += (double)(g * ((x[j] - center) * inverse));
         }
-        const real mean = (real)(halved(s) / (double)n);
-        const real lean = (real)((double)inverse * halved(q) / (double)n);
+        const real mean = (real)(pairwise_sum(s) / (double)n);
+        const real coefficient = (real)((double)inverse * pairwise_sum(q) / (double)n);
         for (j = 0; j < n; j++)
-            out[j] = inverse * (gamma[j] * d[j] - mean - (x[j] - center) * lean);
+            out[j] = inverse * (gamma[j] * d[j] - mean - (x[j] - center) * coefficient);
     }
 }
 

@@ -1,8 +1,8 @@
-/* The optimizers' rules and the penalties' parts of an update.
+/* The rules of the optimizers, and the penalties in an update.
 
-   A rule is `prepare`, which turns hyperparameters, learning rate and step into constants c, and a
-   function of vectors, (c, weight, w, g, s0, s1) -> w, which may change the state s0, s1; and a
-   line in OPTIMIZERS. A penalty is a line in penalty_table. */
+   A rule is `prepare`, which computes constants c from hyperparameters, learning rate and step, a
+   function of vectors, (c, weight, w, g, s0, s1) -> w, which may change the state s0, s1, and a row in
+   OPTIMIZERS. A penalty is a row in penalty_table. */
 #ifndef TILES_OPTIMIZERS_H
 #define TILES_OPTIMIZERS_H
 
@@ -47,7 +47,7 @@ ALWAYS_INLINE V nesterov_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
     return w + v_fnma(c[0], g, c[1] * *s0);
 }
 
-/* h: beta_1, beta_2, epsilon, whether epsilon joins the root before its correction. */
+/* h: beta_1, beta_2, epsilon, whether epsilon is added to the root before its bias correction. */
 static void adam_prepare(const double *h, double learning_rate, double t, tile_update *u) {
     u->c[0] = learning_rate / (1 - pow(h[0], t));
     u->c[1] = h[0];
@@ -118,72 +118,74 @@ ALWAYS_INLINE V rprop_u(const V *c, int weight, V w, V g, V *s0, V *s1) {
 }
 
 /* name, hyperparameters, states. */
-#define OPTIMIZERS(ROW)                                                                         \
-    ROW(sgd, 0, 0) ROW(momentum, 1, 1) ROW(nesterov, 1, 1) ROW(adam, 4, 2) ROW(adamw, 5, 2)     \
-    ROW(rmsprop, 2, 1) ROW(adagrad, 1, 1) ROW(rprop, 4, 2)
+#define OPTIMIZERS(ROW)                                                                            \
+    ROW(sgd, 0, 0)                                                                                 \
+    ROW(momentum, 1, 1) ROW(nesterov, 1, 1) ROW(adam, 4, 2) ROW(adamw, 5, 2) ROW(rmsprop, 2, 1)    \
+        ROW(adagrad, 1, 1) ROW(rprop, 4, 2)
 
 /* The proximal step: soft or hard threshold; kind is a literal. */
 ALWAYS_INLINE V proximal(const int kind, V threshold, V w) {
     const V size = v_abs(w);
     if (kind == PROXIMAL_SOFT)
-        return v_select(size > threshold, v_copysign(size - threshold, w), v_select(w == w, ZERO, w));
+        return v_select(size > threshold, v_copysign(size - threshold, w),
+                        v_select(w == w, ZERO, w));
     if (kind == PROXIMAL_HARD) return v_select(size <= threshold, ZERO, w);
     return w;
 }
 
-/* One vector of W, S0, S1 by one of G, which comes as LOAD_G. */
-#define UPDATE_LANES(name, n_states, kind, LOAD_G, LOAD, STORE, lanes)                          \
-    {                                                                                           \
-        const V w = LOAD(W + j, lanes), g = v_fma(decay, w, LOAD_G(LOAD, lanes));               \
-        V s0 = n_states > 0 ? LOAD(S0 + j, lanes) : ZERO;                                       \
-        V s1 = n_states > 1 ? LOAD(S1 + j, lanes) : ZERO;                                       \
-        STORE(W + j, proximal(kind, threshold, name##_u(c, weight, w, g, &s0, &s1)), lanes);    \
-        if (n_states > 0) STORE(S0 + j, s0, lanes);                                             \
-        if (n_states > 1) STORE(S1 + j, s1, lanes);                                             \
+/* Update one vector of W, S0, S1 by one of G, which LOAD_G loads. */
+#define UPDATE_LANES(name, n_states, kind, LOAD_G, LOAD, STORE, lanes)                             \
+    {                                                                                              \
+        const V w = LOAD(W + j, lanes), g = v_fma(decay, w, LOAD_G(LOAD, lanes));                  \
+        V s0 = n_states > 0 ? LOAD(S0 + j, lanes) : ZERO;                                          \
+        V s1 = n_states > 1 ? LOAD(S1 + j, lanes) : ZERO;                                          \
+        STORE(W + j, proximal(kind, threshold, name##_u(c, weight, w, g, &s0, &s1)), lanes);       \
+        if (n_states > 0) STORE(S0 + j, s0, lanes);                                                \
+        if (n_states > 1) STORE(S1 + j, s1, lanes);                                                \
     }
 #define LOAD_WHOLE(p, n) v_load(p)
 #define STORE_WHOLE(p, v, n) v_store(p, v)
-/* From memory, or as a product's only term: a sum that starts from 0 and ends after it. */
+/* The gradient from memory, or as an outer product: a sum from 0 with a single term. */
 #define GRADIENT(LOAD, lanes) LOAD(G + r * ldg + j, lanes)
 #define OUTER(LOAD, lanes) v_fma(a, LOAD(G + j, lanes), ZERO)
 
-/* The rows of a tile; its constants are kept in registers, which the stores cannot alias. */
-#define OPTIMIZER_ROWS(name, n_states, kind, LOAD_G)                                            \
-    for (ptrdiff_t r = 0; r < m; r++) {                                                         \
-        real *W = (real *)W_ + r * ldw;                                                         \
-        real *S0 = n_states > 0 ? (real *)S0_ + r * ldw : NULL;                                 \
-        real *S1 = n_states > 1 ? (real *)S1_ + r * ldw : NULL;                                 \
-        const V a = A ? v_set(A[r]) : ZERO;                                                     \
-        ptrdiff_t j = 0;                                                                        \
-        (void)a;                                                                                \
-        for (; j + LANES <= n; j += LANES)                                                      \
-            UPDATE_LANES(name, n_states, kind, LOAD_G, LOAD_WHOLE, STORE_WHOLE, LANES)          \
-        if (j < n)                                                                              \
-            UPDATE_LANES(name, n_states, kind, LOAD_G, v_load_partial, v_store_partial, n - j)  \
+/* The rows of a tile; the constants stay in registers, since stores cannot alias them. */
+#define OPTIMIZER_ROWS(name, n_states, kind, LOAD_G)                                               \
+    for (ptrdiff_t r = 0; r < m; r++) {                                                            \
+        real *W = (real *)W_ + r * ldw;                                                            \
+        real *S0 = n_states > 0 ? (real *)S0_ + r * ldw : NULL;                                    \
+        real *S1 = n_states > 1 ? (real *)S1_ + r * ldw : NULL;                                    \
+        const V a = A ? v_set(A[r]) : ZERO;                                                        \
+        ptrdiff_t j = 0;                                                                           \
+        (void)a;                                                                                   \
+        for (; j + LANES <= n; j += LANES)                                                         \
+            UPDATE_LANES(name, n_states, kind, LOAD_G, LOAD_WHOLE, STORE_WHOLE, LANES)             \
+        if (j < n)                                                                                 \
+            UPDATE_LANES(name, n_states, kind, LOAD_G, v_load_partial, v_store_partial, n - j)     \
     }
 
-#define OPTIMIZER_KINDS(name, n_states, LOAD_G)                                                 \
-    switch (u->proximal) {                                                                      \
-        case PROXIMAL_SOFT: OPTIMIZER_ROWS(name, n_states, PROXIMAL_SOFT, LOAD_G) break;        \
-        case PROXIMAL_HARD: OPTIMIZER_ROWS(name, n_states, PROXIMAL_HARD, LOAD_G) break;        \
-        default: OPTIMIZER_ROWS(name, n_states, PROXIMAL_NONE, LOAD_G)                          \
+#define OPTIMIZER_KINDS(name, n_states, LOAD_G)                                                    \
+    switch (u->proximal) {                                                                         \
+        case PROXIMAL_SOFT: OPTIMIZER_ROWS(name, n_states, PROXIMAL_SOFT, LOAD_G) break;           \
+        case PROXIMAL_HARD: OPTIMIZER_ROWS(name, n_states, PROXIMAL_HARD, LOAD_G) break;           \
+        default: OPTIMIZER_ROWS(name, n_states, PROXIMAL_NONE, LOAD_G)                             \
     }
 
-#define OPTIMIZER_LOOP(name, n_hyperparameters, n_states)                                       \
-    static void name##_update(const tile_update *u, ptrdiff_t m, ptrdiff_t n, void *W_,         \
-                              ptrdiff_t ldw, const void *G_, ptrdiff_t ldg, const void *A_,     \
-                              void *S0_, void *S1_) {                                           \
-        const V decay = v_set((real)u->decay), threshold = v_set((real)u->threshold);           \
-        const int weight = u->weight;                                                           \
-        const real *G = G_, *A = A_;                                                            \
-        V c[8];                                                                                 \
-        for (int i = 0; i < 8; i++) c[i] = v_set((real)u->c[i]);                                \
-        if (A) OPTIMIZER_KINDS(name, n_states, OUTER)                                           \
-        else OPTIMIZER_KINDS(name, n_states, GRADIENT)                                          \
+#define OPTIMIZER_LOOP(name, n_hyperparameters, n_states)                                          \
+    static void name##_update(const tile_update *u, ptrdiff_t m, ptrdiff_t n, void *W_,            \
+                              ptrdiff_t ldw, const void *G_, ptrdiff_t ldg, const void *A_,        \
+                              void *S0_, void *S1_) {                                              \
+        const V decay = v_set((real)u->decay), threshold = v_set((real)u->threshold);              \
+        const int weight = u->weight;                                                              \
+        const real *G = G_, *A = A_;                                                               \
+        V c[8];                                                                                    \
+        for (int i = 0; i < 8; i++) c[i] = v_set((real)u->c[i]);                                   \
+        if (A) OPTIMIZER_KINDS(name, n_states, OUTER)                                              \
+        else OPTIMIZER_KINDS(name, n_states, GRADIENT)                                             \
     }
 
-/* Asks for W (m, n) of row stride ldw to be brought near. */
-static void fetch(ptrdiff_t m, ptrdiff_t n, const void *W_, ptrdiff_t ldw) {
+/* Prefetch W (m, n) of row stride ldw into the cache. */
+static void prefetch(ptrdiff_t m, ptrdiff_t n, const void *W_, ptrdiff_t ldw) {
     const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(real);
     for (ptrdiff_t r = 0; r < m; r++)
         for (ptrdiff_t j = 0; j < n; j += line)
@@ -192,11 +194,10 @@ static void fetch(ptrdiff_t m, ptrdiff_t n, const void *W_, ptrdiff_t ldw) {
 
 OPTIMIZERS(OPTIMIZER_LOOP)
 
-#define OPTIMIZER_ROW(name, n_hyperparameters, n_states)                                        \
+#define OPTIMIZER_ROW(name, n_hyperparameters, n_states)                                           \
     {#name, n_hyperparameters, n_states, name##_prepare, name##_update},
 
-static const tile_optimizer optimizer_table[] = {
-    OPTIMIZERS(OPTIMIZER_ROW){NULL, 0, 0, NULL, NULL}};
+static const tile_optimizer optimizer_table[] = {OPTIMIZERS(OPTIMIZER_ROW){NULL, 0, 0, NULL, NULL}};
 
 static void l2_prepare(double alpha, double mix, double norm, tile_update *u) {
     (void)mix;

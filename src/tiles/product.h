@@ -1,6 +1,6 @@
-/* C = bias + A B on matrices of any size: which rows and columns meet when, in one thread.
+/* C = bias + A B on matrices of any size, in one thread: blocking, packing and copies.
 
-   All three products of backpropagation are this one, with other strides. */
+   All three products of backpropagation are this one, with different strides. */
 #ifndef TILES_PRODUCT_H
 #define TILES_PRODUCT_H
 
@@ -11,21 +11,21 @@
 #include "simd.h"
 #include "tiles.h"
 
-/* How deep a product goes before its sums are put down. */
+/* The depth after which the sums of a product are stored. */
 #define PANEL_DEPTH 512
-/* Rows that take turns with the columns of B that are in cache; more where those columns are packed
-   first, which must be earned. */
+/* Rows that use the same columns of B while these are in the cache; more if the columns are packed first,
+   which must pay off. */
 #define FEW_ROWS 96
 #define MANY_ROWS 256
-/* Packing pays from so many rows on, where B is larger than this many bytes and lies across the
-   lines of the cache. */
+/* Packing pays from this many rows on, if B is larger than this many bytes and its rows are not aligned
+   to cache lines. */
 #define PACK_ROWS 48
 #define PACK_BYTES 32768
-/* Rows this many bytes apart fall on the same lines of a first-level cache: they are copied, with
-   a pad between them. */
+/* Rows this many bytes apart map to the same lines of a first-level cache: they are copied, with a pad
+   between them. */
 #define ALIAS_BYTES 4096
 #define ALIAS_PAD 16
-/* Elements of the scratch memory: a panel, and behind it the copies. */
+/* Elements of the scratch memory: a panel, then the copies. */
 #define PRODUCT_SCRATCH (PANEL_DEPTH * TILE_COLUMNS + MANY_ROWS * (PANEL_DEPTH + ALIAS_PAD))
 
 /* The first of nearly equal parts of at most `most`. */
@@ -41,8 +41,8 @@ static void copy_rows(ptrdiff_t m, ptrdiff_t n, const real *A, ptrdiff_t a_rs, r
         memcpy(copies + i * rs, A + i * a_rs, (size_t)n * sizeof(real));
 }
 
-/* C (m, n) <- start + A B for B (depth, n), of which one stride is 1: it is packed, or transposed,
-   into `panel` two vectors of columns at a time. */
+/* C (m, n) <- start + A B for B (depth, n), one stride of which is 1. B is packed, or transposed, into
+   `panel`, two vectors of columns at a time. */
 static void gemm_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A, ptrdiff_t a_rs,
                         ptrdiff_t a_cs, const real *B, ptrdiff_t b_rs, ptrdiff_t b_cs, int from,
                         const real *bias, real *C, ptrdiff_t ldc, real *panel) {
@@ -55,8 +55,8 @@ static void gemm_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *A
     }
 }
 
-/* C (n,) <- start + a Bt' for one row a (depth,), Bt (n, depth): transposed squares are used as they
-   come. */
+/* C (n,) <- start + a Bt' for one row a (depth,), Bt (n, depth): squares are transposed and used at
+   once. */
 static void row_transposed(ptrdiff_t n, ptrdiff_t depth, const real *a, const real *Bt,
                            ptrdiff_t ldb, const real *bias, real *C) {
     V x[LANES];
@@ -83,7 +83,7 @@ static void row_transposed(ptrdiff_t n, ptrdiff_t depth, const real *a, const re
     }
 }
 
-/* Whether the rows of B (depth, n) are better packed for m rows of A. */
+/* Whether packing the rows of B (depth, n) pays off for m rows of A. */
 static int worth_packing(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real *B, ptrdiff_t b_rs,
                          ptrdiff_t b_cs) {
     const ptrdiff_t size = sizeof(real), line = 64;
@@ -103,8 +103,7 @@ static void product_block(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const real 
         A = copies;
         a_rs = depth + ALIAS_PAD;
     }
-    if (packed)
-        gemm_packed(m, n, depth, A, a_rs, a_cs, B, b_rs, b_cs, from, bias, C, ldc, scratch);
+    if (packed) gemm_packed(m, n, depth, A, a_rs, a_cs, B, b_rs, b_cs, from, bias, C, ldc, scratch);
     else gemm(m, n, depth, A, a_rs, a_cs, B, b_rs, from, bias, C, ldc);
 }
 
@@ -117,7 +116,7 @@ static void product(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const void *A, pt
         return;
     }
     const int packed = worth_packing(m, n, depth, B, b_rs, b_cs);
-    /* Where A is read down its columns, the lines of a few of them serve all of B. */
+    /* If A is read along its columns, a few of its cache lines serve all of B. */
     const ptrdiff_t block = packed ? MANY_ROWS : a_rs == 1 ? TILE_ROWS : FEW_ROWS;
     int from = bias ? FROM_BIAS : FROM_ZERO;
     for (ptrdiff_t k = 0, deep; k < depth; k += deep) {

@@ -1,6 +1,6 @@
 /* One vector type per build. The including file is compiled once per dtype (REAL_IS_DOUBLE) and
-   instruction set; arithmetic and comparisons are the compiler's vector operators, and only what
-   those cannot say is written with intrinsics. */
+   instruction set. Arithmetic and comparisons use the compiler's vector operators; intrinsics are used
+   only for the rest. */
 #ifndef TILES_SIMD_H
 #define TILES_SIMD_H
 
@@ -68,7 +68,7 @@ typedef int32_t ireal;
 #define SIMD_FMA 0
 #endif
 
-/* Before a loop of at most n rounds: all of them are written out. */
+/* Fully unroll the next loop, which has at most n rounds. */
 #define PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define UNROLL(n) PRAGMA(clang loop unroll(full))
@@ -83,7 +83,7 @@ typedef ireal VI __attribute__((vector_size(VECTOR_BYTES)));
 typedef real VUnaligned
     __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
-/* Every lane holds x. */
+/* x in every lane. */
 static inline V v_set(real x) {
 #if SIMD_X86
     return SIMD(set1)(x);
@@ -96,13 +96,13 @@ static inline V v_set(real x) {
 #endif
 }
 
-/* Every lane holds the integer x. */
+/* The integer x in every lane. */
 static inline VI v_set_int(ireal x) { return (VI){0} + x; }
 
-/* The LANES elements at p, which needs only the alignment of one element. */
+/* The LANES elements at p, which may be unaligned. */
 static inline V v_load(const real *p) { return *(const VUnaligned *)p; }
 
-/* Writes the LANES elements at p, which needs only the alignment of one element. */
+/* Write the LANES elements at p, which may be unaligned. */
 static inline void v_store(real *p, V v) { *(VUnaligned *)p = v; }
 
 #if VECTOR_BYTES == 32
@@ -132,7 +132,7 @@ static inline V v_load_partial(const real *p, ptrdiff_t n) {
 #endif
 }
 
-/* Writes the first n lanes (0 < n <= LANES) to p, and nothing beyond them. */
+/* Write the first n lanes (0 < n <= LANES) to p, and nothing beyond them. */
 static inline void v_store_partial(real *p, V v, ptrdiff_t n) {
 #if VECTOR_BYTES == 64
     SIMD(mask_storeu)(p, (1u << n) - 1, v);
@@ -184,7 +184,7 @@ static inline H h_fma(H a, H b, H c) { return HALF(fmadd)(a, b, c); }
 #define HALF_LANES 0
 #endif
 
-/* Makes the compiler believe that the register's value is used and changed. */
+/* Make the compiler assume that the value in the register is used and changed. */
 #if defined(__x86_64__)
 #define KEEP_IN_REGISTER(v) __asm__ volatile("" : "+v"(v))
 #else
@@ -230,8 +230,8 @@ static inline int v_any(VI mask) {
 }
 
 #if !SIMD_X86
-/* v_select behind Clang's back, which would make a maximum of a comparison and a select though the
-   two differ at zeros of unlike signs. */
+/* v_select, opaque to Clang, which would turn a comparison and a select into a maximum, although the two
+   differ for zeros of opposite signs. */
 static inline V v_choose(VI mask, V a, V b) {
 #if TILES_NEON && defined(__clang__)
     __asm__("" : "+w"(mask));
@@ -240,8 +240,8 @@ static inline V v_choose(VI mask, V a, V b) {
 }
 #endif
 
-/* a > b ? a : b, so b where they compare equal or either is NaN: pass the operand whose NaN must
-   come out second, as in v_max(v_set(0), x). NEON's own maximum would spread either's NaN. */
+/* a > b ? a : b, hence b if they compare equal or either is NaN. Pass the operand whose NaN must
+   propagate second, as in v_max(v_set(0), x). The maximum of NEON would propagate NaN of both. */
 static inline V v_max(V a, V b) {
 #if SIMD_X86
     return SIMD(max)(a, b);
@@ -250,7 +250,7 @@ static inline V v_max(V a, V b) {
 #endif
 }
 
-/* a < b ? a : b, so b where they compare equal or either is NaN, as for v_max. */
+/* a < b ? a : b, hence b if they compare equal or either is NaN. */
 static inline V v_min(V a, V b) {
 #if SIMD_X86
     return SIMD(min)(a, b);
@@ -259,7 +259,7 @@ static inline V v_min(V a, V b) {
 #endif
 }
 
-/* The lane's sign bit alone. */
+/* The sign bit of each lane. */
 static inline VI v_sign_bit(V a) {
     return (VI)a & v_set_int((ireal)((uint64_t)1 << (sizeof(real) * 8 - 1)));
 }
@@ -285,7 +285,7 @@ static inline V v_sqrt(V a) {
 #endif
 }
 
-/* Columns of two vectors taken in turn: a0 b0 a1 b1 ... of their first halves, or of the second. */
+/* Interleave two vectors: a0 b0 a1 b1 ... of their first halves, or of their second. */
 #if VECTOR_BYTES / (REAL_IS_DOUBLE ? 8 : 4) == 16
 #define ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
@@ -305,7 +305,7 @@ static inline V v_sqrt(V a) {
 #define ZIP(a, b, ...) __builtin_shuffle(a, b, (VI){__VA_ARGS__})
 #endif
 
-/* x (LANES rows of a square) <- its transpose: log2(LANES) rounds of zipping the two halves. */
+/* x (LANES rows of a square) <- its transpose: log2(LANES) rounds of interleaving the two halves. */
 static inline __attribute__((always_inline)) void v_transpose(V *x) {
     V y[LANES];
     UNROLL(4)
@@ -320,7 +320,7 @@ static inline __attribute__((always_inline)) void v_transpose(V *x) {
     }
 }
 
-/* Each lane's value truncated to an integer that must fit; slow for double below AVX-512. */
+/* Each lane truncated to an integer, which must fit; slow for double below AVX-512. */
 static inline VI v_to_int(V a) { return __builtin_convertvector(a, VI); }
 
 #endif

@@ -1,7 +1,8 @@
 /* Products with a sparse matrix, its transpose and its dense form.
 
-   A product is the sum of gemm.h without the terms whose factor is 0, in the same order: finite
-   numbers give the same bits, since 0 b + c is c. Only a sum of -0 may be turned by a term of +0. */
+   A product is the sum of gemm.h without the terms whose factor is 0, in the same order. Since
+   0 b + c is c, results are bitwise identical for finite numbers, except that a term of +0 may change
+   a sum of -0. */
 #ifndef TILES_SPARSE_H
 #define TILES_SPARSE_H
 
@@ -11,18 +12,17 @@
 #include "simd.h"
 #include "tiles.h"
 
-/* Where the entries of row i begin; their number goes to count. */
+/* The first entry of row i; *count <- the number of its entries. */
 static inline int64_t csr_row(const tile_csr *x, ptrdiff_t i, ptrdiff_t *count) {
     const int64_t r = x->rows ? x->rows[i] : i;
     *count = x->indptr[r + 1] - x->indptr[r];
     return x->indptr[r];
 }
 
-/* C (n,) <- start + x B with the terms of 0 too: the row has `count` values x in columns k. */
-static __attribute__((noinline)) void sparse_row_with_zeros(ptrdiff_t n, ptrdiff_t depth,
-                                                            ptrdiff_t count, const int64_t *k,
-                                                            const real *x, const real *B,
-                                                            ptrdiff_t ldb, const real *bias, real *C) {
+/* C (n,) <- start + x B, the terms of 0 included: the row has `count` values x in columns k. */
+static __attribute__((noinline)) void
+sparse_row_with_zeros(ptrdiff_t n, ptrdiff_t depth, ptrdiff_t count, const int64_t *k,
+                      const real *x, const real *B, ptrdiff_t ldb, const real *bias, real *C) {
     for (ptrdiff_t j = 0; j < n; j += LANES) {
         V acc = bias ? load_lanes(bias + j, n - j) : (V){0};
         for (ptrdiff_t i = 0, p = 0; i < depth; i++) {
@@ -33,7 +33,7 @@ static __attribute__((noinline)) void sparse_row_with_zeros(ptrdiff_t n, ptrdiff
     }
 }
 
-/* C (m, n) <- start + X B of nv vectors, all of them whole or the last one of fewer lanes; nv and
+/* C (m, n) <- start + X B of nv vectors, all of them whole or the last one with fewer lanes; nv and
    whole are literals, so that the sums stay in registers. */
 ALWAYS_INLINE void sparse_strip(const int nv, const int whole, ptrdiff_t m, ptrdiff_t n,
                                 ptrdiff_t depth, const tile_csr *X, const real *B, ptrdiff_t ldb,
@@ -54,10 +54,10 @@ ALWAYS_INLINE void sparse_strip(const int nv, const int whole, ptrdiff_t m, ptrd
             UNROLL(8)
             for (int v = 0; v < nv; v++) acc[v] = v_fma(a, LOAD(b + v * LANES, v), acc[v]);
         }
-        VI turned = {0};
+        VI negative_zeros = {0};
         UNROLL(8)
-        for (int v = 0; v < nv; v++) turned |= v_bits(acc[v]) == minus_zero;
-        if (__builtin_expect(v_any(turned), 0)) {
+        for (int v = 0; v < nv; v++) negative_zeros |= v_bits(acc[v]) == minus_zero;
+        if (__builtin_expect(v_any(negative_zeros), 0)) {
             sparse_row_with_zeros(n, depth, count, k, x, B, ldb, bias, C);
             continue;
         }
@@ -70,7 +70,7 @@ ALWAYS_INLINE void sparse_strip(const int nv, const int whole, ptrdiff_t m, ptrd
 #undef LOAD
 }
 
-#define STRIP_CASE(nv)                                                                          \
+#define STRIP_CASE(nv)                                                                             \
     case nv: sparse_strip(nv, 0, m, left, depth, X, B + j, ldb, b, C + j, ldc); break;
 
 /* C (m, n) <- [bias +] X (m, depth) B (depth, n), a strip of columns at a time. */
@@ -82,6 +82,7 @@ static void sparse_product(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const tile
     for (ptrdiff_t j = 0; j < n; j += ROW_VECTORS * LANES) {
         const ptrdiff_t left = n - j;
         const real *b = bias ? bias + j : NULL;
+        /* clang-format off */
         switch ((left + LANES - 1) / LANES) {
             STRIP_CASE(1) STRIP_CASE(2) STRIP_CASE(3) STRIP_CASE(4) STRIP_CASE(5) STRIP_CASE(6)
             STRIP_CASE(7)
@@ -93,18 +94,19 @@ static void sparse_product(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const tile
                                  C + j, ldc);
                 }
         }
+        /* clang-format on */
     }
 }
 
-/* The transpose of X (m, n): its n rows begin at starts, which has room for n + 2 of them; what
-   they hold is in the order of the rows of X. */
+/* The transpose of X (m, n): its n rows begin at starts (n + 2,); their entries are in the order of the
+   rows of X. */
 static void sparse_transpose(ptrdiff_t m, ptrdiff_t n, const tile_csr *X, int64_t *starts,
                              int64_t *indices, void *values_) {
     real *values = values_;
     const real *x = X->values;
     ptrdiff_t count;
-    /* Counted two places on and summed: place c + 1 is where column c begins, and ends up where
-       it ends. */
+    /* Counts are two places further on and then summed: starts[c + 1] is first the start of column c and
+       finally its end. */
     memset(starts, 0, (size_t)(n + 2) * sizeof *starts);
     for (ptrdiff_t i = 0; i < m; i++) {
         const int64_t first = csr_row(X, i, &count);

@@ -1,7 +1,7 @@
-/* Elementary functions over the vectors of simd.h. Every lane goes through the same operations in
-   the same order at any width, so builds with FMA agree bit for bit; there is no scalar tail, no
-   approximate reciprocal and no call into libm. The polynomials are minimax fits; the maximum errors
-   are stated in functions.h. */
+/* Elementary functions over the vectors of simd.h. Every lane applies the same operations in the same
+   order at any width, so builds with FMA are bitwise identical; there is no scalar tail, no approximate
+   reciprocal and no call into libm. The polynomials are minimax fits; functions.h states the maximum
+   errors. */
 #ifndef TILES_VMATH_H
 #define TILES_VMATH_H
 
@@ -19,7 +19,7 @@ typedef ureal VU __attribute__((vector_size(VECTOR_BYTES)));
 #define V_NAN v_set((real)__builtin_nan(""))
 #define POLY(x, c) v_poly(x, c, (int)(sizeof(c) / sizeof(c[0])))
 
-/* c[i] + c[i + 1] x, where there is a c[i + 1]. */
+/* c[i] + c[i + 1] x, or c[i] if it is the last. */
 static inline V v_pair(V x, const real *c, int i, int n) {
     return i + 1 < n ? v_fma(v_set(c[i + 1]), x, v_set(c[i])) : v_set(c[i]);
 }
@@ -49,40 +49,46 @@ static inline __attribute__((always_inline)) V v_poly(V x, const real *c, int n)
 static const real LOG2_E = 1.4426950408889634, LN2_HI = 0x1.62e42fee00000p-1,
                   LN2_LO = 0x1.a39ef35793c76p-33;
 /* (e^r - 1 - r) / r^2 for |r| <= ln(2)/2. */
-static const real EXP_C[] = {0.50000000000000044, 0.16666666666666602, 0.041666666666583897,
-    0.0083333333333829515, 0.0013888888929701056, 0.00019841269731964525,
-    2.4801507155079548e-05, 2.755739698253375e-06, 2.7625389820737517e-07,
-    2.5056850250630358e-08};
+static const real EXP_C[] = {0.50000000000000044,    0.16666666666666602,   0.041666666666583897,
+                             0.0083333333333829515,  0.0013888888929701056, 0.00019841269731964525,
+                             2.4801507155079548e-05, 2.755739698253375e-06, 2.7625389820737517e-07,
+                             2.5056850250630358e-08};
 /* (2 atanh(s) - 2s) / s^3 in s^2, for |s| <= (sqrt(2) - 1) / (sqrt(2) + 1). */
-static const real LOG_C[] = {0.6666666666666734, 0.39999999999414149, 0.28571428742561489,
-    0.22222198548985217, 0.18183565917782649, 0.15314001560977183, 0.14796518223443475};
+static const real LOG_C[] = {0.6666666666666734,  0.39999999999414149, 0.28571428742561489,
+                             0.22222198548985217, 0.18183565917782649, 0.15314001560977183,
+                             0.14796518223443475};
 /* (2 atanh(t/2) - t) / t^3 in t^2, for |t| <= 2/3. */
-static const real SOFTPLUS_C[] = {0.083333333333332885, 0.012500000000048991, 0.0022321428553057484,
-    0.00043402781183789007, 8.8778047109731097e-05, 1.8782418739426909e-05, 4.0591443910502879e-06,
-    9.2360376847543721e-07, 1.5909235302721217e-07, 8.1143385070804021e-08};
+static const real SOFTPLUS_C[] = {
+    0.083333333333332885,   0.012500000000048991,   0.0022321428553057484,  0.00043402781183789007,
+    8.8778047109731097e-05, 1.8782418739426909e-05, 4.0591443910502879e-06, 9.2360376847543721e-07,
+    1.5909235302721217e-07, 8.1143385070804021e-08};
 /* erf(x) / x - 1 in x^2, for |x| <= 1. */
-static const real ERF_C[] = {0.12837916709551259, -0.37612638903183748, 0.11283791670954885,
-    -0.026866170645077878, 0.0052239776248284532, -0.00085483269814267857,
-    0.00012055331133000028, -1.492559577322933e-05, 1.6461008494466949e-06,
+static const real ERF_C[] = {
+    0.12837916709551259,     -0.37612638903183748,   0.11283791670954885,
+    -0.026866170645077878,   0.0052239776248284532,  -0.00085483269814267857,
+    0.00012055331133000028,  -1.492559577322933e-05, 1.6461008494466949e-06,
     -1.6350396397945475e-07, 1.4660329888531877e-08, -1.1374960191373556e-09,
     5.9606927823784239e-11};
 /* log(1 - erf(x)) for 1 <= x <= ERF_MAX. */
-static const real LOG_ERFC_C[] = {1.7960245233378245e-08, -1.1283794092269155,
-    -0.63661823716225185, -0.10277869655180925, 0.019145442700933397, 0.00017374977804996919,
-    -0.0016388146044183658, 0.00051621329310037791, 5.100003596508551e-05,
-    -0.00012961840635366056, 7.4726164310041039e-05, -2.8581493365404079e-05,
-    8.2961144805936279e-06, -1.9001936903293218e-06, 3.4644806433388758e-07,
-    -4.9924786616029007e-08, 5.5743202142382288e-09, -4.6549732276641338e-10,
-    2.736242568591424e-11, -1.009328743816233e-12, 1.7564690884171977e-14};
+static const real LOG_ERFC_C[] = {
+    1.7960245233378245e-08,  -1.1283794092269155,     -0.63661823716225185,
+    -0.10277869655180925,    0.019145442700933397,    0.00017374977804996919,
+    -0.0016388146044183658,  0.00051621329310037791,  5.100003596508551e-05,
+    -0.00012961840635366056, 7.4726164310041039e-05,  -2.8581493365404079e-05,
+    8.2961144805936279e-06,  -1.9001936903293218e-06, 3.4644806433388758e-07,
+    -4.9924786616029007e-08, 5.5743202142382288e-09,  -4.6549732276641338e-10,
+    2.736242568591424e-11,   -1.009328743816233e-12,  1.7564690884171977e-14};
 /* (a + CDF_CENTER) e^(a^2 / 2) (the normal distribution function at -a) in
    (a - CDF_CENTER) / (a + CDF_CENTER), for 0 <= a <= CDF_MAX. */
-static const real CDF_C[] = {0.7552851304157515, -0.6078966419718921, 0.3871374007422144,
-    -0.186521857959662, 0.06039657489083586, -0.007540188966515402, -0.003479692364099198,
-    0.0016308184539892648, 0.00013334426833524625, -0.00023109490586869139,
-    -1.9079381671133106e-06, 3.5144564434622096e-05, 7.152560253632097e-07, -5.919952876676549e-06,
-    -6.25755723456946e-07, 1.0216727572813014e-06, 2.647597955820229e-07, -1.5629924297872579e-07,
-    -7.759207564566233e-08, 1.583165446706975e-08, 1.4712247003770828e-08, -2.605759598652324e-10,
-    -1.1889377845510186e-09};
+static const real CDF_C[] = {
+    0.7552851304157515,      -0.6078966419718921,     0.3871374007422144,
+    -0.186521857959662,      0.06039657489083586,     -0.007540188966515402,
+    -0.003479692364099198,   0.0016308184539892648,   0.00013334426833524625,
+    -0.00023109490586869139, -1.9079381671133106e-06, 3.5144564434622096e-05,
+    7.152560253632097e-07,   -5.919952876676549e-06,  -6.25755723456946e-07,
+    1.0216727572813014e-06,  2.647597955820229e-07,   -1.5629924297872579e-07,
+    -7.759207564566233e-08,  1.583165446706975e-08,   1.4712247003770828e-08,
+    -2.605759598652324e-10,  -1.1889377845510186e-09};
 #else
 #define MIN_NORMAL 0x1p-126f
 #define SQRT_HALF_BITS 0x3f3504f3u
@@ -95,17 +101,17 @@ static const real CDF_C[] = {0.7552851304157515, -0.6078966419718921, 0.38713740
 #define CDF_CENTER 2.5f
 #define CDF_SLOPE 1.85f
 static const real LOG2_E = 1.44269504f, LN2_HI = 0x1.63p-1f, LN2_LO = -0x1.bd0106p-13f;
-static const real EXP_C[] = {0.5f, 0.166665458f, 0.0416671250f, 0.00836631626f,
-    0.00138868940f};
+static const real EXP_C[] = {0.5f, 0.166665458f, 0.0416671250f, 0.00836631626f, 0.00138868940f};
 static const real LOG_C[] = {0.666666656f, 0.400003356f, 0.285372749f, 0.235828623f};
 static const real SOFTPLUS_C[] = {0.0833333445f, 0.0124996495f, 0.00223569295f, 0.000418511255f,
-    0.000118655426f};
-static const real ERF_C[] = {0.128379166f, -0.376126271f, 0.112836002f, -0.0268544451f,
-    0.00518953545f, -0.000802083676f, 7.88908956e-05f};
-static const real LOG_ERFC_C[] = {-0.000341524818f, -1.12708918f, -0.638144848f, -0.103106740f,
-    0.0218380561f, -0.00294765614f, 0.000186378954f};
-static const real CDF_C[] = {0.70665663f, -0.43369213f, 0.13198775f, 0.009237318f, -0.016391473f,
-    -0.0016073117f, 0.0025367287f, 0.0006974429f, -0.00032180944f, -0.00016752035f};
+                                  0.000118655426f};
+static const real ERF_C[] = {0.128379166f,   -0.376126271f,    0.112836002f,   -0.0268544451f,
+                             0.00518953545f, -0.000802083676f, 7.88908956e-05f};
+static const real LOG_ERFC_C[] = {-0.000341524818f, -1.12708918f,    -0.638144848f,  -0.103106740f,
+                                  0.0218380561f,    -0.00294765614f, 0.000186378954f};
+static const real CDF_C[] = {0.70665663f,     -0.43369213f,   0.13198775f,   0.009237318f,
+                             -0.016391473f,   -0.0016073117f, 0.0025367287f, 0.0006974429f,
+                             -0.00032180944f, -0.00016752035f};
 #endif
 
 /* r and n with x = n ln(2) + r and |r| <= ln(2)/2; n + bias is left in the low bits of *biased and
@@ -129,7 +135,7 @@ static inline V v_expm1_reduced(V r, V low) { return r + v_fma(r * r, POLY(r, EX
 static inline V v_power_of_two(VU biased) { return (V)(biased << REAL_MANTISSA_BITS); }
 
 /* e^x without the upper clamp, for x known not to be far above EXP_MAX. 2^n is applied in two
-   halves, so that results near overflow and subnormal ones come out rounded once. */
+   halves, so that results near overflow and subnormal ones are rounded once. */
 static inline V v_exp_below(V x) {
     VU n;
     V low, r = v_exp_reduce(v_max(v_set(EXP_MIN), x), 2 * REAL_MAX_EXPONENT, &n, &low);
@@ -202,7 +208,7 @@ static inline V v_log1p(V x) {
     VU k;
     V f = v_log_split(u, &k);
     /* 2^-k brings the rounding error of 1 + x to the scale of f; the largest k would make it
-       -inf, and there the error is of no account. */
+       -inf, and there the error does not matter. */
     V scale = v_max(v_set(0), v_power_of_two(2 * REAL_MAX_EXPONENT - k));
     V y = v_log_reduced(v_fma(lost, scale, f), v_exponent(k, v_set(REAL_MAX_EXPONENT)));
     return v_select(x == v_set(0), x, v_log_specials(y, u));
@@ -216,7 +222,7 @@ static inline V v_tanh(V x) {
     V low, r = v_exp_reduce(a + a, REAL_MAX_EXPONENT, &n, &low);
     V power = v_power_of_two(n);
     V m = v_fma(v_expm1_reduced(r, low), power, power - v_set(1));
-    /* One Newton step takes out the roundings of the sum and of the quotient. */
+    /* One Newton step removes the rounding errors of the sum and of the quotient. */
     V sum = m + two, lost = m - (sum - two);
     V inverse = v_set(1) / sum, q = m * inverse;
     q = v_fma(v_fnma(q, lost, v_fnma(q, sum, m)), inverse, q);
@@ -235,7 +241,7 @@ static inline V v_erf(V x) {
     return v_copysign(v_select(a < v_set(1), inner, outer), x);
 }
 
-/* What a * a lost when it was rounded to `square`. */
+/* The rounding error of `square`, which is a * a rounded. */
 static inline V v_square_error(V a, V square) {
 #if SIMD_FMA
     return v_fma(a, a, -square);
@@ -247,7 +253,7 @@ static inline V v_square_error(V a, V square) {
 #endif
 }
 
-/* The normal distribution function, for z < 0 to a small relative error and falling to subnormals. */
+/* The normal distribution function; for z < 0 with a small relative error, down to subnormals. */
 static inline V v_normal_cdf(V z) {
     const V one = v_set(1), half = v_set((real)0.5), center = v_set(CDF_CENTER);
     V a = v_min(v_set(CDF_MAX), v_abs(z)), square = a * a;
@@ -266,7 +272,7 @@ static inline V v_normal_cdf(V z) {
     return v_select(z < v_set(0), tail, one - tail);
 }
 
-/* 1 / (1 + e^-x), falling to subnormals as e^x does. */
+/* 1 / (1 + e^-x), down to subnormals like e^x. */
 static inline V v_sigmoid(V x) {
     const V one = v_set(1);
     V e = v_exp_below(-v_abs(x));

@@ -1,4 +1,4 @@
-"""Arrays mapped from files: read in parts to the same bits, their pages let go; the order by blocks."""
+"""Arrays mapped from files: identical results, release of pages, and shuffling by blocks."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from bpfast.training import epoch as epochs
 
 @pytest.fixture
 def small_memory(monkeypatch):
-    """Arrays of some kilobytes count as large."""
+    """Treat arrays of some kilobytes as large."""
     monkeypatch.setattr(mapped, "RESIDENT", 2**14)
     monkeypatch.setattr(mapped, "_FIRST_ROWS", 40)
 
@@ -38,7 +38,9 @@ def make(backend="native"):
 
 @pytest.mark.parametrize("shuffle", [True, False, "blocks"])
 @pytest.mark.parametrize("watched", [False, True])
-def test_a_mapped_array_trains_to_the_same_bits(small_memory, monkeypatch, data, backend, shuffle, watched):
+def test_training_on_a_mapped_array_is_bitwise_identical(
+    small_memory, monkeypatch, data, backend, shuffle, watched
+):
     monkeypatch.setattr(epochs, "BLOCK_BYTES", 2**10)
     X, file, y = data
 
@@ -57,7 +59,7 @@ def test_a_mapped_array_trains_to_the_same_bits(small_memory, monkeypatch, data,
     assert len(calls) > 10
     assert history.val_loss == expected.val_loss
     assert history.loss == expected.loss
-    assert (net._flat == plain._flat).all()
+    assert (net._state.flat == plain._state.flat).all()
     for call in ("predict", "forward"):
         assert (getattr(net, call)(file) == getattr(net, call)(X)).all()
     assert net.loss(file, y) == net.loss(X, y)
@@ -78,7 +80,7 @@ def test_which_arrays_are_mapped(small_memory, data, tmp_path):
     assert mapped.mapped_rows(np.load(tmp_path / "X.npy", mmap_mode="r+")) is not None
 
 
-def test_pages_that_are_let_go_come_back(small_memory, data):
+def test_released_pages_can_be_read_again(small_memory, data):
     X, file, _ = data
     view = np.asarray(file)[37:]
     rows = mapped.mapped_rows(view)
@@ -90,7 +92,7 @@ def test_pages_that_are_let_go_come_back(small_memory, data):
     assert (view == X[37:]).all()
 
 
-def test_what_was_written_to_the_file_stays(small_memory, data, tmp_path):
+def test_changes_of_the_file_are_kept(small_memory, data, tmp_path):
     X, _, y = data
     file = np.load(tmp_path / "X.npy", mmap_mode="r+")
     file[3] = 0.5
@@ -108,11 +110,11 @@ def test_bad_values_in_a_file_are_found(small_memory, data, tmp_path):
 
 
 @pytest.mark.parametrize(("n", "columns"), [(1, 1), (999, 13), (5000, 2**17), (40, 2**21)])
-def test_the_order_by_blocks(n, columns):
+def test_block_order(n, columns):
     order = epochs.block_order(n, columns, 7, 2)
     assert (np.sort(order) == np.arange(n)).all()
     assert (order == epochs.block_order(n, columns, 7, 2)).all()
-    piece = max(1, epochs.BLOCK_BYTES // (4 * columns))
+    piece = max(1, epochs.PIECE_BYTES // (4 * columns))
     key = reference.mix64(reference.mix64(7) + 2)
     pieces = reference.permutation(-(-n // piece), key, -(-n // piece))
     expected = []
@@ -149,7 +151,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
 @pytest.mark.parametrize("shuffle", ["True", "blocks"])
 def test_little_of_a_large_file_is_in_memory(tmp_path, shuffle):
-    """Half a gigabyte of rows (a file of holes), of which at most 200 MB are there at a time."""
+    """At most 200 MB of a sparse file of half a gigabyte are in memory at a time."""
     path = tmp_path / "X.npy"
     np.lib.format.open_memmap(path, mode="w+", dtype="f4", shape=(2**17, 1024)).flush()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}

@@ -1,4 +1,4 @@
-"""Sparse inputs: the bits of the same matrix with its zeros, its memory without them."""
+"""Sparse inputs: bitwise identical to dense inputs, with memory only for the nonzero entries."""
 
 import time
 import tracemalloc
@@ -11,7 +11,7 @@ from scipy import sparse
 import bpfast as bp
 from bpfast.arrays import checks
 from bpfast.arrays.sparse import CSR
-from bpfast.native import _runtime
+from bpfast.native import _core
 
 THREADS = (1, 2, 3, 5)
 RULES = {
@@ -40,13 +40,13 @@ FORMATS = {
 def every_thread_works(monkeypatch):
     # What is dense here stays dense: else sparse rows would be compared with themselves.
     monkeypatch.setattr("bpfast.arrays.sparse.MAX_SHARE", 0.0)
-    old = _runtime.work_per_thread(0)
+    old = _core.work_per_thread(0)
     yield
-    _runtime.work_per_thread(old)
+    _core.work_per_thread(old)
 
 
 def draw(rows, columns, density, rng):
-    """A dense matrix with zeros, among them whole rows and columns, and the same as CSR."""
+    """A dense matrix with zeros, including whole rows and columns, and the same matrix as CSR."""
     X = np.where(rng.random((rows, columns)) < density, rng.normal(size=(rows, columns)), 0)
     X[rows // 4 : rows // 2] = 0
     X[:, columns // 3] = 0
@@ -59,12 +59,17 @@ def network(widths, dtype="float32", loss="squared_error", activation="tanh", fi
 
 
 def everything(net, X, y, w=None, **options):
-    """The bits of all that a network makes of X."""
+    """The bytes of everything that a network computes from X."""
     weighted = {"sample_weight": w}
     history = net.fit(X, y, validation=(X, y, w) if w is not None else (X, y), **weighted, **options)
-    made = [net._flat, net._state.arrays, net.predict(X), *net.gradients(X, y, **weighted).values()]
+    made = [
+        net._state.flat,
+        net._state.optimizer_state.arrays,
+        net.predict(X),
+        *net.gradients(X, y, **weighted).values(),
+    ]
     Z = net.forward(X, training=True)
-    made += [Z, net.forward(X), net.backward(Z), net._gradient]
+    made += [Z, net.forward(X), net.backward(Z), net._state.gradient]
     return [array.tobytes() for array in made], history.loss, history.val_loss, net.loss(X, y, **weighted)
 
 
@@ -72,7 +77,7 @@ def everything(net, X, y, w=None, **options):
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("rule", list(RULES))
-def test_the_bits_of_a_dense_matrix(rule, shuffle, weighted, dtype, rng):
+def test_results_are_identical_to_those_of_a_dense_matrix(rule, shuffle, weighted, dtype, rng):
     """Ragged batches, one of them without entries; 1, 2, 3 and 5 threads."""
     X, S = draw(101, 130, 0.05, rng)
     y, w = rng.normal(size=(101, 3)), rng.random(101) if weighted else None
@@ -89,8 +94,8 @@ def test_the_bits_of_a_dense_matrix(rule, shuffle, weighted, dtype, rng):
 
 @pytest.mark.parametrize("penalty", [bp.L2(0.1), bp.L1(0.01), bp.L0(1e-3), bp.Frobenius(0.1)])
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam"])
-def test_the_bits_with_a_penalty(rule, penalty, rng):
-    """A rule that could leave weights without a gradient alone must not with a penalty."""
+def test_results_with_a_penalty_are_identical(rule, penalty, rng):
+    """Weights without a gradient are updated if there is a penalty."""
     X, S = draw(50, 120, 0.02, rng)
     y = rng.integers(0, 4, 50)
     options = {"epochs": 2, "batch_size": 16, "optimizer": RULES[rule], "penalty": penalty}
@@ -100,7 +105,7 @@ def test_the_bits_with_a_penalty(rule, penalty, rng):
 
 
 @pytest.mark.parametrize("columns", [1, 2, 7, 8, 16, 17, 33, 64, 100, 128, 130, 260, 300])
-def test_the_bits_at_every_width(columns, rng):
+def test_results_are_identical_at_every_width(columns, rng):
     for rows, inputs in ((1, 1), (2, 3), (13, 97), (300, 40)):
         X, S = draw(rows, inputs, 0.3, rng)
         y = rng.normal(size=(rows, columns))
@@ -111,8 +116,8 @@ def test_the_bits_at_every_width(columns, rng):
                 assert everything(net, S, y, epochs=2, batch_size=7, optimizer="sgd") == expected
 
 
-def test_the_bits_of_a_network_that_was_fed_dense_rows_before(rng):
-    """Neither kind of X leaves anything behind for the other."""
+def test_identical_results_after_dense_rows(rng):
+    """Dense and sparse inputs do not affect each other."""
     X, S = draw(60, 50, 0.1, rng)
     y = rng.normal(size=(60, 2))
     one, other = network((50, 9, 2)), network((50, 9, 2))
@@ -122,7 +127,7 @@ def test_the_bits_of_a_network_that_was_fed_dense_rows_before(rng):
 
 
 def test_zeros_keep_their_sign(rng):
-    """0 b + (-0) is +0 for a positive b: a sum of -0 must not come out where a zero turned it."""
+    """0 b + (-0) is +0 for b > 0, so the sum must not be -0 when the zero is skipped."""
     X = np.zeros((6, 4), np.float32)
     X[1, 0] = X[2, 3] = X[3, 1] = 1e-30
     X[4] = 1e-30
@@ -139,7 +144,7 @@ def test_zeros_keep_their_sign(rng):
         assert np.signbit(Z).any()
         assert not np.signbit(Z).all()
         net.backward(D)
-        bits.append((Z.tobytes(), net.forward(A).tobytes(), net._gradient.tobytes()))
+        bits.append((Z.tobytes(), net.forward(A).tobytes(), net._state.gradient.tobytes()))
     assert bits[0] == bits[1]
 
 
@@ -160,7 +165,7 @@ def test_every_format(kind, number, index, rng, backend):
 
 
 def messy():
-    """Rows in any order of columns, columns given several times, zeros kept, arrays too long."""
+    """Unsorted columns, duplicates, explicit zeros, and arrays that are longer than needed."""
     indptr = np.array([0, 5, 5, 9, 10], np.int32)
     indices = np.array([3, 1, 3, 0, 3, 2, 2, 0, 1, 4, 77], np.int32)
     data = np.array([1e16, 2.0, 1.0, 5.0, -1e16, 1.0, -1.0, 0.0, 3.0, -0.0, np.nan])
@@ -170,7 +175,7 @@ def messy():
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_what_the_caller_has_is_not_changed(train, backend):
+def test_the_arrays_of_the_caller_are_not_modified(train, backend):
     S, y = messy(), np.ones((4, 2))
     X = np.array([[5.0, 2.0, 0, 0, 0], [0] * 5, [0, 3.0, 0, 0, 0], [0] * 5])
     before = [part.copy() for part in (S.indptr, S.indices, S.data)]
@@ -185,15 +190,15 @@ def test_what_the_caller_has_is_not_changed(train, backend):
         assert part.tobytes() == old.tobytes()
 
 
-def test_coordinates_given_twice_are_summed(rng):
+def test_duplicate_coordinates_are_summed(rng):
     rows, columns = rng.integers(0, 30, 200), rng.integers(0, 8, 200)
     S = sparse.coo_array((rng.normal(size=200), (rows, columns)), shape=(30, 8))
     net = network((8, 4, 1), "float64")
     assert net.predict(S).tobytes() == net.predict(S.toarray()).tobytes()
 
 
-def test_what_is_trained_on_is_a_copy_of_the_places():
-    """They are addresses: a caller who changes his matrix meanwhile must not lead out of bounds."""
+def test_training_uses_a_copy_of_the_indices():
+    """Indices are addresses: changes by the caller during training must not lead out of bounds."""
     S = sparse.csr_array(np.eye(4, dtype=np.float32))
     X = checks.features(S, 4, np.dtype(np.float32))
     assert isinstance(X, CSR)
@@ -204,8 +209,8 @@ def test_what_is_trained_on_is_a_copy_of_the_places():
     assert np.shares_memory(X.data, S.data), "values need no copy"
 
 
-def test_forward_keeps_what_backward_wants(rng):
-    """As with a dense X: what comes between, or a change of the caller's, is harmless."""
+def test_forward_keeps_the_values_that_backward_needs(rng):
+    """As with a dense X, calls in between and changes by the caller have no effect."""
     X, S = draw(30, 20, 0.2, rng)
     D = rng.normal(size=(30, 2))
     dense, net = network((20, 6, 2)), network((20, 6, 2))
@@ -216,7 +221,7 @@ def test_forward_keeps_what_backward_wants(rng):
     net.predict(X)
     net.loss(X, D)
     assert net.backward(D).tobytes() == dense.backward(D).tobytes()
-    assert net._gradient.tobytes() == dense._gradient.tobytes()
+    assert net._state.gradient.tobytes() == dense._state.gradient.tobytes()
 
 
 @pytest.mark.parametrize("rule", list(RULES))
@@ -256,7 +261,7 @@ def test_a_custom_loss(rng, backend, error):
     dense, net = (network((20, 6, 2), "float64", loss=halves, backend=backend) for _ in range(2))
     dense.fit(X, y, epochs=3, batch_size=10)
     net.fit(S, y, epochs=3, batch_size=10)
-    assert error(net._flat, dense._flat) <= (0 if backend == "native" else 1e-12)
+    assert error(net._state.flat, dense._state.flat) <= (0 if backend == "native" else 1e-12)
 
 
 def test_gradients_are_those_of_differences(rng):
@@ -272,20 +277,20 @@ def test_rows_without_any_entry(rng, backend):
         dense, net = (network((shape[1], 4, 2), backend=backend) for _ in range(2))
         dense.fit(np.zeros(shape), y, epochs=2, batch_size=2)
         net.fit(S, y, epochs=2, batch_size=2)
-        assert net._flat.tobytes() == dense._flat.tobytes()
+        assert net._state.flat.tobytes() == dense._state.flat.tobytes()
 
 
 def test_a_nan_in_the_loss_puts_the_weights_back(rng):
     _, S = draw(30, 20, 0.5, rng)
     net = network((20, 6, 1), activation="relu")
-    before = net._flat.tobytes()
+    before = net._state.flat.tobytes()
     with pytest.raises(FloatingPointError, match="epoch"):
         net.fit(S * 1e15, rng.normal(size=(30, 1)), batch_size=5, optimizer=bp.SGD(1e9))
-    assert net._flat.tobytes() == before
+    assert net._state.flat.tobytes() == before
 
 
 def test_memory_is_that_of_the_entries():
-    """20,000 by 50,000 would be 4 GB."""
+    """As a dense array, 20,000 × 50,000 would take 4 GB."""
     rng = np.random.default_rng(0)
     rows, columns, each = 20_000, 50_000, 10
     places = (np.repeat(np.arange(rows), each), rng.integers(0, columns, rows * each))
@@ -302,16 +307,16 @@ def test_memory_is_that_of_the_entries():
     finally:
         tracemalloc.stop()
     assert peak < 100e6
-    assert net._engine.core.nbytes < 20e6
+    assert net._state.engine.core.nbytes < 20e6
     assert history.loss[-1] < history.loss[0]
     assert time.perf_counter() - start < 30
 
 
-def test_the_engine_checks_the_sizes_again():
+def test_the_engine_checks_array_sizes():
     net = network((4, 2))
-    core, Z = net._engine.core, np.empty((2, 2), np.float32)
+    core, Z = net._state.engine.core, np.empty((2, 2), np.float32)
     starts, places, values = np.array([0, 1, 2]), np.array([0, 3]), np.ones(2, np.float32)
-    core.outputs(net._flat, (starts, places, values), Z, 2)
+    core.outputs(net._state.flat, (starts, places, values), Z, 2)
     for wrong in (
         (starts[:2], places, values),
         (starts, places[:1], values),
@@ -319,14 +324,14 @@ def test_the_engine_checks_the_sizes_again():
         (starts + 1, places, values),
     ):
         with pytest.raises(ValueError, match=r"wanted|indptr"):
-            core.outputs(net._flat, wrong, Z, 2)
+            core.outputs(net._state.flat, wrong, Z, 2)
     with pytest.raises(TypeError, match="8-byte items"):
-        core.outputs(net._flat, (starts, places.astype(np.int32), values), Z, 2)
+        core.outputs(net._state.flat, (starts, places.astype(np.int32), values), Z, 2)
     with pytest.raises(TypeError, match="4-byte items"):
-        core.outputs(net._flat, (starts, places, values.astype(float)), Z, 2)
+        core.outputs(net._state.flat, (starts, places, values.astype(float)), Z, 2)
     other = network((4, 2), first=[bp.Activation("relu")])
     with pytest.raises(ValueError, match="a dense X is wanted"):
-        other._engine.core.outputs(other._flat, (starts, places, values), Z, 2)
+        other._state.engine.core.outputs(other._state.flat, (starts, places, values), Z, 2)
 
 
 def tampered(part, value, place=0):

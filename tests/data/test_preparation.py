@@ -1,4 +1,4 @@
-"""Preparing: learnt from the training rows, kept as JSON, applied row by row."""
+"""Preparation: learned from the training rows, stored as JSON, applied row by row."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpfast.data import fit_table as learning
-from bpfast.data import tables
+from bpfast.data import fit_table, tables
 from bpfast.data.preparation import NumberColumn, Preparation, TextColumn
 from bpfast.data.tables import UserError
 
@@ -23,14 +22,14 @@ def table_of(tmp_path: Path, content: str = CSV, **options: Any) -> tables.Table
     return tables.read_csv(str(path), **{"target": "y"} | options)
 
 
-def learnt(table: tables.Table, rows: list[int] | None = None) -> Preparation:
+def learned(table: tables.Table, rows: list[int] | None = None) -> Preparation:
     assert table.target is not None
     chosen = np.arange(len(table)) if rows is None else np.array(rows)
-    return learning.learn(table, table.target, "regression", (), chosen)
+    return fit_table.learn(table, table.target, "regression", (), chosen)
 
 
-def test_learns_from_the_training_rows_alone(tmp_path: Path) -> None:
-    prepared = learnt(table_of(tmp_path), [0, 1, 2, 3])
+def test_learns_only_from_the_training_rows(tmp_path: Path) -> None:
+    prepared = learned(table_of(tmp_path), [0, 1, 2, 3])
     numbers = np.array([1.0, 2.0, 4.0])
     assert prepared.columns == (
         NumberColumn("n", 2.0, numbers.mean(), numbers.std()),
@@ -43,7 +42,7 @@ def test_learns_from_the_training_rows_alone(tmp_path: Path) -> None:
 
 def test_inputs_and_counts(tmp_path: Path) -> None:
     table = table_of(tmp_path)
-    prepared = learnt(table, [0, 1, 2, 3])
+    prepared = learned(table, [0, 1, 2, 3])
     X, counts = prepared.inputs(table, np.float64)
     mean, scale = 7 / 3, np.std([1, 2, 4])
     np.testing.assert_allclose(X[:, 0], (np.array([1, 2, 2, 4, 9]) - mean) / scale)
@@ -54,8 +53,8 @@ def test_inputs_and_counts(tmp_path: Path) -> None:
     assert prepared.n_inputs == X.shape[1] == 4
 
 
-def test_a_row_is_prepared_alike_in_any_company(tmp_path: Path) -> None:
-    prepared = learnt(table_of(tmp_path))
+def test_a_row_does_not_depend_on_other_rows(tmp_path: Path) -> None:
+    prepared = learned(table_of(tmp_path))
     whole, _ = prepared.inputs(table_of(tmp_path), np.float32)
     part, counts = prepared.inputs(
         table_of(tmp_path, "extra,c,t,n\n8,5,w,9\n", target=None, text=prepared.texts, lenient=True),
@@ -70,55 +69,55 @@ def test_a_row_is_prepared_alike_in_any_company(tmp_path: Path) -> None:
     [
         ("n,t\n1,x\n", "lacks a column that the model needs: 'c'"),
         ("t\nx\n", "lacks 2 columns that the model needs: 'n', 'c'"),
-        ("n,t,c\n1,x,5\nfive,x,5\n", r"holds 'five' \(row 1, counted from 0\)"),
-        ("n,t,c\ninf,x,5\n", "holds inf"),
+        ("n,t,c\n1,x,5\nfive,x,5\n", r"contains 'five' \(row 1, counted from 0\)"),
+        ("n,t,c\ninf,x,5\n", "contains inf"),
     ],
 )
-def test_rows_that_do_not_fit(tmp_path: Path, text: str, message: str) -> None:
-    prepared = learnt(table_of(tmp_path))
+def test_invalid_rows(tmp_path: Path, text: str, message: str) -> None:
+    prepared = learned(table_of(tmp_path))
     with pytest.raises(UserError, match=message):
         prepared.inputs(table_of(tmp_path, text, target=None, text=prepared.texts, lenient=True), np.float32)
 
 
-def test_columns_without_names_go_by_position() -> None:
+def test_unnamed_columns_are_matched_by_position() -> None:
     X = np.arange(12.0).reshape(4, 3)
     columns = {f"x{j}": X[:, j] for j in range(3)}
-    prepared = learnt(tables.Table("npz", "a", columns, np.arange(4.0), "y"))
+    prepared = learned(tables.Table("npz", "a", columns, np.arange(4.0), "y"))
     assert prepared.inputs(tables.Table("npz", "b", columns), np.float64)[0].std(axis=0) == pytest.approx(1)
-    with pytest.raises(UserError, match="has 2 values a row; this model takes 3"):
+    with pytest.raises(UserError, match="has 2 values per row; this model needs 3"):
         prepared.inputs(tables.Table("idx", "b", {"x0": X[:, 0], "x1": X[:, 1]}), np.float64)
 
 
 def test_images_are_divided_by_their_full_scale() -> None:
     columns = {"x0": np.array([0, 255, 51], np.uint8)}
     table = tables.Table("idx", "a", columns, np.arange(3.0), "label", 255.0)
-    assert learnt(table).inputs(table, np.float64)[0][:, 0].tolist() == [0, 1, 0.2]
+    assert learned(table).inputs(table, np.float64)[0][:, 0].tolist() == [0, 1, 0.2]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,y\n,1\n,2\n", "column 'a' of .* is empty"),
-        ("a,y\ninf,1\n2,2\n", "column 'a' of .* holds inf"),
-        ("a,y\n1,inf\n2,2\n", "target 'y' of .* holds inf"),
-        ("a,y\n1,low\n2,2\n", "target 'y' of .* holds 'low'"),
+        ("a,y\n,1\n,2\n", "column 'a' of .* has no values"),
+        ("a,y\ninf,1\n2,2\n", "column 'a' of .* contains inf"),
+        ("a,y\n1,inf\n2,2\n", "target 'y' of .* contains inf"),
+        ("a,y\n1,low\n2,2\n", "target 'y' of .* contains 'low'"),
         ("a,y\n1e200,1\n-1e200,2\n", "too large to standardise"),
-        ("a,y\n" + "".join(f"{i},{i}\n" for i in range(20)) + "oops,3\n", "holds 'oops' among numbers"),
-        ("a,y\n" + "".join(f"t{i},{i}\n" for i in range(1100)), "1,100 different texts"),
+        ("a,y\n" + "".join(f"{i},{i}\n" for i in range(20)) + "oops,3\n", "contains 'oops' among numbers"),
+        ("a,y\n" + "".join(f"t{i},{i}\n" for i in range(1100)), "1,100 distinct values"),
     ],
 )
-def test_columns_that_teach_nothing(tmp_path: Path, text: str, message: str) -> None:
+def test_columns_that_cannot_be_learned(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        learnt(table_of(tmp_path, text))
+        learned(table_of(tmp_path, text))
 
 
-def test_text_among_numbers_on_demand(tmp_path: Path) -> None:
+def test_text_among_numbers_declared_categorical(tmp_path: Path) -> None:
     text = "a,y\n" + "".join(f"{i},{i}\n" for i in range(20)) + "oops,3\n"
-    assert learnt(table_of(tmp_path, text, text=["a"])).n_inputs == 21
+    assert learned(table_of(tmp_path, text, text=["a"])).n_inputs == 21
 
 
 @pytest.mark.parametrize(
-    ("goal", "task"),
+    ("target", "task"),
     [
         (np.array(["a", "b"], dtype=object), "classification"),
         (np.array([True, False], dtype=object), "classification"),
@@ -128,18 +127,18 @@ def test_text_among_numbers_on_demand(tmp_path: Path) -> None:
         (np.array([0.5, 1.0]), "regression"),
     ],
 )
-def test_infer_task(goal: Any, task: str) -> None:
-    assert learning.infer_task(goal)[0] == task
+def test_infer_task(target: Any, task: str) -> None:
+    assert fit_table.infer_task(target)[0] == task
 
 
-def test_split_keeps_the_shares_of_the_classes() -> None:
+def test_split_is_stratified() -> None:
     labels = np.repeat([0, 1, 2, 3], [700, 200, 99, 1])
-    rows, held_out = learning.split(labels, 1000, 0.2, 3)
+    rows, held_out = fit_table.split(labels, 1000, 0.2, 3)
     assert sorted([*rows, *held_out]) == list(range(1000))
     assert np.abs(np.bincount(labels[held_out], minlength=4) - [140, 40, 20, 0]).max() <= 1
     assert len(held_out) == 200
-    again = learning.split(labels, 1000, 0.2, 3)[1]
-    other = learning.split(labels, 1000, 0.2, 4)[1]
+    again = fit_table.split(labels, 1000, 0.2, 3)[1]
+    other = fit_table.split(labels, 1000, 0.2, 4)[1]
     np.testing.assert_array_equal(again, held_out)
     assert set(other) != set(held_out)
 
@@ -147,22 +146,22 @@ def test_split_keeps_the_shares_of_the_classes() -> None:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_split_trains_on_every_class(share: float) -> None:
     labels = np.arange(40) % 4
-    rows, held_out = learning.split(labels, 40, share, 0)
+    rows, held_out = fit_table.split(labels, 40, share, 0)
     assert len(held_out) == round(40 * share)
     assert set(labels[rows]) == {0, 1, 2, 3}
 
 
-def test_split_of_nothing_and_of_too_little() -> None:
-    rows, held_out = learning.split(None, 5, 0.0, 0)
+def test_split_without_held_out_rows_and_with_too_few() -> None:
+    rows, held_out = fit_table.split(None, 5, 0.0, 0)
     assert len(rows) == 5
     assert len(held_out) == 0
     for n in (1, 2, 3, 6):
         with pytest.raises(UserError, match="too few"):
-            learning.split(None, n, 0.2, 0)
+            fit_table.split(None, n, 0.2, 0)
 
 
 @pytest.mark.parametrize(
-    ("goal", "classes"),
+    ("target", "classes"),
     [
         (np.array([3.0, 1.0, 3.0]), (1, 3)),
         (np.array([0.5, 1.0]), (0.5, 1.0)),
@@ -170,19 +169,19 @@ def test_split_of_nothing_and_of_too_little() -> None:
         (np.array([True, False], dtype=object), (False, True)),
     ],
 )
-def test_classes_keep_their_type(goal: Any, classes: tuple[Any, ...]) -> None:
-    found, numbers = learning.class_numbers(goal, "y")
+def test_classes_keep_their_type(target: Any, classes: tuple[Any, ...]) -> None:
+    found, numbers = fit_table.class_numbers(target, "y")
     assert found == classes
     assert [type(label) for label in found] == [type(label) for label in classes]
-    table = tables.Table("csv", "a", {"x": np.arange(len(goal))}, goal, "y")
-    prepared = learning.learn(table, goal, "classification", found, np.arange(len(goal)))
-    np.testing.assert_array_equal(prepared.targets(goal), numbers)
+    table = tables.Table("csv", "a", {"x": np.arange(len(target))}, target, "y")
+    prepared = fit_table.learn(table, target, "classification", found, np.arange(len(target)))
+    np.testing.assert_array_equal(prepared.targets(target), numbers)
     back = Preparation.from_json(prepared.to_json())
     assert [type(label) for label in back.classes] == [type(label) for label in classes]
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
-    prepared = learnt(table_of(tmp_path))
+    prepared = learned(table_of(tmp_path))
     assert Preparation.from_json(prepared.to_json()) == prepared
 
 
@@ -221,14 +220,14 @@ def _set(path: str, value: Any) -> Any:
         _set("target", None),
     ],
 )
-def test_broken_json_is_refused(tmp_path: Path, change: Any) -> None:
-    content = json.loads(learnt(table_of(tmp_path)).to_json())
+def test_invalid_json_is_rejected(tmp_path: Path, change: Any) -> None:
+    content = json.loads(learned(table_of(tmp_path)).to_json())
     change(content)
     with pytest.raises(ValueError, match=r"\w"):
         Preparation.from_json(json.dumps(content))
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{", "[" * 100_000])
-def test_what_is_no_object_is_refused(text: str) -> None:
+def test_json_that_is_not_an_object_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Preparation.from_json(text)

@@ -1,4 +1,4 @@
-"""The same network in PyTorch, by its autograd and its optimizers, in float64."""
+"""Agreement with PyTorch's autograd and optimizers in float64."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ ACTIVATIONS = {
 
 
 def rowwise(function, **options):
-    """A loss of torch's, one number a row: the mean over the outputs."""
+    """A loss of PyTorch per row: the mean over the outputs."""
     return lambda z, y: function(z, y, reduction="none", **options).mean(dim=1)
 
 
@@ -60,7 +60,7 @@ def test_everything_is_here():
 
 
 class Twin:
-    """A network of the same weights in torch; `activation` in two hidden layers."""
+    """A PyTorch network with the same weights and two hidden layers of `activation`."""
 
     def __init__(self, net, activation, loss):
         self.parameters = {

@@ -1,11 +1,8 @@
-"""Dropout: masks by counter, the same in both engines; what is dropped in training alone."""
+"""Dropout in training and prediction."""
 
 import copy
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,18 +12,12 @@ from scipy import sparse
 
 import bpfast as bp
 from bpfast import reference
-from bpfast.native import _runtime
+from bpfast.engine.interface import TrainingPass
+
+pytestmark = pytest.mark.usefixtures("every_thread_works")
 
 THREADS = (1, 2, 3, 5)
-WIDTHS = (1, 3, 17, 100)
 DTYPES = ("float32", "float64")
-
-
-@pytest.fixture(autouse=True)
-def every_thread_works():
-    old = _runtime.work_per_thread(0)
-    yield
-    _runtime.work_per_thread(old)
 
 
 def network(layers, n_inputs, loss="squared_error", dtype="float64", seed=7, **options):
@@ -34,32 +25,13 @@ def network(layers, n_inputs, loss="squared_error", dtype="float64", seed=7, **o
 
 
 def alone(width, rate=0.5, **options):
-    """A network that does nothing else."""
+    """A network with a single dropout layer."""
     return network([bp.Dropout(rate)], width, **options)
 
 
 def mask(net, rows):
-    """What the next step of `alone` keeps."""
+    """The elements that the next step of `alone` keeps."""
     return net.forward(np.ones((rows, net.n_inputs)), training=True) != 0
-
-
-def mix(z):
-    """SplitMix64's finaliser, of Python's integers."""
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return z ^ (z >> 31)
-
-
-def expected_mask(rows, width, rate, seed, step, place=1):
-    """The formula, one number at a time: `place` is 1 for the first op."""
-    key = mix((mix((mix(seed) + step) % 2**64) + place) % 2**64)
-    kept = np.empty((rows, width), bool)
-    for row in range(rows):
-        for column in range(width):
-            number = row * width + column
-            draw = mix((key + (number // 2 + 1) * 0x9E3779B97F4A7C15) % 2**64)
-            kept[row, column] = (draw >> 32 if number % 2 else draw % 2**32) >= int(rate * 2**32)
-    return kept
 
 
 LAYERS = {
@@ -81,123 +53,10 @@ LAYERS = {
 over_layers = pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
 
 
-# ---------------------------------------------------------------------------------------------
-# The masks.
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_mask_is_the_formula_s(backend, width, dtype):
-    for rows, rate, seed in ((1, 0.5, 0), (2, 0.1, 7), (5, 0.75, 2**63 - 1), (40, 0.5, 3)):
-        net = alone(width, rate, dtype=dtype, seed=seed, backend=backend)
-        for step in range(3):
-            assert (mask(net, rows) == expected_mask(rows, width, rate, seed, step)).all()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_the_masks_of_training(backend, width, dtype, shuffle):
-    """W starts at 0 and row r alone wants output r: the last batch's rows are columns of W, as dropped."""
-    for n, batch, threads in ((1, 1, 1), (8, 8, 2), (13, 5, 3), (40, 16, 5), (700, 700, 3)):
-        net = network(
-            [bp.Dropout(0.4), bp.Dense(n, initializer="zeros", bias=False)],
-            width,
-            dtype=dtype,
-            threads=threads,
-            backend=backend,
-        )
-        y = np.eye(n)
-        order = reference.permutation(n, 7, 0) if shuffle else np.arange(n)
-        first = (n - 1) // batch * batch
-        net.fit(np.ones((n, width)), y, epochs=1, batch_size=batch, optimizer=bp.SGD(1.0), shuffle=shuffle)
-        found = net.parameters["1.W"].T[order[first:]] != 0
-        assert (found == expected_mask(n - first, width, 0.4, 7, first // batch)).all()
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_same_mask_in_both_engines_and_dtypes(rng, width):
-    X, D = rng.normal(size=(2, 301, width))
-    nets = [
-        alone(width, 0.3, dtype=dtype, backend=backend, threads=threads)
-        for dtype in DTYPES
-        for backend, threads in (("reference", 1), *(("native", threads) for threads in THREADS))
-    ]
-    for _ in range(3):
-        found = {net.dtype.name: set() for net in nets}
-        kept = set()
-        for net in nets:
-            A, dX = net.forward(X, training=True), net.backward(D)
-            found[net.dtype.name].add((A.tobytes(), dX.tobytes()))
-            kept.add((A != 0).tobytes())
-            assert ((A != 0) == (dX != 0)).all()
-        assert len(kept) == len(found["float32"]) == len(found["float64"]) == 1
-
-
-def test_no_pattern_of_blocks_shows(rng):
-    """The rows of a batch get the same mask however many come behind them."""
-    for width in WIDTHS:
-        whole = mask(alone(width), 1000)
-        for rows in (1, 2, 255, 256, 257):
-            assert (mask(alone(width), rows) == whole[:rows]).all()
-
-
-@pytest.mark.parametrize("rate", [0.0, 1e-3, 0.1, 0.5, 0.9])
-def test_the_share_and_the_mean(backend, rate):
-    """Five standard deviations; rows, columns and neighbours as independent ones."""
-    net = alone(100, rate, backend=backend)
-    n = 4000
-    A = net.forward(np.ones((n, 100)), training=True)
-    kept, spread = A != 0, np.sqrt(rate * (1 - rate))
-    assert abs(kept.mean() - (1 - rate)) <= 5 * spread / np.sqrt(kept.size)
-    assert np.abs(kept.mean(axis=0) - (1 - rate)).max() <= 5 * spread / np.sqrt(n)
-    assert np.abs(kept.mean(axis=1) - (1 - rate)).max() <= 6 * spread / np.sqrt(100) + 1e-2
-    assert abs(A.mean() - 1) <= 5 * spread / (1 - rate) / np.sqrt(kept.size)
-    assert (A[kept] == 1 / (1 - rate)).all()
-    flat = kept.ravel() - (1 - rate)
-    for lag in (1, 2, 3, 100, 101):
-        assert abs((flat[lag:] * flat[:-lag]).mean()) <= 5 * spread**2 / np.sqrt(kept.size) + 1e-15
-
-
-def test_other_steps_ops_and_seeds_have_other_masks(backend):
-    """Two independent masks of a half agree in a half."""
-    nets = [alone(100, seed=seed, backend=backend) for seed in (0, 1, 2)]
-    masks = [mask(net, 100) for net in nets for _ in range(3)]
-    two = network([bp.Dropout(), bp.Dropout()], 100, seed=0, backend=backend)
-    both = mask(two, 100)
-    assert not both[~masks[0]].any()
-    assert abs(both.sum() / masks[0].sum() - 0.5) < 0.04
-    for i in range(len(masks)):
-        for j in range(i):
-            assert abs((masks[i] == masks[j]).mean() - 0.5) < 0.025, (i, j)
-
-
-def test_every_instruction_set_drops_the_same():
-    """In a process each: the masks, and the bits of what is kept."""
-    code = (
-        "import sys, numpy as np, bpfast as bp\n"
-        "X = np.random.default_rng(0).normal(size=(90, 21))\n"
-        "for dtype in ('float32', 'float64'):\n"
-        "    net = bp.Network([bp.Dropout(0.3)], n_inputs=21, loss='squared_error', dtype=dtype)\n"
-        "    for rows in (1, 7, 90):\n"
-        "        sys.stdout.buffer.write(net.forward(X[:rows], training=True).tobytes())\n"
-    )
-    found = set()
-    for isa in _runtime.isas():
-        env = {**os.environ, "BPFAST_ISA": isa, "BPFAST_BACKEND": "native"}
-        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, env=env, check=True)
-        found.add(done.stdout)
-    assert len(found) == 1
-
-
-# ---------------------------------------------------------------------------------------------
-# Training.
-
-
 @over_layers
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
 def test_native_against_reference(rng, error, make_targets, layers, loss):
-    """1e-12 after a step, and after 20 of ragged batches."""
+    """The error is at most 1e-12 after one step, and after 20 steps with batches of unequal size."""
     X, y, w = rng.normal(size=(23, 5)), make_targets(loss, 23, 3, rng), 0.5 + rng.random(23)
     native, expected = (network(layers, 5, loss, backend=b) for b in ("native", "reference"))
     for options in (
@@ -209,7 +68,7 @@ def test_native_against_reference(rng, error, make_targets, layers, loss):
         assert histories[0].loss == pytest.approx(histories[1].loss, rel=1e-12)
         for name, array in expected.parameters.items():
             assert error(native.parameters[name], array) <= 1e-12, (name, options)
-    assert native._steps == expected._steps == 1 + 20 + 23
+    assert native._state.steps == expected._state.steps == 1 + 20 + 23
 
 
 @over_layers
@@ -223,7 +82,7 @@ def test_the_same_bits_with_any_number_of_threads(rng, layers, dtype):
         Z = net.forward(X[:101], training=True)
         dX = net.backward(Z)
         gradient = b"".join(array.tobytes() for array in net.gradient.values())
-        results.add((net._flat.tobytes(), *history.loss, *history.val_loss, dX.tobytes(), gradient))
+        results.add((net._state.flat.tobytes(), *history.loss, *history.val_loss, dX.tobytes(), gradient))
     assert len(results) == 1
 
 
@@ -236,32 +95,32 @@ def test_a_rate_of_0_drops_nothing(rng, backend, dtype):
     )
     for net in (with_, without):
         net.fit(X, y, epochs=3, batch_size=7)
-    assert with_._flat.tobytes() == without._flat.tobytes()
+    assert with_._state.flat.tobytes() == without._state.flat.tobytes()
 
 
 @over_layers
-def test_nothing_else_drops(rng, backend, layers):
-    """predict, loss, gradients, forward, validation and check_gradients: as without the layer."""
+def test_elements_are_dropped_only_in_training(rng, backend, layers):
+    """predict, loss, gradients, forward, validation and check_gradients ignore the layer."""
     X, y = rng.normal(size=(30, 5)), rng.normal(size=(30, 3))
     net = network(layers, 5, backend=backend)
     kept = [layer for layer in layers if not isinstance(layer, bp.Dropout)]
     plain = network(kept, 5, backend=backend)
-    before = net._steps
+    before = net._state.steps
     assert net.predict(X).tobytes() == plain.predict(X).tobytes()
     assert net.forward(X).tobytes() == plain.forward(X).tobytes()
     assert net.loss(X, y) == plain.loss(X, y)
     gradients = zip(net.gradients(X, y).values(), plain.gradients(X, y).values(), strict=True)
     assert all(a.tobytes() == b.tobytes() for a, b in gradients)
     assert bp.check_gradients(net, X, y) < 1e-6
-    assert net._steps == before
+    assert net._state.steps == before
     history = net.fit(X, y, epochs=1, batch_size=8, validation=(X, y))
     assert history.val_loss[0] == net.loss(X, y)
     assert history.loss[0] != history.val_loss[0]
 
 
 @over_layers
-def test_two_epochs_and_three_are_five(rng, backend, bytes_of, tmp_path, layers):
-    """Also across copies, pickles, and files (whose optimizer starts afresh: SGD has no state)."""
+def test_two_epochs_and_three_equal_five(rng, backend, bytes_of, tmp_path, layers):
+    """Also for copies, pickles and files (which have no optimizer state; SGD needs none)."""
     X, y = rng.normal(size=(23, 5)), rng.normal(size=(23, 3))
     options = {"batch_size": 6, "optimizer": bp.SGD(0.05)}
     whole, half = (network(layers, 5, backend=backend) for _ in range(2))
@@ -273,13 +132,13 @@ def test_two_epochs_and_three_are_five(rng, backend, bytes_of, tmp_path, layers)
         assert net.layers == whole.layers
         net.fit(X, y, epochs=3, **options)
         assert bytes_of(net) == bytes_of(whole)
-        assert (net._steps, net.epochs) == (20, 5)
+        assert (net._state.steps, net.epochs) == (20, 5)
 
 
 def test_the_steps_in_a_file(backend, tmp_path):
-    """A file from before there were any has none; what is no number of steps is refused."""
+    """Files of older versions have no number of steps; an invalid number is rejected."""
     net = network([bp.Dense(2)], 3, backend=backend)
-    net._steps = 5
+    net._state.steps = 5
     net.save(tmp_path / "m")
     with safe_open(tmp_path / "m", framework="numpy") as file:
         header = json.loads(file.metadata()["bpfast"])
@@ -288,7 +147,7 @@ def test_the_steps_in_a_file(backend, tmp_path):
     header["format"] = 1
     assert header.pop("steps") == 5
     save_file(tensors, tmp_path / "m", {"bpfast": json.dumps(header)})
-    assert bp.load(tmp_path / "m", backend=backend)._steps == 0
+    assert bp.load(tmp_path / "m", backend=backend)._state.steps == 0
     for wrong in (-1, "5", 2**63):
         save_file(tensors, tmp_path / "m", {"bpfast": json.dumps({**header, "steps": wrong})})
         with pytest.raises(ValueError, match="steps must be"):
@@ -296,7 +155,7 @@ def test_the_steps_in_a_file(backend, tmp_path):
 
 
 def test_sparse_rows(rng, backend, error):
-    """Dropout that reads X: the bits of the dense matrix, and forward and backward too."""
+    """Dropout that reads a sparse X gives results identical to those of the dense matrix."""
     X = np.where(rng.random((301, 20)) < 0.2, rng.normal(size=(301, 20)), 0)
     y = rng.normal(size=(301, 3))
     layers = [bp.Dropout(0.2), bp.Dense(9, "tanh"), bp.Dropout(), bp.Dense(3)]
@@ -307,14 +166,14 @@ def test_sparse_rows(rng, backend, error):
                 each.fit(rows, y, epochs=2, batch_size=150, optimizer=optimizer)
                 each.Z = each.forward(rows, training=True)
                 each.dX = each.backward(each.Z)
-            assert net._flat.tobytes() == dense._flat.tobytes()
+            assert net._state.flat.tobytes() == dense._state.flat.tobytes()
             assert net.Z.tobytes() == dense.Z.tobytes()
             assert net.dX.tobytes() == dense.dX.tobytes()
             assert error(net.predict(sparse.csr_array(X)), dense.predict(X)) <= 1e-15
 
 
-def test_weights_of_empty_columns_rest(rng):
-    """Dense reads sparse rows, dropout is above: unread weights stay, and the bits are the dense ones."""
+def test_weights_of_empty_columns_do_not_change(rng):
+    """With a Dense layer before the dropout, weights of empty columns keep their values."""
     X = np.where(rng.random((60, 20)) < 0.1, rng.normal(size=(60, 20)), 0)
     X[:, 4:9] = 0
     y = rng.normal(size=(60, 3))
@@ -322,12 +181,12 @@ def test_weights_of_empty_columns_rest(rng):
     before = net.parameters["0.W"][4:9].tobytes()
     dense.fit(X, y, epochs=2, batch_size=7, optimizer=bp.SGD(0.05))
     net.fit(sparse.csr_array(X), y, epochs=2, batch_size=7, optimizer=bp.SGD(0.05))
-    assert net._flat.tobytes() == dense._flat.tobytes()
+    assert net._state.flat.tobytes() == dense._state.flat.tobytes()
     assert net.parameters["0.W"][4:9].tobytes() == before
 
 
 def test_a_custom_loss(rng, backend, error):
-    """Step by step from Python: the masks of the whole epoch's call."""
+    """A custom loss, which runs step by step, uses the same masks as a native epoch."""
 
     def squares(Y, Z):
         return ((Z - Y) ** 2).mean(axis=1), 2 * (Z - Y) / Z.shape[1]
@@ -339,7 +198,7 @@ def test_a_custom_loss(rng, backend, error):
             net.fit(X, y, epochs=3, batch_size=10)
         for name, array in built_in.parameters.items():
             assert error(custom.parameters[name], array) <= 1e-12, name
-        assert built_in._steps == custom._steps == 12
+        assert built_in._state.steps == custom._state.steps == 12
 
 
 def test_x_is_not_written(rng, backend):
@@ -353,16 +212,12 @@ def test_x_is_not_written(rng, backend):
     assert X.tobytes() == before
 
 
-def test_training_finds_what_there_is(rng):
+def test_training_learns_an_interaction(rng):
     X = rng.normal(size=(600, 10))
     y = (X[:, 0] * X[:, 1] > 0).astype(int)
     net = network([bp.Dense(64, "relu"), bp.Dropout(), bp.Dense(2)], 10, "cross_entropy", "float32")
     net.fit(X, y, epochs=60, optimizer=bp.Adam(3e-3))
     assert (net.predict(X).argmax(axis=1) == y).mean() > 0.9
-
-
-# ---------------------------------------------------------------------------------------------
-# A loop of one's own.
 
 
 @over_layers
@@ -371,11 +226,11 @@ def test_the_gradient_in_training_by_differences(rng, backend, error, layers, ro
     """L = Σ Z ⊙ V with the mask of one step, over every weight and input."""
     X, V = rng.normal(size=(rows, 5)), rng.normal(size=(rows, 3))
     net = network(layers, 5, backend=backend)
-    net._steps = 11
+    net._state.steps = 11
 
     def value(X):
         twin = copy.copy(net)
-        twin._steps = 11
+        twin._state.steps = 11
         return float((twin.forward(X, training=True) * V).sum())
 
     def slopes(array, of):
@@ -399,7 +254,7 @@ def test_the_gradient_in_training_by_differences(rng, backend, error, layers, ro
         assert np.abs(difference).max() < 1e-7 * max(scale, 1e-3), name
 
 
-def test_a_loop_of_ones_own_is_fit(rng, backend, error):
+def test_a_custom_training_loop_agrees_with_fit(rng, backend, error):
     X, y = rng.normal(size=(20, 5)), rng.normal(size=(20, 3))
     fitted, looped = (network(LAYERS["between"], 5, backend=backend) for _ in range(2))
     fitted.fit(X, y, epochs=4, batch_size=None, shuffle=False, optimizer="adam")
@@ -407,12 +262,12 @@ def test_a_loop_of_ones_own_is_fit(rng, backend, error):
         _, D = reference.loss_and_delta("squared_error", y, looped.forward(X, training=True))
         looped.backward(D)
         looped.update("adam")
-    assert fitted._steps == looped._steps == 4
+    assert fitted._state.steps == looped._state.steps == 4
     for name, array in fitted.parameters.items():
         assert error(looped.parameters[name], array) <= 1e-12
 
 
-def test_backward_has_the_mask_of_the_last_forward(rng, backend):
+def test_backward_uses_the_mask_of_the_last_forward(rng, backend):
     X, D = rng.normal(size=(2, 9, 6))
     net = alone(6, backend=backend)
     A = net.forward(X, training=True)
@@ -421,10 +276,6 @@ def test_backward_has_the_mask_of_the_last_forward(rng, backend):
     for _ in range(2):
         assert ((net.backward(D) != 0) == (A != 0)).all()
     assert ((net.forward(X, training=True) != 0) != (A != 0)).any()
-
-
-# ---------------------------------------------------------------------------------------------
-# What goes wrong, and what is shown.
 
 
 @pytest.mark.parametrize(
@@ -437,19 +288,19 @@ def test_backward_has_the_mask_of_the_last_forward(rng, backend):
         (True, TypeError, r"Dropout: rate must be a number; got True"),
     ],
 )
-def test_a_wrong_rate_is_refused(rate, kind, match):
+def test_an_invalid_rate_is_rejected(rate, kind, match):
     with pytest.raises(kind, match=match):
         bp.Dropout(rate)
 
 
 def test_the_largest_rate(backend):
-    """All but one in 2³² are dropped, and what a rate rounds to is the same in both engines."""
+    """All but one in 2³² elements are dropped; both engines round the rate identically."""
     net = alone(100, 1 - 2.0**-53, backend=backend)
     assert mask(net, 100).sum() == 0
 
 
-def test_what_is_dropped_is_0_whatever_it_was(backend):
-    """An overflow that is dropped leaves no NaN."""
+def test_dropped_elements_are_0_even_if_not_finite(backend):
+    """Dropping an infinite element gives 0, not NaN."""
     layers = [bp.Dense(50, initializer=bp.Constant(1e30), bias=False), bp.Dropout(0.5)]
     net = network(layers, 1, dtype="float32", backend=backend)
     Z = net.forward(np.full((4, 1), 1e30), training=True)
@@ -458,7 +309,7 @@ def test_what_is_dropped_is_0_whatever_it_was(backend):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_steps_of_a_failed_epoch_do_not_count(rng, backend, error):
-    """After an interrupt, on the other hand, those that were made are kept."""
+    """After an interrupt, however, completed steps are kept."""
     calls = []
 
     def failing(Y, Z):
@@ -471,7 +322,7 @@ def test_steps_of_a_failed_epoch_do_not_count(rng, backend, error):
     net = network(LAYERS["between"], 5, failing, backend=backend)
     with pytest.raises(error, match="enough"):
         net.fit(X, y, epochs=3, batch_size=10)
-    assert (net._steps, net.epochs) == (4 if error is ValueError else 5, 1)
+    assert (net._state.steps, net.epochs) == (4 if error is ValueError else 5, 1)
 
 
 def test_a_diverged_epoch_does_not_count(rng, backend):
@@ -479,7 +330,7 @@ def test_a_diverged_epoch_does_not_count(rng, backend):
     net = network(LAYERS["between"], 5, backend=backend)
     with pytest.raises(FloatingPointError):
         net.fit(X, y, epochs=3, batch_size=10, optimizer=bp.SGD(1e200))
-    assert (net._steps, net.epochs) == (0, 0)
+    assert (net._state.steps, net.epochs) == (0, 0)
 
 
 def test_summary_and_profile(rng):
@@ -488,22 +339,25 @@ def test_summary_and_profile(rng):
     lines = [line.split() for line in net.summary().splitlines()]
     assert lines[1] == ["0", "dropout", "8", "rate", "0.2", "0"]
     assert lines[3] == ["2", "dropout", "9", "rate", "0.5", "0"]
-    before = net._flat.tobytes()
+    before = net._state.flat.tobytes()
     profile = net.profile(X, y, batch_size=64)
-    assert (net._flat.tobytes(), net._steps) == (before, 0)
+    assert (net._state.flat.tobytes(), net._state.steps) == (before, 0)
     assert "2 dropout 9-9 " in str(profile)
     # Forward and gradient of both dense layers, and the delta of the second alone.
     assert profile.operations().sum() == 2 * 640 * (2 * 8 * 9 + 3 * 9 * 3)
 
 
-def test_the_runtime_refuses_wrong_noise(rng):
+def test_the_runtime_rejects_invalid_noise(rng):
     net = alone(3, dtype="float32", backend="native")
     X = np.ones((4, 3), np.float32)
-    good = (1, 0, None, False, 0.0, (False,))
-    for place, value, kind in ((0, -1, OverflowError), (1, 2**64, OverflowError), (5, (), IndexError)):
-        training = (*good[:place], value, *good[place + 1 :])
+    wrong = (
+        (TrainingPass((-1, 0)), OverflowError),
+        (TrainingPass((1, 2**64)), OverflowError),
+        (TrainingPass((1, 0), lr_scales=1), AttributeError),
+    )
+    for training, kind in wrong:
         with pytest.raises(kind):
-            net._engine.core.forward(net._flat, X, X.copy(), 4, training)
+            net._state.engine.core.forward(net._state.flat, X, X.copy(), 4, training)
     with pytest.raises(ValueError, match="unpack"):
-        net._engine.core.forward(net._flat, X, X.copy(), 4, (1,))
+        net._state.engine.core.forward(net._state.flat, X, X.copy(), 4, TrainingPass((1,)))
     assert net.predict(X).tobytes() == X.tobytes()

@@ -1,4 +1,4 @@
-"""What changes a step beside its rule: clipping, noise on weights, layers at rates of their own; L-BFGS."""
+"""Clipping, weight noise, learning rate scales of layers, and L-BFGS."""
 
 import copy
 import threading
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bpfast as bp
-from bpfast.native import _runtime
+from bpfast.native import _core
 from bpfast.reference import ops as reference_ops
 
 SIZES = {"n_inputs": 6, "loss": "cross_entropy", "dtype": "float64"}
@@ -33,8 +33,8 @@ def data(rng):
 
 
 def agree(ours, theirs, tolerance):
-    scale = np.abs(theirs._flat).max()
-    np.testing.assert_allclose(ours._flat, theirs._flat, atol=tolerance * scale, rtol=0)
+    scale = np.abs(theirs._state.flat).max()
+    np.testing.assert_allclose(ours._state.flat, theirs._state.flat, atol=tolerance * scale, rtol=0)
 
 
 # ---- clipping
@@ -60,7 +60,7 @@ def test_clipping_is_the_same_in_both_engines(rule, clip, rows, data):
 
 
 def clipped(gradients, value, norm):
-    """By hand: each element, then all of them together."""
+    """Clipping by hand: each element, then the norm."""
     gradients = {name: np.clip(g, -value, value) for name, g in gradients.items()}
     total = np.sqrt(sum((g**2).sum() for g in gradients.values()))
     return {name: g * min(1, norm / total) for name, g in gradients.items()}
@@ -171,15 +171,15 @@ def test_frozen_layers_stay_to_the_bit(backend, clip, data):
 
 
 def test_a_frozen_batch_norm_is_the_same_in_both_engines_and_at_any_thread_count(data):
-    before = _runtime.work_per_thread(0)
+    before = _core.work_per_thread(0)
     nets = [network("reference"), *(network(threads=threads) for threads in (1, 2, 3))]
     for net in nets:
         net.fit(*data, epochs=1, optimizer=bp.SGD(0.1))
         net.freeze_layers(1)
         assert bp.check_gradients(net, *data, training=True, max_parameters=300) < 1e-6
         net.fit(*data, epochs=2, batch_size=7, optimizer=bp.SGD(0.1))
-    _runtime.work_per_thread(before)
-    assert len({net._flat.tobytes() for net in nets[1:]}) == 1
+    _core.work_per_thread(before)
+    assert len({net._state.flat.tobytes() for net in nets[1:]}) == 1
     agree(nets[1], nets[0], 1e-12)
 
 
@@ -243,9 +243,9 @@ def test_weight_noise_is_the_same_in_both_engines(data):
 
 def test_weight_noise_is_not_in_the_weights(data):
     net = network()
-    before = net._flat.copy()
+    before = net._state.flat.copy()
     history = net.fit(*data, epochs=3, optimizer=bp.SGD(1e-12), weight_noise=0.5)
-    assert np.abs(net._flat - before)[net._moves()].max() < 1e-9
+    assert np.abs(net._state.flat - before)[net._state.trainable()].max() < 1e-9
     # Each step sees other weights.
     assert len(set(history.loss)) == 3
 
@@ -316,14 +316,14 @@ class Stumble(bp.Callback):
 
     def on_epoch_end(self, network, history):
         if len(history) == 3:
-            self.reached = network._flat.copy()
+            self.reached = network._state.flat.copy()
             raise self.error
 
 
 def test_lbfgs_after_an_error_or_an_interrupt(data):
     net = network()
     net.fit(*data, epochs=3, batch_size=None)
-    before = net._flat.copy()
+    before = net._state.flat.copy()
     with pytest.raises(OSError, match="full"):
         net.fit(*data, epochs=9, optimizer="lbfgs", callbacks=[Stumble(OSError("full"))])
     # As after an epoch of `fit`: what was reached is kept, and so is Adam's state.
@@ -332,19 +332,19 @@ def test_lbfgs_after_an_error_or_an_interrupt(data):
         stumble = Stumble(kind())
         with pytest.raises(kind):
             net.fit(*data, epochs=9, optimizer="lbfgs", callbacks=[stumble])
-        np.testing.assert_array_equal(net._flat, stumble.reached)
+        np.testing.assert_array_equal(net._state.flat, stumble.reached)
         assert not np.array_equal(before, stumble.reached)
-    assert net._state is not None
-    assert net._state.steps == 3
+    assert net._state.optimizer_state is not None
+    assert net._state.optimizer_state.steps == 3
 
 
 def test_lbfgs_says_so_where_the_objective_is_infinite(backend):
     X = np.full((20, 6), 1e30)
     net = bp.Network([bp.Dense(1)], n_inputs=6, loss="squared_error", dtype="float32", backend=backend)
-    before = net._flat.tobytes()
+    before = net._state.flat.tobytes()
     with pytest.raises(FloatingPointError, match="the objective became infinite"):
         net.fit(X, np.zeros(20), optimizer="lbfgs")
-    assert net._flat.tobytes() == before
+    assert net._state.flat.tobytes() == before
 
 
 def test_lbfgs_while_another_thread_predicts(rng):
@@ -370,7 +370,7 @@ def test_lbfgs_while_another_thread_predicts(rng):
 
 def test_lbfgs_refuses_what_it_cannot_do(data):
     net = network()
-    before = net._flat.copy()
+    before = net._state.flat.copy()
     noisy = bp.Network([bp.Dropout(), bp.Dense(4)], **SIZES)
     renormal = bp.Network([bp.BatchRenorm(), bp.Dense(4)], **SIZES)
     for fails, options, message in (
@@ -390,4 +390,4 @@ def test_lbfgs_refuses_what_it_cannot_do(data):
         ValueError, match=r"unknown optimizer 'lbfgs'; L-BFGS .* is available only in Network.fit"
     ):
         net.profile(*data, optimizer="lbfgs")
-    np.testing.assert_array_equal(net._flat, before)
+    np.testing.assert_array_equal(net._state.flat, before)

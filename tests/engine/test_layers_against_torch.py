@@ -1,4 +1,4 @@
-"""Dropout, BatchNorm, LayerNorm, PReLU and clipping beside PyTorch's, in float64."""
+"""Dropout, BatchNorm, LayerNorm, PReLU and clipping compared with PyTorch in float64."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ over_backends = pytest.mark.parametrize("backend", ["native", "reference"])
 
 
 def pair(name, backend, rng):
-    """The same network twice, with parameters that are all random."""
+    """The same network in both libraries, with random parameters."""
     layer, make = LAYERS[name]
     net = bp.Network(
         [bp.Dense(HIDDEN, "tanh"), layer, bp.Dense(OUTPUTS)],
@@ -63,7 +63,7 @@ def pair(name, backend, rng):
 
 
 def places(net, twin, name):
-    """Our names and their tensors, of the same parameters."""
+    """Names in bpfast and tensors in PyTorch of the same parameters."""
     found = [("0.W", twin[0].weight), ("0.b", twin[0].bias), ("2.W", twin[3].weight), ("2.b", twin[3].bias)]
     theirs = dict(twin[2].named_parameters())
     found += [(f"1.{ours}", theirs[named]) for ours, named in NAMES[name].items()]

@@ -1,4 +1,4 @@
-"""Every optimizer against its recurrence written out, schedules against numbers, state across calls."""
+"""Optimizers against their recurrences, schedules against numbers, and state across calls."""
 
 import math
 from itertools import pairwise
@@ -297,7 +297,7 @@ def test_every_batch_has_its_own_rate(build, error, rng, optimizer, schedule):
 
 
 def stuck(backend, schedule, epochs):
-    """A network whose loss can't change: nothing goes in, and there is no bias."""
+    """A network whose loss is constant: X is 0, and there is no bias."""
     net = bp.Network([bp.Dense(1, bias=False)], n_inputs=2, loss="squared_error", backend=backend)
     return net.fit(np.zeros((4, 2)), np.ones(4), epochs=epochs, optimizer=bp.SGD(schedule)).learning_rate
 
@@ -318,7 +318,7 @@ def test_reduce_on_plateau(backend, schedule, expected):
 
 
 def test_reduce_on_plateau_watches_the_validation_loss(build, rng):
-    """The training loss falls all the time; the validation loss rises, or falls with it."""
+    """The training loss always falls; the validation loss rises, or falls with it."""
     X = rng.normal(size=(20, 3))
     y = X @ rng.normal(size=(3, 2))
     schedule = bp.ReduceOnPlateau(0.01, factor=0.5, patience=1)
@@ -445,7 +445,7 @@ def test_a_name_stands_for_the_defaults(build, bytes_of, rng, name):
 
 
 def test_rprop_takes_the_full_batch(build, bytes_of, rng):
-    """By default all rows, as `fit` says; another number of rows is refused."""
+    """The default batch is all rows; any other size is rejected."""
     X, y = rng.normal(size=(100, 3)), rng.normal(size=(100, 2))
     net, twin = build(), build()
     for size in (10, 99):

@@ -1,11 +1,11 @@
-"""What a plan of an epoch may ask of an engine beside the plain: an order, a scale, strengths, objectives."""
+"""Options of the plan of an epoch: order, loss scale, penalty strengths, objective."""
 
 import numpy as np
 import pytest
 
 import bpfast as bp
 from bpfast.engine.interface import Data, OptimizerState, Plan
-from bpfast.native import _runtime
+from bpfast.native import _core
 from bpfast.penalties import penalties
 
 ROWS, BATCH = 37, 8
@@ -16,9 +16,9 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 @pytest.fixture(autouse=True)
 def every_thread_works():
-    old = _runtime.work_per_thread(0)
+    old = _core.work_per_thread(0)
     yield
-    _runtime.work_per_thread(old)
+    _core.work_per_thread(old)
 
 
 @pytest.fixture
@@ -39,8 +39,10 @@ def epoch(build, rng, make_targets):
         plan = Plan(net.loss_spec, batch_size, rates, penalty, shuffle, (0, 0), **options)
         Xs = X.astype(dtype)
         Y = y[loss] if y[loss].ndim == 1 else y[loss].astype(dtype)
-        losses, counts = net._engine.train(net._flat, state, Data(Xs, Y, weights if weighted else None), plan)
-        return losses, counts, net._flat.copy()
+        losses, counts = net._state.engine.train(
+            net._state.flat, state, Data(Xs, Y, weights if weighted else None), plan
+        )
+        return losses, counts, net._state.flat.copy()
 
     run.weights = weights
     return run
@@ -101,8 +103,8 @@ def test_an_order_may_leave_rows_out(build, rng):
         net = build((5, 11, 3), "tanh", "cross_entropy")
         state = OptimizerState.initial(bp.SGD(0.1), net.program.size, net.dtype)
         plan = Plan(net.loss_spec, BATCH, np.full(3, 0.1), None, None, (0, 0), order=order)
-        losses, _ = net._engine.train(net._flat, state, Data(Xs, ys), plan)
-        bits.append((losses.tobytes(), net._flat.tobytes()))
+        losses, _ = net._state.engine.train(net._state.flat, state, Data(Xs, ys), plan)
+        bits.append((losses.tobytes(), net._state.flat.tobytes()))
     assert bits[0] == bits[1]
 
 
@@ -114,8 +116,8 @@ def test_the_scale_multiplies_loss_and_gradient(epoch, build, rng, error):
         net = build((5, 11, 3), "tanh")
         state = OptimizerState.initial(bp.SGD(rate), net.program.size, net.dtype)
         plan = Plan(net.loss_spec, ROWS, np.array([rate]), None, None, (0, 0), loss_scale=scale)
-        losses.append(net._engine.train(net._flat, state, Data(X, y), plan)[0][0])
-        ends.append(net._flat)
+        losses.append(net._state.engine.train(net._state.flat, state, Data(X, y), plan)[0][0])
+        ends.append(net._state.flat)
     assert error(ends[0], ends[1]) <= 1e-14
     assert losses[0] == pytest.approx(2 * losses[1], rel=1e-14)
 
@@ -127,11 +129,13 @@ def test_the_objective_is_the_loss_and_the_penalty(build, rng, name):
     expected = net.loss(X, y, penalty=penalty)
     state = OptimizerState.initial(bp.SGD(0.1), net.program.size, net.dtype)
     plan = Plan(net.loss_spec, ROWS, np.array([0.1]), penalty, None, (0, 0), objective=True)
-    assert net._engine.train(net._flat, state, Data(X, y), plan)[0][0] == pytest.approx(expected, rel=1e-12)
+    assert net._state.engine.train(net._state.flat, state, Data(X, y), plan)[0][0] == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("bad", [[0, ROWS], [-1, 0], []])
 def test_the_native_engine_checks_an_order(epoch, bad):
     """Row numbers become addresses."""
-    with pytest.raises(ValueError, match="an order of"):
+    with pytest.raises(ValueError, match="order must"):
         epoch(backend="native", order=np.array(bad, np.int64), rates=np.array([0.1]))

@@ -1,4 +1,4 @@
-"""The gallery: every entry is run, and what it claims is looked for in its figures."""
+"""The gallery: every example runs, and its figures show what it claims."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytest.importorskip("matplotlib")
 
 @functools.cache
 def run(name: str) -> tuple[dict[str, Any], str]:
-    """An entry's figures and what it printed; once for all tests."""
+    """The figures of an example and what it prints; it runs once for all tests."""
     printed = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(printed):
         picture = Path(folder) / "picture.png"
@@ -42,7 +42,7 @@ def run(name: str) -> tuple[dict[str, Any], str]:
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a mistake is answered with; nothing is run and nothing written."""
+    """Run the command with a mistake; return its one-line error, after which nothing is written."""
     before = sorted(os.listdir())
     assert main(["gallery", *arguments]) == 2
     out, err = capsys.readouterr()
@@ -59,7 +59,7 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    """As where a package is not installed."""
+    """Make imports fail as if a package were not installed."""
     real = builtins.__import__
 
     def refuse(name: str, *rest: Any) -> Any:
@@ -70,14 +70,14 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setattr(builtins, "__import__", refuse)
 
 
-def test_every_module_is_an_entry() -> None:
+def test_every_module_is_listed() -> None:
     modules = {module.name for module in pkgutil.iter_modules(gallery.__path__)}
     public = {name.replace("_", "-") for name in modules if not name.startswith("_")}
     assert public == set(gallery.ENTRIES)
 
 
 @pytest.mark.parametrize("name", gallery.ENTRIES)
-def test_every_entry_is_documented(name: str) -> None:
+def test_every_example_is_documented(name: str) -> None:
     module = __import__(f"bpfast.gallery.{name.replace('-', '_')}", fromlist=["main"])
     assert module.__doc__
     assert module.main.__doc__
@@ -86,7 +86,7 @@ def test_every_entry_is_documented(name: str) -> None:
     assert not line.endswith(".")
 
 
-def test_the_list() -> None:
+def test_the_list_of_examples() -> None:
     command = [sys.executable, "-P", "-m", "bpfast", "gallery"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
     lines = dict(line.split(maxsplit=1) for line in listed.splitlines())
@@ -94,7 +94,7 @@ def test_the_list() -> None:
 
 
 @pytest.mark.usefixtures("_in_tmp_path")
-def test_a_picture_by_default_and_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_default_and_given_names_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gallery", "activations"]) == 0
     out, err = capsys.readouterr()
     assert "sigmoid" in out
@@ -107,14 +107,18 @@ def test_a_picture_by_default_and_by_name(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("_in_tmp_path")
-def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no 'sadle'; did you mean 'saddle'?" in error_of(capsys, "sadle")
     assert "did you mean 'learning-rate'?" in error_of(capsys, "Learning_Rate")
-    assert "no 'qqq' (it has learning-rate, " in error_of(capsys, "qqq")
-    assert "names no picture format" in error_of(capsys, "saddle", "--out", "saddle")
-    assert "names no picture format" in error_of(capsys, "saddle", "--out", "saddle.xyz")
-    assert "there is no folder" in error_of(capsys, "saddle", "--out", "nowhere/saddle.png")
-    assert "which one is wanted too" in error_of(capsys, "--out", "saddle.png")
+    assert "no 'qqq' (examples: learning-rate, " in error_of(capsys, "qqq")
+    assert "must have the extension of a supported image format" in error_of(
+        capsys, "saddle", "--out", "saddle"
+    )
+    assert "must have the extension of a supported image format" in error_of(
+        capsys, "saddle", "--out", "saddle.xyz"
+    )
+    assert "there is no directory" in error_of(capsys, "saddle", "--out", "nowhere/saddle.png")
+    assert "--out needs the NAME of an example" in error_of(capsys, "--out", "saddle.png")
     os.mkdir("folder.png")
     assert "is a directory" in error_of(capsys, "saddle", "--out", "folder.png")
     with pytest.raises(ValueError, match="did you mean 'saddle'"):
@@ -136,14 +140,14 @@ def test_without_scikit_learn(
     assert 'pip install "bpfast[all]"' in error_of(capsys, name)
 
 
-def test_the_same_figures_again(tmp_path: Path) -> None:
+def test_results_are_reproducible(tmp_path: Path) -> None:
     assert gallery.run("saddle", tmp_path / "a.png") == run("saddle")[0]
 
 
 def test_learning_rate() -> None:
     figures, printed = run("learning-rate")
-    excess = {name: figures[name]["excess"] for name in ("too small", "right", "falling")}
-    assert 0 < excess["falling"] < excess["right"] / 10 < excess["too small"] / 100
+    excess = {name: figures[name]["excess"] for name in ("too small", "right", "decaying")}
+    assert 0 < excess["decaying"] < excess["right"] / 10 < excess["too small"] / 100
     assert not any(figures[name]["ended"] for name in excess)
     too_large = figures["too large"]
     assert "infinite" in too_large["ended"]
@@ -196,7 +200,7 @@ def test_penalties() -> None:
         assert zeros[name] == 0, name
     for name in ("l2", "l1", "elastic_net", "frobenius"):
         assert figures[name]["norm"] < 0.7 * figures["none"]["norm"], name
-    # L0 takes no more from the large weights than from none.
+    # L0 leaves the large weights unchanged.
     assert figures["l0"]["norm"] > 0.9 * figures["none"]["norm"]
     assert all(of["accuracy"] >= 0.95 for of in figures.values())
 
@@ -205,11 +209,11 @@ def test_saddle() -> None:
     figures, printed = run("saddle")
     assert figures["ridge"] == {"gradient descent": None, "momentum 0.9": None, "Adam": None}
     assert printed.count("held: after 1000 steps") == 3
-    assert len(figures["noise"]) == 20, "all leave"
-    beside = figures["beside"]
+    assert len(figures["noise"]) == 20, "all seeds leave"
+    near = figures["near"]
     # y grows by 1 + 2 η a step.
-    assert beside["gradient descent"] == math.ceil(math.log(1000) / math.log(1.02))
-    assert max(beside["momentum 0.9"], beside["Adam"]) < beside["gradient descent"] / 3
+    assert near["gradient descent"] == math.ceil(math.log(1000) / math.log(1.02))
+    assert max(near["momentum 0.9"], near["Adam"]) < near["gradient descent"] / 3
 
 
 def test_vanishing() -> None:
@@ -221,7 +225,7 @@ def test_vanishing() -> None:
     assert f"{none['ratio']:.1e}" in printed
     assert none["accuracy"] < 0.2
     assert len(figures["rates"]) == len(vanishing.RATES)
-    assert max(figures["rates"].values()) < 0.2, "nor does another rate help"
+    assert max(figures["rates"].values()) < 0.2, "other optimizers do not help"
     remedies = figures.keys() - {"sigmoid", "rates"}
     assert remedies == {"relu, He", "tanh, Xavier", "BatchNorm", "Residual", "Auxiliary", "pretraining"}
     for name in remedies:
@@ -230,7 +234,7 @@ def test_vanishing() -> None:
         assert name in printed
 
 
-def test_the_stacks_are_equally_deep() -> None:
+def test_all_networks_have_the_same_depth() -> None:
     from bpfast.gallery import vanishing
 
     for name, layers in vanishing.stacks().items():
@@ -255,16 +259,16 @@ def test_vanishing_with_other_seeds(name: str, seed: int) -> None:
 
 def test_batch_renorm() -> None:
     figures, printed = run("batch-renorm")
-    assert list(figures) == ["any four", "two and two of a class", "four of a class"]
+    assert list(figures) == ["random rows", "pairs of one class", "four of one class"]
     for name in ("none", "BatchNorm", "BatchRenorm"):
-        assert min(figures["any four"][name]) >= 0.95, name
+        assert min(figures["random rows"][name]) >= 0.95, name
         assert printed.count(name) >= 3
-    alike = figures["two and two of a class"]
-    for norm, renorm in zip(alike["BatchNorm"], alike["BatchRenorm"], strict=True):
+    pairs = figures["pairs of one class"]
+    for norm, renorm in zip(pairs["BatchNorm"], pairs["BatchRenorm"], strict=True):
         assert renorm >= norm + 0.05
-    assert min(alike["BatchRenorm"]) >= 0.93
-    assert min(figures["four of a class"]["none"]) >= 0.93
-    assert max(figures["four of a class"]["BatchNorm"]) < 0.3
+    assert min(pairs["BatchRenorm"]) >= 0.93
+    assert min(figures["four of one class"]["none"]) >= 0.93
+    assert max(figures["four of one class"]["BatchNorm"]) < 0.3
 
 
 @pytest.mark.parametrize("seed", [3, 4])
@@ -276,17 +280,17 @@ def test_batch_renorm_with_other_seeds(seed: int) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
-def test_batches_of_runs(length: int) -> None:
+def test_batches_consist_of_runs_of_one_class(length: int) -> None:
     from bpfast.gallery import batch_renorm
 
     y = np.random.default_rng(4).integers(0, 10, 203)
     order = batch_renorm.batches(y, length, np.random.default_rng(5))
     assert len(order) % batch_renorm.BATCH == 0
     assert len(order) > 203 - 10 * length - batch_renorm.BATCH
-    assert len(set(order)) == len(order), "no row twice"
+    assert len(set(order)) == len(order), "no row occurs twice"
     runs = y[order].reshape(-1, length)
     assert (runs == runs[:, :1]).all()
-    # In random order: not one class after the other.
+    # The runs are in random order, not sorted by class.
     assert np.mean(runs[1:, 0] != runs[:-1, 0]) > 0.7
     assert not np.array_equal(order, batch_renorm.batches(y, length, np.random.default_rng(6)))
 
@@ -312,7 +316,7 @@ def test_hopfield_finds_tours() -> None:
 
 @pytest.mark.parametrize("seed", range(100, 105))
 def test_recall_at_a_tenth_of_other_patterns(seed: int) -> None:
-    """The entry's figure is no luck of its seed."""
+    """The result of the example does not depend on its seed."""
     from bpfast.gallery import hopfield
 
     random = np.random.default_rng(seed)
@@ -336,7 +340,7 @@ def every_tour() -> Any:
     return _tour.every_tour()
 
 
-def test_the_rules_of_recall() -> None:
+def test_learning_rules_of_recall() -> None:
     from bpfast.gallery import hopfield
 
     P = np.random.default_rng(1).choice([-1.0, 1.0], size=(5, 40))

@@ -11,7 +11,6 @@ from hypothesis.extra import numpy as hnp
 from bpfast import kernels, reference
 from bpfast.activations import activations
 from bpfast.losses import losses
-from bpfast.native import _runtime
 
 SIZES = (1, 2, 7, 16, 17, 33, 100)
 SHAPES = list(itertools.product(SIZES, SIZES, SIZES))
@@ -20,12 +19,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE))
 
 
-@pytest.fixture(autouse=True)
-def every_thread_works():
-    """However small the work: results must not depend on the threads."""
-    old = _runtime.work_per_thread(0)
-    yield
-    _runtime.work_per_thread(old)
+pytestmark = pytest.mark.usefixtures("every_thread_works")
 
 
 def draw(rng, dtype, *shape):

@@ -9,7 +9,7 @@ import pytest
 import bpfast as bp
 from bpfast.arrays.aligned import LINE, aligned
 from bpfast.diagnostics import fma_peak
-from bpfast.native import _runtime
+from bpfast.native import _core
 
 
 def network(loss="cross_entropy", outputs=10, **options):
@@ -23,7 +23,7 @@ def network(loss="cross_entropy", outputs=10, **options):
 def test_a_prepared_prediction_has_the_bits_of_a_checked_one(rng, rows, loss, dtype, bytes_of):
     net = network(loss, dtype=dtype)
     X = rng.standard_normal((rows, 64)).astype(dtype)
-    ready = net._engine.predict(net._flat, X, net._link_name)
+    ready = net._state.engine.predict(net._state.flat, X, net._state.link_name)
     assert ready is not None
     assert ready.dtype == dtype
     checked = net.predict(np.asfortranarray(np.repeat(X, 2, axis=0))[::2])
@@ -66,14 +66,14 @@ def test_a_prediction_of_a_row_allocates_nothing_but_its_result(rng):
     net = network()
     X = rng.standard_normal((1, 64)).astype(np.float32)
     net.predict(X)
-    held = net._engine.core.nbytes
+    held = net._state.engine.core.nbytes
     tracemalloc.start()
     try:
         kept = [net.predict(X) for _ in range(100)]
         grown = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert net._engine.core.nbytes == held
+    assert net._state.engine.core.nbytes == held
     # An array object and its place in the list, beside its elements.
     assert grown < 100 * (kept[0].nbytes + 300)
 
@@ -82,9 +82,9 @@ def test_training_allocates_nothing_after_its_first_epoch(rng):
     X = rng.standard_normal((640, 64)).astype(np.float32)
     net = network()
     net.fit(X, rng.integers(0, 10, 640), epochs=1)
-    held = net._engine.core.nbytes
+    held = net._state.engine.core.nbytes
     net.fit(X, rng.integers(0, 10, 640), epochs=3)
-    assert net._engine.core.nbytes == held
+    assert net._state.engine.core.nbytes == held
 
 
 def test_rows_in_their_own_order_are_read_where_they_are(rng, tmp_path):
@@ -95,17 +95,17 @@ def test_rows_in_their_own_order_are_read_where_they_are(rng, tmp_path):
     net, twin = network(), network()
     net.fit(X, y, epochs=2, batch_size=50, shuffle=False)
     twin.fit(np.array(X), y, epochs=2, batch_size=50, shuffle=False)
-    assert net._flat.tobytes() == twin._flat.tobytes()
+    assert net._state.flat.tobytes() == twin._state.flat.tobytes()
     shuffled = network()
     shuffled.fit(X, y, epochs=1, batch_size=50)
-    assert net._engine.core.nbytes < shuffled._engine.core.nbytes
+    assert net._state.engine.core.nbytes < shuffled._state.engine.core.nbytes
 
 
 def test_the_pace_changes_no_bit(rng):
     """Steps go over from the team to one thread and back while the clock decides."""
     X, y = rng.standard_normal((6400, 20)).astype(np.float32), rng.integers(0, 3, 6400)
     found = set()
-    old = _runtime.work_per_thread(1e-9)
+    old = _core.work_per_thread(1e-9)
     try:
         for threads in (1, 2, 3, 5):
             net = bp.Network(
@@ -116,9 +116,9 @@ def test_the_pace_changes_no_bit(rng):
                 backend="native",
             )
             net.fit(X, y, epochs=20, batch_size=16, penalty=bp.Frobenius(1e-4))
-            found.add(net._flat.tobytes())
+            found.add(net._state.flat.tobytes())
     finally:
-        _runtime.work_per_thread(old)
+        _core.work_per_thread(old)
     assert len(found) == 1
 
 
@@ -126,9 +126,9 @@ def test_the_pace_changes_no_bit(rng):
 def test_profile_accounts_for_the_step_and_leaves_the_network_alone(rng, threads):
     net = network(threads=threads)
     X, y = rng.standard_normal((6400, 64)).astype(np.float32), rng.integers(0, 10, 6400)
-    before = net._flat.tobytes()
+    before = net._state.flat.tobytes()
     profile = net.profile(X, y, batch_size=200)
-    assert net._flat.tobytes() == before
+    assert net._state.flat.tobytes() == before
     assert net.epochs == 0
     assert profile.steps == 32
     assert profile.seconds.shape == (2, 3)
@@ -160,13 +160,13 @@ def test_the_peak_is_a_figure():
 def test_all_finite_finds_what_is_not(dtype):
     for n in (1, 2, 7, 8, 31, 64, 65, 1000):
         x = np.full(n, np.finfo(dtype).max, dtype)
-        assert _runtime.all_finite(x)
+        assert _core.all_finite(x)
         for place in {0, n // 2, n - 1}:
             for odd in (np.nan, np.inf, -np.inf):
                 x[place] = odd
-                assert not _runtime.all_finite(x)
+                assert not _core.all_finite(x)
             x[place] = np.finfo(dtype).min
-            assert _runtime.all_finite(x)
+            assert _core.all_finite(x)
 
 
 def test_arrays_begin_on_a_cache_line():
@@ -175,4 +175,4 @@ def test_arrays_begin_on_a_cache_line():
             array = aligned(shape, dtype)
             assert array.shape == (shape if isinstance(shape, tuple) else (shape,))
             assert array.size == 0 or array.ctypes.data % LINE == 0
-    assert network()._flat.ctypes.data % LINE == 0
+    assert network()._state.flat.ctypes.data % LINE == 0

@@ -1,12 +1,13 @@
-"""The tiles of 64-bit ARM, cross-compiled and emulated: the bits of AVX2."""
+"""The tiles of 64-bit ARM, cross-compiled and emulated, which must be bitwise identical to those of AVX2."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from bpfast.native import _runtime
+from bpfast.native import _core
 
 HARNESS = Path(__file__).parent / "tiles"
 TOOLS = ("cmake", "ninja", "aarch64-linux-gnu-gcc", "qemu-aarch64")
@@ -16,6 +17,15 @@ ARM = (
     "-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc",
     "-DCMAKE_EXE_LINKER_FLAGS=-static",
 )
+
+
+def test_the_harness_runs_every_tile():
+    """`src/tiles/table.h` is the list of tiles: the compiled table and Cython's declarations follow it."""
+    table = (HARNESS.parents[2] / "src" / "tiles" / "table.h").read_text()
+    tiles = re.findall(r"^TILE\(\w+, (\w+),\s+\(", table, re.MULTILINE)
+    harness = (HARNESS / "harness.c").read_text()
+    assert len(tiles) > 20
+    assert [name for name in tiles if f"tiles->{name}(" not in harness] == []
 
 
 def run(*command):
@@ -32,7 +42,7 @@ def build(folder, *options):
 
 def test_neon_gives_the_bits_of_avx2(tmp_path):
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
-    if "avx2" not in _runtime.isas():
+    if "avx2" not in _core.isas():
         missing.append("a CPU with AVX2")
     if missing:
         # The suite must pass with a C compiler alone; a cross compiler and an emulator are a choice.

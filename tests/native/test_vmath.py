@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.special
 
-from bpfast.native import _kernels, _runtime
+from bpfast.native import _core
 
-ISAS = _runtime.isas()
+ISAS = _core.isas()
 FUSED = [isa for isa in ISAS if isa != "baseline"]
 DTYPES = ("float32", "float64")
 #: Where a function changes its formula, overflows or falls to subnormals.
@@ -97,7 +97,7 @@ def isa(request, monkeypatch):
 
 def elementary(name, x):
     y = np.full_like(x, 7)
-    _kernels.elementary(name, x, y)
+    _core.elementary(name, x, y)
     return y
 
 
@@ -137,7 +137,7 @@ def truth(name, dtype):
 
 
 def test_every_function_has_its_truth():
-    assert set(_kernels.elementary_ulp()) == set(FUNCTIONS) == set(FLOAT64) == set(EXACT)
+    assert set(_core.elementary_ulp()) == set(FUNCTIONS) == set(FLOAT64) == set(EXACT)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -147,7 +147,7 @@ def test_the_error_is_within_what_is_stated(name, dtype, isa):
     y = np.clip(elementary(name, sample(name, dtype)), -top, top).astype(np.float64)
     value, rest = truth(name, dtype)
     worst = np.abs((y - value) / ulp(value, dtype) - rest).max()
-    assert worst <= _kernels.elementary_ulp()[name]
+    assert worst <= _core.elementary_ulp()[name]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -168,7 +168,7 @@ def test_a_tail_has_the_bits_of_the_middle(name, dtype, isa):
     whole = elementary(name, x)
     for n in range(1, 41):
         y = np.full(n + 20, 7, dtype)
-        _kernels.elementary(name, x[:n], y[:n])
+        _core.elementary(name, x[:n], y[:n])
         assert y[:n].tobytes() == whole[:n].tobytes()
         assert (y[n:] == 7).all()
 

@@ -1,4 +1,4 @@
-"""A frozen network: the bits of the network's own predictions, for many threads at once."""
+"""Frozen networks: predictions identical to those of the network, from many threads at once."""
 
 import copy
 import os
@@ -28,7 +28,7 @@ def trained(rng, *args, **options):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", ["log_loss", "poisson", "squared_error"])
-def test_the_bits_of_the_network(rng, backend, loss, dtype):
+def test_predictions_are_identical_to_those_of_the_network(rng, backend, loss, dtype):
     net = trained(rng, backend, loss, dtype=dtype)
     frozen = net.freeze()
     for rows in (1, 3, 300):
@@ -38,7 +38,7 @@ def test_the_bits_of_the_network(rng, backend, loss, dtype):
         assert frozen.predict(X).dtype == dtype
 
 
-def test_softmax_has_the_bits_of_the_network(rng, backend):
+def test_softmax_is_identical_to_that_of_the_network(rng, backend):
     net = network(backend)
     X = rng.standard_normal((300, 16)).astype(np.float32)
     net.fit(X, rng.integers(0, 10, 300), epochs=1)
@@ -46,7 +46,7 @@ def test_softmax_has_the_bits_of_the_network(rng, backend):
 
 
 def kinds_of(X):
-    """One matrix in every form that may come in."""
+    """The same matrix in every supported form."""
     sparse = pytest.importorskip("scipy.sparse")
     shifted = np.empty(X.nbytes + 1, np.uint8)[1:].view(X.dtype).reshape(X.shape)
     shifted[...] = X
@@ -72,7 +72,7 @@ def kinds_of(X):
 
 @pytest.mark.parametrize("first", [bp.Dense(12, "relu"), bp.LayerNorm()])
 def test_every_kind_of_input(rng, backend, first):
-    """Sparse rows that the first layer reads as they are, or wants dense."""
+    """Sparse rows that the first layer reads directly, or needs as a dense array."""
     net = bp.Network([first, bp.Dense(5)], n_inputs=16, loss="cross_entropy", backend=backend)
     frozen = net.freeze()
     for what, X in kinds_of(rng.standard_normal((9, 16)).astype(np.float32)).items():
@@ -103,7 +103,7 @@ def test_the_same_messages(rng, backend):
 
 
 @pytest.mark.parametrize("rows", [3, 3000])
-def test_what_is_not_finite_is_refused_with_and_without_the_gil(rng, rows):
+def test_values_that_are_not_finite_are_rejected_with_and_without_the_gil(rng, rows):
     net = network()
     X = rng.standard_normal((rows, 16)).astype(np.float32)
     for odd, shown in ((np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "-infinity")):
@@ -114,7 +114,7 @@ def test_what_is_not_finite_is_refused_with_and_without_the_gil(rng, rows):
             net.freeze().predict(X)
 
 
-def test_the_weights_are_its_own_and_stay(rng, backend):
+def test_the_weights_are_a_copy_that_does_not_change(rng, backend):
     net = trained(rng, backend, "squared_error")
     frozen = net.freeze()
     X = rng.standard_normal((5, 16)).astype(np.float32)
@@ -124,7 +124,7 @@ def test_the_weights_are_its_own_and_stay(rng, backend):
     assert frozen.predict(X).tobytes() == before.tobytes() != net.predict(X).tobytes()
 
 
-def test_what_it_tells(rng):
+def test_attributes(rng):
     net = trained(rng, loss="squared_error")
     net.metadata["columns"] = "sixteen"
     frozen = net.freeze()
@@ -142,7 +142,7 @@ def test_what_it_tells(rng):
             assert array.tobytes() == theirs[name].tobytes()
 
 
-def test_nobody_writes_to_the_weights(rng):
+def test_the_weights_are_read_only(rng):
     frozen = trained(rng, loss="squared_error").freeze()
     for array in (*frozen.parameters.values(), *frozen.statistics.values(), frozen._flat):
         with pytest.raises(ValueError, match="read-only"):
@@ -174,7 +174,7 @@ def test_copies_predict_the_same(rng, backend, copied):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5, None])
-def test_threads_change_no_bit(rng, threads):
+def test_results_are_identical_at_any_thread_count(rng, threads):
     net = bp.Network([bp.Dense(200, "relu"), bp.Dense(7)], n_inputs=100, loss="cross_entropy")
     X = rng.standard_normal((700, 100)).astype(np.float32)
     assert net.freeze(threads=threads).predict(X).tobytes() == net.predict(X).tobytes()
@@ -188,7 +188,7 @@ def test_threads_must_be_a_number():
 
 
 def ask_together(predict, inputs, expected, seconds, threads=16):
-    """Wrong results of so many threads within so many seconds, and how many calls each made."""
+    """The number of wrong results of several threads in a given time, and the calls of each thread."""
     gate, stop = threading.Barrier(threads + 1), threading.Event()
     wrong, calls = [], [0] * threads
 
@@ -215,7 +215,7 @@ def ask_together(predict, inputs, expected, seconds, threads=16):
 
 
 def mixed_inputs(rng, columns):
-    """Small calls, which keep the GIL, some that do in a crowd alone, large, sparse ones, ones to convert."""
+    """Inputs of small and large calls, sparse inputs, and inputs that need a conversion."""
     sparse = pytest.importorskip("scipy.sparse")
     inputs = [rng.standard_normal((rows, columns)).astype(np.float32) for rows in (1, 2, 40, 64, 300)]
     thin = rng.standard_normal((40, columns)) * (rng.random((40, columns)) < 0.1)
@@ -253,7 +253,7 @@ def test_sixteen_threads_while_the_network_trains(rng, backend):
 
 
 def test_sixteen_threads_with_teams(rng):
-    """Each call may take several threads of OpenMP, too."""
+    """Each call may use several OpenMP threads as well."""
     net = bp.Network([bp.Dense(128, "relu"), bp.Dense(10)], n_inputs=128, loss="cross_entropy")
     frozen, inputs = net.freeze(threads=2), mixed_inputs(rng, 128)
     expected = [net.predict(x).tobytes() for x in inputs]
@@ -263,7 +263,7 @@ def test_sixteen_threads_with_teams(rng):
 
 
 def test_calls_overlap(rng):
-    """The GIL is released while a call computes: another thread goes on."""
+    """The GIL is released during a call, so other threads continue."""
     net = bp.Network([bp.Dense(1024, "tanh"), bp.Dense(1024)], n_inputs=1024, loss="squared_error")
     frozen = net.freeze()
     X = np.zeros((8000, 1024), np.float32)
@@ -284,7 +284,7 @@ def test_calls_overlap(rng):
     assert sum(start < t < end for t in ticks) >= 5
 
 
-def test_a_callback_may_freeze_what_is_trained(rng):
+def test_a_callback_may_freeze_the_network_during_training(rng):
     net = network(loss="squared_error")
     X, Y = rng.standard_normal((64, 16)).astype(np.float32), rng.standard_normal((64, 10))
 
@@ -299,7 +299,7 @@ def test_a_callback_may_freeze_what_is_trained(rng):
         assert frozen.predict(X).tobytes() == expected
 
 
-def test_a_child_forked_while_threads_predict():
+def test_a_child_process_forked_while_threads_predict():
     if not hasattr(os, "fork"):
         return
     code = (
@@ -325,7 +325,7 @@ def test_a_child_forked_while_threads_predict():
     subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], timeout=60, check=True)
 
 
-def test_an_engine_that_failed_is_not_used_again(rng, monkeypatch):
+def test_an_engine_that_failed_is_not_reused(rng, monkeypatch):
     frozen = network().freeze()
     X = rng.standard_normal((2, 16)).astype(np.float32)
     expected = frozen.predict(X).tobytes()

@@ -1,4 +1,4 @@
-"""Pictures of a training."""
+"""Plots of training curves."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_metric_below(metric: str, label: str) -> None:
     assert top.get_position().y0 > bottom.get_position().y0
 
 
-def test_a_wide_range_is_logarithmic() -> None:
+def test_a_wide_range_has_a_logarithmic_axis() -> None:
     losses = [1.0, 0.1, 0.01, 0.005, 0.001]
     assert plot_history(history(loss=losses)).axes[0].get_yscale() == "log"
     assert plot_history(history(loss=[*losses[:4], -1.0])).axes[0].get_yscale() == "linear"
@@ -77,7 +77,7 @@ def test_history_plots_itself(tmp_path: Path) -> None:
 
 def test_unknown_format(tmp_path: Path) -> None:
     for name in ("a.bmpp", "a"):
-        with pytest.raises(ValueError, match="names no picture format"):
+        with pytest.raises(ValueError, match="must have the extension of a supported image format"):
             plot_history(history(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 

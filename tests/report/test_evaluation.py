@@ -1,4 +1,4 @@
-"""The numbers of results against scikit-learn's, and their pictures."""
+"""Metrics compared with scikit-learn, and the plots of results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def guesses(n: int = 400, classes: int = 4) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 50])
-def test_confusion_and_scores_as_scikit_learn(classes: int) -> None:
+def test_confusion_matrix_matches_scikit_learn(classes: int) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     y, P = guesses(600, classes)
     guessed = evaluation.labels_of(P)
@@ -41,10 +41,10 @@ def test_confusion_and_scores_as_scikit_learn(classes: int) -> None:
 
 
 @pytest.mark.parametrize("bins", [5, 10, 15])
-def test_calibration_as_scikit_learn(bins: int) -> None:
+def test_calibration_matches_scikit_learn(bins: int) -> None:
     theirs = pytest.importorskip("sklearn.calibration")
     y, P = guesses(classes=3)
-    # The edges themselves too.
+    # Includes the edges themselves.
     stated = np.concatenate([P[:, 1], np.linspace(0, 1, bins + 1)])
     came_true = np.concatenate([y == 1, np.arange(bins + 1) % 2 == 0])
     found = evaluation.calibration(came_true, stated, bins)
@@ -62,7 +62,7 @@ def test_expected_calibration_error_by_hand() -> None:
     assert evaluation.calibration([1, 0, 1], [1.0, 0.0, 1.0]).error == 0.0
 
 
-def test_what_a_probability_is_of() -> None:
+def test_stated_probabilities() -> None:
     y, P = guesses(classes=3)
     right, stated = evaluation.stated_probabilities(y, P)
     assert np.array_equal(stated, P.max(axis=1))
@@ -76,7 +76,7 @@ def test_what_a_probability_is_of() -> None:
         assert np.array_equal(right, y == 0)
 
 
-def test_regression_scores_as_scikit_learn() -> None:
+def test_regression_scores_match_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     y = RANDOM.normal(size=200) * 1e4
     predicted = y + RANDOM.normal(size=200) * 3e3
@@ -127,7 +127,7 @@ def test_r2_matches_scikit_learn(weighted: bool) -> None:
     assert evaluation.r2(y[:, 2], y[:, 2], weights) == 1.0
 
 
-def test_importance_finds_what_matters() -> None:
+def test_permutation_importance() -> None:
     X = RANDOM.normal(size=(500, 4))
     y = 3 * X[:, 0] + X[:, 2]
     kept = X.copy()
@@ -147,7 +147,7 @@ def test_importance_finds_what_matters() -> None:
     assert means["all"] == pytest.approx(2.0, rel=0.15)
 
 
-MISTAKES: list[tuple[Any, str]] = [
+ERRORS: list[tuple[Any, str]] = [
     (lambda: evaluation.confusion_matrix([0, 1], [0], 2), "must have the same length"),
     (lambda: evaluation.confusion_matrix([0, 2], [0, 1], 2), "y_true must contain class numbers from 0 to 1"),
     (
@@ -178,13 +178,13 @@ MISTAKES: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("call", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
-def test_mistakes(call: Any, message: str) -> None:
+@pytest.mark.parametrize(("call", "message"), ERRORS, ids=[message for _, message in ERRORS])
+def test_errors(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_confusion_is_drawn(tmp_path: Path) -> None:
+def test_plot_confusion(tmp_path: Path) -> None:
     plotting = pytest.importorskip("bpfast.plotting")
     pytest.importorskip("matplotlib")
     y = ["cat", "dog", "dog", "eel"]
@@ -197,17 +197,17 @@ def test_confusion_is_drawn(tmp_path: Path) -> None:
         *("1\n50%", "1\n50%", "0"),
         *("0", "0", "1\n100%"),
     ]
-    assert axis.get_title(loc="left") == "3 of 4 right (75.00%)"
+    assert axis.get_title(loc="left") == "3 of 4 correct (75.00%)"
     np.testing.assert_allclose(axis.images[0].get_array(), [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 1]])
     P = np.eye(3)[[0, 1, 0, 2]]
     same = plotting.plot_confusion([0, 1, 1, 2], P, ["cat", "dog", "eel"])
     assert [text.get_text() for text in same.axes[0].texts] == [text.get_text() for text in axis.texts]
-    with pytest.raises(ValueError, match="several types"):
+    with pytest.raises(ValueError, match="labels of different types"):
         plotting.plot_confusion(np.array(["a", 1], dtype=object), np.array([1, 1], dtype=object))
 
 
 @pytest.mark.parametrize("classes", [20, 50])
-def test_names_of_every_sort_are_drawn(classes: int, tmp_path: Path) -> None:
+def test_plot_confusion_with_unusual_names(classes: int, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from bpfast.plotting import plot_confusion
 
@@ -226,10 +226,10 @@ def test_names_of_every_sort_are_drawn(classes: int, tmp_path: Path) -> None:
     shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert len(shown) == classes
     assert max(map(len, shown)) <= 24
-    assert len(set(shown)) == classes, "what is cut away is not what tells them apart"
+    assert len(set(shown)) == classes, "shortened names stay distinct"
 
 
-def test_calibration_is_drawn() -> None:
+def test_plot_calibration() -> None:
     pytest.importorskip("matplotlib")
     from bpfast.plotting import plot_calibration
 
@@ -240,15 +240,15 @@ def test_calibration_is_drawn() -> None:
     assert top.get_title(loc="left") == f"expected calibration error {found.error:.4f} (15 bins)"
     np.testing.assert_allclose(top.get_lines()[1].get_ydata(), found.observed)
     assert [bar.get_height() for bar in bottom.patches] == found.all_counts.tolist()
-    assert bottom.get_xlabel() == "probability stated of the predicted class"
+    assert bottom.get_xlabel() == "probability of the predicted class"
     other = plot_calibration(y, P, ["a", "b", "$c$"], of="$c$")
-    assert other.axes[1].get_xlabel() == "probability stated of $c$"
+    assert other.axes[1].get_xlabel() == "predicted probability of $c$"
     second = plot_calibration(y == 1, P[:, 1], [False, True])
-    assert second.axes[1].get_xlabel() == "probability stated of the second class"
+    assert second.axes[1].get_xlabel() == "predicted probability of the second class"
 
 
 @pytest.mark.parametrize("n", [1, 300, 5000])
-def test_predictions_are_drawn(n: int, tmp_path: Path) -> None:
+def test_plot_predictions(n: int, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from bpfast.plotting import plot_predictions
 
@@ -260,16 +260,16 @@ def test_predictions_are_drawn(n: int, tmp_path: Path) -> None:
     assert left.get_xlabel() == "true: price in $"
     score = evaluation.regression_scores(y, y + errors)
     assert left.get_title(loc="left").startswith(f"R² {score.r2:.4f}, mean absolute error")
-    assert len(left.collections) == (n > 2000), "many points as their density"
+    assert len(left.collections) == (n > 2000), "many points are drawn as a density"
     counted = sum(bar.get_height() for bar in right.patches)
     hidden = 0 if n == 1 else round(n / 100)
     assert counted == n - hidden
     assert right.get_xlabel() == "predicted − true" + (
-        f" ({hidden} larger ones are not shown)" if hidden else ""
+        f" ({hidden} larger errors not shown)" if hidden else ""
     )
 
 
-def test_importance_is_drawn() -> None:
+def test_plot_importance() -> None:
     pytest.importorskip("matplotlib")
     from bpfast.plotting import plot_importance
 
@@ -277,15 +277,15 @@ def test_importance_is_drawn() -> None:
     (axis,) = plot_importance(found, unit="R²").axes
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names == [f"column {k}" for k in range(29, 9, -1)]
-    assert axis.get_xlabel() == "R² lost when the column is shuffled"
+    assert axis.get_xlabel() == "decrease of the R² when the column is shuffled"
     alike = {"x" * 40 + str(k) + "y" * 40: (1.0 - k / 10, 0.0) for k in range(3)}
     (axis,) = plot_importance(alike).axes
     assert len({label.get_text() for label in axis.get_yticklabels()}) == 3
-    with pytest.raises(ValueError, match="a column at least"):
+    with pytest.raises(ValueError, match="at least one column"):
         plot_importance({})
 
 
-def test_the_history_shows_what_is_kept_and_how_the_rate_changed() -> None:
+def test_plot_history_marks_the_restored_epoch() -> None:
     pytest.importorskip("matplotlib")
     history = History()
     for epoch, loss in enumerate([1.0, 0.6, 0.5, 0.7]):
@@ -301,7 +301,7 @@ def test_the_history_shows_what_is_kept_and_how_the_rate_changed() -> None:
 
 
 @pytest.mark.parametrize("restore", [True, False])
-def test_early_stopping_says_what_it_put_back(restore: bool) -> None:
+def test_early_stopping_records_the_restored_epoch(restore: bool) -> None:
     import bpfast as bp
 
     X = RANDOM.normal(size=(40, 3))
@@ -315,7 +315,7 @@ def test_early_stopping_says_what_it_put_back(restore: bool) -> None:
     assert history.restored == (stopping.best_epoch if restore else None)
 
 
-def test_nothing_global_is_changed() -> None:
+def test_plotting_does_not_change_global_state() -> None:
     pytest.importorskip("matplotlib")
     code = (
         "import sys, numpy as np, matplotlib as m; before = m.rcParams.copy();"

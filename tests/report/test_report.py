@@ -1,4 +1,4 @@
-"""The report of a training: one page that stands alone."""
+"""The HTML report of a training run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Page(HTMLParser):
-    """What a page holds: its texts by the tag around them; its tags must be balanced."""
+    """The texts of a page by their tag; checks that tags are balanced."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 
 def read(path: str | Path) -> Page:
-    """A page, after the checks that every page must pass."""
+    """Parse a page, and check what holds for every page."""
     text = Path(path).read_text(encoding="utf-8")
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>")
@@ -126,8 +126,8 @@ def test_classification(capsys: pytest.CaptureFixture[str]) -> None:
     assert page.all("title") == ["kind of blobs.csv"]
     headline = next(text for text in page.all("p") if text.startswith("Test accuracy"))
     assert headline[1:-1] in printed
-    assert "chosen by them: somewhat optimistic" in headline
-    assert "240: 192 to train on, 48 held out" in page.text
+    assert "used only to choose the best of 30 epochs: slightly optimistic" in headline
+    assert "240: 192 for training, 48 held out" in page.text
     assert page.all("code") == [
         "bpfast train blobs.csv --target kind --epochs 30 --patience 3 --hidden 8 --predictions p.csv "
         "--no-plot --quiet --report report.html"
@@ -172,7 +172,7 @@ def test_regression() -> None:
     page = read("report.html")
     assert "20 (b 20)" in page.text
     assert len(page.pictures()) == 3, "curves, predictions, importance"
-    found = page.tables["Rows with the largest errors, numbered from 0"]
+    found = page.tables["Largest errors (rows are numbered from 0)"]
     assert found[0] == ["row", "true", "predicted", "error", "a", "b", "town"]
     assert len(found) == 11
     held_out = {int(row[0]) for row in found[1:]}
@@ -184,7 +184,7 @@ def test_regression() -> None:
     assert row[6] == town[int(row[0])]
     errors = [abs(float(row[3].replace(",", ""))) for row in found[1:]]
     assert errors == sorted(errors, reverse=True)
-    importance = page.tables["Loss of R², in falling order"]
+    importance = page.tables["Decrease of the R², in descending order"]
     assert {row[0] for row in importance[1:]} == {"a", "b", "town"}
     assert "None" not in page.text
 
@@ -193,7 +193,7 @@ def test_binary_calibration_is_of_the_second_class() -> None:
     write_csv("two.csv", blobs(["no", "yes"]))
     assert train("two.csv", "--target", "kind", "--epochs", "3") == 0
     page = read("report.html")
-    assert "Classes most often taken for another" not in page.tables
+    assert "Most frequent confusions" not in page.tables
     assert "Calibration" in page.all("h2")
 
 
@@ -209,7 +209,7 @@ NASTY = [
 ]
 
 
-def test_names_are_text_and_never_markup() -> None:
+def test_names_are_escaped() -> None:
     columns = ("<b>bold</b>", "</td><td onclick='x'>")
     write_csv("<i>&'.csv", blobs(NASTY, 320, columns))
     target = "\u05e9 </title><script>"
@@ -222,18 +222,20 @@ def test_names_are_text_and_never_markup() -> None:
     assert page.all("title") == [f"\u2068{target}\u2069 of <i>&'.csv"]
     shown = {row[0] for row in page.tables["Rows of each class"][1:]}
     assert shown == {name.replace("\x07", "\N{REPLACEMENT CHARACTER}") for name in NASTY}
-    assert {row[0] for row in page.tables["Loss of accuracy, in falling order"][1:]} == set(columns)
+    assert {row[0] for row in page.tables["Decrease of the accuracy, in descending order"][1:]} == set(
+        columns
+    )
 
 
-def test_fifty_classes_and_more() -> None:
+def test_more_than_fifty_classes() -> None:
     write_csv("many.csv", blobs([f"class {k:02}" for k in range(55)], 700))
     assert train("many.csv", "--target", "kind", "--epochs", "1", "--hidden", "0") == 0
     page = read("report.html")
-    assert "A matrix of 55 classes is too large to draw." in page.text
+    assert "A confusion matrix of 55 classes is too large to draw." in page.text
     assert len(page.tables["Rows of each class"]) == 56
 
 
-def test_nothing_held_out() -> None:
+def test_without_held_out_rows() -> None:
     write_csv("two.csv", blobs(["no", "yes"]))
     assert train("two.csv", "--target", "kind", "--epochs", "2", "--validation", "0") == 0
     page = read("report.html")
@@ -243,7 +245,7 @@ def test_nothing_held_out() -> None:
 
 
 @pytest.mark.parametrize("epochs", [0, 3])
-def test_an_interruption_leaves_a_report(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_of_an_interrupted_training(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write_csv("two.csv", blobs(["no", "yes"]))
     done, whole = [], training.run_epoch
 
@@ -256,13 +258,13 @@ def test_an_interruption_leaves_a_report(epochs: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(training, "run_epoch", run_epoch)
     assert train("two.csv", "--target", "kind") == 130
     page = read("report.html")
-    after = "its state after epoch 3" if epochs else "part of its first epoch"
-    assert f"The training was interrupted; the network has {after}." in page.text
+    after = "after epoch 3" if epochs else "partway through epoch 1"
+    assert f"The training was interrupted; the network has the weights {after}." in page.text
     assert f"{epochs} of at most" in page.text
     assert "Confusion" in page.all("h2")
 
 
-def test_mistakes_are_met_before_the_training(
+def test_errors_are_raised_before_training(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv("two.csv", blobs(["no", "yes"]))
@@ -270,12 +272,12 @@ def test_mistakes_are_met_before_the_training(
     common = ["train", "two.csv", "--target", "kind", "--no-plot", "--report"]
     for path, message in (
         ("nowhere/r.html", "no directory"),
-        ("two.csv", "named twice"),
-        ("model.safetensors", "named twice"),
+        ("two.csv", "given twice"),
+        ("model.safetensors", "given twice"),
     ):
         assert main([*common, path]) == 2
         assert message in capsys.readouterr().err
-    # As an import of what is not installed.
+    # Makes the import fail as if matplotlib were not installed.
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main([*common, "r.html"]) == 2
     assert 'pip install "bpfast[plot]"' in capsys.readouterr().err
@@ -287,7 +289,7 @@ def network(loss: str, outputs: int) -> bp.Network:
     return bp.Network(layers, n_inputs=3, loss=loss, seed=1)
 
 
-def test_as_a_function() -> None:
+def test_write_report() -> None:
     random = np.random.default_rng(0)
     X = random.normal(size=(300, 3))
     y = (X[:, 0] > 0).astype(np.int64)
@@ -297,12 +299,14 @@ def test_as_a_function() -> None:
     write_report("r.html", net, history, held_out, classes=[0, 1], subject=Subject("Mine", "Good."))
     page = read("r.html")
     assert page.all("h1") == ["Mine"]
-    assert {"0", "1", "2"} == {row[0] for row in page.tables["Loss of accuracy, in falling order"][1:]}
+    assert {"0", "1", "2"} == {
+        row[0] for row in page.tables["Decrease of the accuracy, in descending order"][1:]
+    }
     layers = [row[0] for row in page.tables["Layers, from input to output"][1:]]
     assert layers == ["0 residual", "· 0.0 dense", "1 dense"]
 
 
-def test_a_network_that_was_not_trained() -> None:
+def test_report_of_an_untrained_network() -> None:
     net = network("squared_error", 1)
     for history in (None, bp.History()):
         write_report("r.html", net, history)
@@ -311,7 +315,7 @@ def test_a_network_that_was_not_trained() -> None:
         assert "No rows were held out" in page.text
 
 
-def test_what_does_not_fit_leaves_the_old_page() -> None:
+def test_an_error_keeps_the_old_page() -> None:
     Path("r.html").write_text("old")
     net = network("squared_error", 2)
     with pytest.raises(ValueError, match="one number per row"):

@@ -28,13 +28,13 @@ SOLVERS = {
 
 
 def scaled(optimizer, factor):
-    """The same rule with another rate."""
+    """The same optimizer with another learning rate."""
     config = {key: value for key, value in optimizer.config().items() if key != "name"}
     return type(optimizer)(**{**config, "learning_rate": factor * optimizer.schedule.rate(0.0)})
 
 
 def train(estimator, net, X, y, epochs):
-    """Train the estimator from the network's weights; give its coefs_ and intercepts_ by our names."""
+    """Train the estimator from the network's weights; return its weights by the names of bpfast."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.set_params(max_iter=1, warm_start=True).fit(X, y)  # makes its arrays
@@ -74,10 +74,10 @@ def test_regressor(build, error, rng, activation, solver, batch_size, outputs):
     net = build((INPUTS, 6, 4, outputs), ACTIVATIONS[activation])
     estimator = estimator_of(MLPRegressor, activation, options, batch_size)
     expected = train(estimator, net, X, y if outputs > 1 else y[:, 0], epochs=10)
-    # Its gradient is Σ (z - y) / B, half of the sum of squares; ours is 2 (z - y) / (B O).
+    # The gradient of scikit-learn is Σ (z - y) / B, that of bpfast 2 (z - y) / (B O).
     factor = outputs / 2
     if solver == "adam":
-        # Adam feels the factor in its ε alone.
+        # For Adam the factor only matters relative to ε.
         optimizer, factor = bp.Adam(0.05, epsilon=1e-3 / factor, epsilon_hat=True), 1.0
     net.fit(X, y, epochs=10, batch_size=batch_size, shuffle=False, optimizer=scaled(optimizer, factor))
     for name, array in net.parameters.items():
@@ -106,8 +106,8 @@ def test_classifier(build, error, rng, activation, solver, batch_size, classes):
 
 
 @over_solvers
-def test_l2_as_its_alpha(build, error, rng, solver):
-    """Its penalty is ½ α ‖W‖² over the rows of the batch."""
+def test_l2_penalty_and_alpha(build, error, rng, solver):
+    """The penalty of scikit-learn is ½ α ‖W‖² divided by the rows of the batch."""
     X, y = rng.normal(size=(ROWS, INPUTS)), np.arange(ROWS) % 3
     optimizer, options = SOLVERS[solver]
     net = build((INPUTS, 6, 4, 3), "tanh", "cross_entropy")
@@ -119,7 +119,7 @@ def test_l2_as_its_alpha(build, error, rng, solver):
 
 
 def test_sample_weights_of_the_classifier(build, error, rng):
-    """With weights whose mean is 1 its division by B is our division by Σ w."""
+    """With weights whose mean is 1, dividing by B as scikit-learn does equals dividing by Σ w."""
     X, y, w = rng.normal(size=(ROWS, INPUTS)), np.arange(ROWS) % 3, rng.random(ROWS)
     w *= ROWS / w.sum()
     net = build((INPUTS, 6, 4, 3), "tanh", "cross_entropy")
@@ -140,10 +140,6 @@ def test_sample_weights_of_the_classifier(build, error, rng):
         assert error(net.parameters[f"{layer}.W"], unweighted.parameters[f"{layer}.W"]) > 1e-5
 
 
-# ---------------------------------------------------------------------------------------------
-# One layer is a linear model: at the minimum the two agree to many digits.
-
-
 @pytest.fixture
 def line(rng):
     X = rng.normal(size=(80, 6))
@@ -160,7 +156,7 @@ def one_layer(backend, loss, X, y, penalty, outputs=1, rate=0.1, momentum=0.5):
 def test_ridge(backend, line, alpha):
     X, y = line
     W, b = one_layer(backend, "squared_error", X, y, bp.L2(alpha))
-    model = Ridge(alpha=len(X) * alpha / 2, solver="cholesky").fit(X, y)  # n × our objective
+    model = Ridge(alpha=len(X) * alpha / 2, solver="cholesky").fit(X, y)  # n times the objective of bpfast
     assert W[0] == pytest.approx(model.coef_, abs=1e-9)
     assert b[0] == pytest.approx(model.intercept_, abs=1e-9)
 
@@ -203,7 +199,7 @@ def test_multinomial_regression(backend, line):
     weights, b = one_layer(backend, "cross_entropy", X, y, bp.L2(0.05), outputs=3, rate=0.5)
     model = LogisticRegression(C=1 / (len(X) * 0.05), tol=1e-12, max_iter=10_000).fit(X, y)
     assert weights == pytest.approx(model.coef_, abs=1e-5)
-    # A constant added to every intercept changes no probability.
+    # A constant added to every intercept does not change the probabilities.
     assert b - b.mean() == pytest.approx(model.intercept_ - model.intercept_.mean(), abs=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""batch_norm of the estimators: the formula, the running statistics, and where they have to travel."""
+"""batch_norm of the estimators: the formula, the running statistics, copies and pickles of them."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ OPTIONS = {"hidden_layer_sizes": (24, 16), "batch_norm": True, "random_state": 0
 
 
 def arrays(est):
-    """All that a prediction is made of."""
+    """All arrays that a prediction depends on."""
     return [*est.coefs_, *est.intercepts_, *(array for norm in est.batch_norms_ for array in norm)]
 
 
@@ -32,7 +32,7 @@ def bits(est):
 
 
 def by_hand(est, X, activation):
-    """The raw outputs, by the running statistics."""
+    """The raw outputs, computed with the running statistics."""
     for W, b, (gamma, beta, mean, variance) in zip(
         est.coefs_, est.intercepts_, est.batch_norms_, strict=False
     ):
@@ -42,9 +42,6 @@ def by_hand(est, X, activation):
 
 def relu(Z):
     return np.maximum(Z, 0)
-
-
-# ---- what it is
 
 
 @pytest.mark.parametrize(("name", "function"), [("relu", relu), ("tanh", np.tanh)])
@@ -58,14 +55,14 @@ def test_the_formula_of_predictions(name, function):
     assert [[a.shape for a in norm] for norm in est.batch_norms_] == [[(24,)] * 4, [(16,)] * 4]
 
 
-def test_dropout_comes_behind():
+def test_dropout_follows_the_activation():
     est = MLPClassifier((8, 4), batch_norm=True, dropout=(0.2, 0.0), max_iter=1).fit(X, y)
     each = ["dense", "batch_norm", "activation"]
     assert [layer.name for layer in est.to_network().layers] == [*each, "dropout", *each, "dense"]
 
 
 def test_one_step_by_hand():
-    """The weights start where scikit-learn's do; one batch moves the running statistics by a tenth."""
+    """Initial weights are scikit-learn's; one batch moves the running statistics by a tenth."""
     still = {"solver": "sgd", "learning_rate_init": 1e-300, "max_iter": 1, "batch_size": len(X)}
     est, theirs = (
         kind(OPTIONS["hidden_layer_sizes"], random_state=0, **still)
@@ -86,8 +83,8 @@ def test_one_step_by_hand():
         A = relu((Z - Z.mean(axis=0)) / np.sqrt(Z.var(axis=0) + 1e-5))
 
 
-def test_it_is_a_network_of_these_layers():
-    """Further epochs are those of the network, bit for bit."""
+def test_it_equals_a_network_with_these_layers():
+    """Further epochs are bitwise identical to those of the network."""
     options = {**OPTIONS, "solver": bp.SGD(0.05, momentum=0.9), "shuffle": False, "alpha": 0}
     options.update(batch_size=50, hidden_layer_sizes=(24,))
     est = MLPClassifier(**options).fit(X, y)
@@ -100,14 +97,14 @@ def test_it_is_a_network_of_these_layers():
 
 
 def arrays_of(network):
-    """A network's arrays in the order of `arrays`: one hidden layer."""
+    """The arrays of a network with one hidden layer, in the order of `arrays`."""
     p, s = network.parameters, network.statistics
     norm = (p["1.gamma"], p["1.beta"], s["1.mean"], s["1.variance"])
     return [p["0.W"], p["3.W"], p["0.b"], p["3.b"], *norm]
 
 
-def test_it_trains_what_does_not_train_without():
-    """Six layers of sigmoids."""
+def test_it_trains_deep_sigmoids():
+    """Six layers of sigmoids, which do not train without batch_norm."""
     options = {"activation": "logistic", "random_state": 0, "max_iter": 60}
     plain, normalised = (
         MLPClassifier((32,) * 6, batch_norm=given, **options).fit(X, y).score(XV, YV)
@@ -123,8 +120,8 @@ def test_margins(loss):
     np.testing.assert_allclose(est.decision_function(XV), by_hand(est, XV, relu), rtol=1e-9, atol=1e-10)
 
 
-def test_a_prediction_is_of_its_row_alone():
-    """The running statistics count, not those of the rows that come together; nothing moves them."""
+def test_predictions_of_a_row_do_not_depend_on_other_rows():
+    """Predictions use the running statistics and do not change them."""
     est = MLPClassifier(**OPTIONS).fit(X, y)
     before = bits(est)
     together = est.predict_proba(XV)
@@ -137,7 +134,7 @@ def test_a_prediction_is_of_its_row_alone():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_sparse_rows_give_the_same_bits(dtype):
+def test_sparse_rows_give_identical_results(dtype):
     dense = MLPClassifier(dtype=dtype, **OPTIONS).fit(X, y)
     rows = scipy.sparse.csr_matrix(X)
     thin = MLPClassifier(dtype=dtype, **OPTIONS).fit(rows, y)
@@ -147,7 +144,7 @@ def test_sparse_rows_give_the_same_bits(dtype):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_threads_do_not_change_a_bit(dropout):
+def test_results_do_not_depend_on_threads(dropout):
     fits = [MLPClassifier(n_jobs=n, dropout=dropout, **OPTIONS).fit(X, y) for n in (1, 2, None)]
     assert bits(fits[0]) == bits(fits[1]) == bits(fits[2])
     before = fits[0].predict_proba(XV)
@@ -155,7 +152,7 @@ def test_threads_do_not_change_a_bit(dropout):
 
 
 def test_weights_of_rows():
-    """They count in the loss; in the statistics rows count alike."""
+    """They affect the loss, but not the statistics."""
     still = {"solver": "sgd", "learning_rate_init": 1e-300, "max_iter": 1}
     weights = np.random.default_rng(0).uniform(0, 2, len(X))
     plain, weighted = MLPClassifier(**{**OPTIONS, **still}), MLPClassifier(**{**OPTIONS, **still})
@@ -171,17 +168,14 @@ def test_weights_of_rows():
     assert (less.fit(X, y, sample_weight=(y != 3).astype(float)).predict(X) != 3).all()
 
 
-def test_without_hidden_layers_it_does_nothing():
+def test_without_hidden_layers_it_has_no_effect():
     options = {"hidden_layer_sizes": (), "random_state": 0, "max_iter": 3}
     one, other = (MLPClassifier(batch_norm=given, **options).fit(X, y) for given in (False, True))
     assert bits(one) == bits(other)
     assert one.batch_norms_ == other.batch_norms_ == []
 
 
-# ---- going on
-
-
-def test_the_best_weights_come_with_their_statistics():
+def test_the_best_weights_are_restored_with_their_statistics():
     options = {**OPTIONS, "max_iter": 80, "n_iter_no_change": 4, "learning_rate_init": 0.02}
     est = MLPClassifier(early_stopping=True, scoring="loss", **options).fit(X, y, validation_data=(XV, YV))
     assert est.n_iter_ < 80
@@ -195,7 +189,7 @@ def test_the_best_weights_come_with_their_statistics():
     assert loss == pytest.approx(min(parts.validation_loss_curve_), rel=1e-12)
 
 
-def test_the_callback_restores_the_statistics_too():
+def test_the_callback_also_restores_the_statistics():
     stopping = bp.EarlyStopping(patience=3)
     est = MLPClassifier(**{**OPTIONS, "max_iter": 80, "learning_rate_init": 0.02}, callbacks=[stopping])
     est.fit(X, y, validation_data=(XV, YV))
@@ -204,7 +198,7 @@ def test_the_callback_restores_the_statistics_too():
     assert loss == pytest.approx(stopping.best, rel=1e-12)
 
 
-def test_a_scorer_sees_the_running_statistics():
+def test_scorers_use_the_running_statistics():
     options = {**OPTIONS, "early_stopping": True}
     scored = [
         MLPClassifier(scoring=scoring, **options).fit(X, y).validation_scores_
@@ -215,7 +209,7 @@ def test_a_scorer_sees_the_running_statistics():
 
 
 @pytest.mark.parametrize("rebuilt", [False, True])
-def test_two_warm_fits_are_one_long_fit(rebuilt):
+def test_two_warm_fits_equal_one_long_fit(rebuilt):
     options = {**OPTIONS, "shuffle": False, "warm_start": True, "keep_optimizer": True}
     whole = MLPRegressor(**{**options, "max_iter": 8}).fit(D, GOAL)
     parts = MLPRegressor(**{**options, "max_iter": 4}).fit(D, GOAL)
@@ -225,7 +219,7 @@ def test_two_warm_fits_are_one_long_fit(rebuilt):
     assert parts.loss_curve_ == whole.loss_curve_
 
 
-def test_partial_fit_is_an_epoch():
+def test_partial_fit_equals_one_epoch():
     whole = MLPRegressor(**{**OPTIONS, "shuffle": False, "max_iter": 5}).fit(D, GOAL)
     parts = MLPRegressor(**{**OPTIONS, "shuffle": False})
     for _ in range(5):
@@ -234,8 +228,8 @@ def test_partial_fit_is_an_epoch():
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_the_parameter_counts_from_the_next_new_fit_on(before):
-    """As `hidden_layer_sizes` does: predictions and warm starts are those of what was fitted."""
+def test_the_parameter_applies_from_the_next_new_fit(before):
+    """As for `hidden_layer_sizes`, predictions and warm starts use the fitted layers."""
     est = MLPClassifier(**{**OPTIONS, "batch_norm": before}).fit(X, y)
     expected = est.predict_proba(XV)
     for copied in (est, copy.deepcopy(est)):
@@ -248,7 +242,7 @@ def test_the_parameter_counts_from_the_next_new_fit_on(before):
     assert bits(est) == bits(MLPClassifier(**{**OPTIONS, "batch_norm": not before}).fit(X, y))
 
 
-def test_the_arrays_are_what_predicts():
+def test_predictions_follow_changed_arrays():
     est = MLPRegressor(**{**OPTIONS, "hidden_layer_sizes": (24,)}).fit(D, GOAL)
     gamma, beta, mean, _ = est.batch_norms_[0]
     gamma[...] = 0
@@ -267,7 +261,7 @@ def test_the_arrays_are_what_predicts():
         est.predict(D)
 
 
-def test_a_network_of_its_own():
+def test_to_network_is_independent():
     est = MLPClassifier(**OPTIONS).fit(X, y)
     network, expected = est.to_network(), est.predict_proba(XV)
     assert (network.predict(XV) == expected).all()
@@ -278,7 +272,7 @@ def test_a_network_of_its_own():
     assert (est.predict_proba(XV) == expected).all()
 
 
-def test_a_model_taken_over_has_none():
+def test_a_converted_estimator_has_none():
     theirs = TheirClassifier((24,), random_state=0, max_iter=2).fit(X, y)
     est = from_sklearn(theirs).set_params(batch_norm=True)
     assert est.batch_norms_ == []
@@ -286,15 +280,12 @@ def test_a_model_taken_over_has_none():
     assert len(est.fit(X, y).batch_norms_) == 1
 
 
-def test_a_search():
-    """The values of a grid may be NumPy's."""
+def test_grid_search():
+    """The values of a grid may be NumPy booleans."""
     grid = {"batch_norm": np.array([False, True])}
     search = GridSearchCV(MLPClassifier((16,) * 5, "logistic", random_state=0, max_iter=30), grid, cv=2)
     assert search.fit(X, y).best_params_ == {"batch_norm": True}
     assert len(search.best_estimator_.batch_norms_) == 5
-
-
-# ---- what is refused
 
 
 class Fails(bp.Callback):
@@ -305,7 +296,7 @@ class Fails(bp.Callback):
 
 @pytest.mark.parametrize("call", ["fit", "warm", "partial_fit"])
 @pytest.mark.parametrize("held", [True, False])
-def test_an_error_leaves_every_byte(call, held):
+def test_an_error_leaves_the_estimator_unchanged(call, held):
     est = MLPClassifier(**OPTIONS).fit(X, y)
     if not held:
         est = pickle.loads(pickle.dumps(est))
@@ -320,14 +311,14 @@ def test_an_error_leaves_every_byte(call, held):
     assert bits(est.partial_fit(X, y)) == bits(MLPClassifier(**OPTIONS).fit(X, y).partial_fit(X, y))
 
 
-def test_a_first_fit_that_fails_leaves_nothing():
+def test_a_failed_first_fit_leaves_no_attributes():
     est = MLPClassifier(callbacks=[Fails()], **{**OPTIONS, "batch_size": 50})
     with pytest.raises(KeyError):
         est.fit(X, y)
     assert [name for name in vars(est) if name.endswith("_")] == []
 
 
-def test_lbfgs_refuses_also_what_it_would_go_on_with():
+def test_lbfgs_does_not_support_a_warm_start_with_batch_norm():
     message = "batch_norm needs a stochastic solver, such as 'adam'; got solver='lbfgs'"
     est = MLPClassifier(**OPTIONS).fit(X, y)
     before = bits(est)

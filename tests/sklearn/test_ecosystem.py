@@ -1,4 +1,4 @@
-"""The estimators among scikit-learn's tools: searches, pipelines, calibration, pickles, parallel workers."""
+"""The estimators in scikit-learn's tools: searches, pipelines, calibration, pickles, parallel workers."""
 
 import copy
 import pickle
@@ -38,7 +38,7 @@ OPTIONS = {
 
 
 def arrays(est):
-    """All that a prediction is made of."""
+    """All arrays that a prediction depends on."""
     return [*est.coefs_, *est.intercepts_, *(array for norm in est.batch_norms_ for array in norm)]
 
 
@@ -49,7 +49,7 @@ def est():
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_grid_search(est, backend):
-    """Two workers find what one finds, to the last bit, and in bounded time."""
+    """Two workers give bitwise identical results to one, in bounded time."""
     grid = {"hidden_layer_sizes": [(16,), (32, 16)], "alpha": [1e-4, 1.0], "activation": ["relu", "gelu"]}
     alone = GridSearchCV(est, grid, cv=2).fit(X, Y)
     start = time.perf_counter()
@@ -60,8 +60,8 @@ def test_grid_search(est, backend):
     assert together.best_score_ > 0.8
 
 
-def test_a_worker_of_a_pool_does_not_take_all_cores():
-    """joblib tells its processes how many threads each may have, and they listen."""
+def test_workers_of_a_pool_share_the_cores():
+    """The processes use the number of threads that joblib gives them."""
     code = (
         "import joblib, bpfast\n"
         "def threads(_):\n    return bpfast.info()['threads']\n"
@@ -151,8 +151,8 @@ COPIES = {
     ],
     ids=str,
 )
-def test_copies_go_on(est, tmp_path, how, options):
-    """A copy predicts the same, goes on to the same bits, and shares nothing."""
+def test_copies_can_be_trained_further(est, tmp_path, how, options):
+    """A copy has the same predictions, trains identically, and shares no memory."""
     est.set_params(**options).fit(X, Y)
     more = {"validation_data": (X, Y)} if options.get("early_stopping") else {}
     twin = COPIES[how](est, tmp_path)
@@ -165,7 +165,7 @@ def test_copies_go_on(est, tmp_path, how, options):
     assert est.loss_curve_ == twin.loss_curve_
 
 
-def test_clone_is_unfitted(est):
+def test_a_clone_is_unfitted(est):
     est.set_params(solver=bp.SGD(0.1), activation=bp.LeakyReLU(0.2), learning_rate=bp.Cosine(0.1, 5)).fit(
         X, Y
     )
@@ -176,7 +176,7 @@ def test_clone_is_unfitted(est):
     assert (twin.fit(X, Y).coefs_[0] == est.coefs_[0]).all()
 
 
-def test_a_pickle_does_not_hold_the_network_twice(est):
+def test_a_pickle_contains_the_weights_once(est):
     X, y = load_breast_cancer(return_X_y=True)
     est.set_params(hidden_layer_sizes=(500,), solver="lbfgs", max_iter=3).fit(
         StandardScaler().fit_transform(X), y
@@ -185,7 +185,7 @@ def test_a_pickle_does_not_hold_the_network_twice(est):
     assert len(pickle.dumps(est)) < 1.2 * weights + 5000
 
 
-def test_threads_do_not_change_a_bit(est):
+def test_results_do_not_depend_on_threads(est):
     fits = [clone(est).set_params(n_jobs=n).fit(X, Y).coefs_[0] for n in (1, 2, -1, -2, None)]
     assert all((fit == fits[0]).all() for fit in fits)
 

@@ -1,4 +1,4 @@
-"""The estimators beside scikit-learn's: the same numbers, where these are right."""
+"""The estimators compared with scikit-learn's: equal results, except where those are wrong."""
 
 import warnings
 
@@ -62,7 +62,7 @@ over_tasks = pytest.mark.parametrize("task", TASKS)
 
 
 def both(kind, X, y, fit=None, then=lambda est: None, **options):
-    """scikit-learn's estimator and ours, fitted alike."""
+    """Fit the estimators of scikit-learn and bpfast in the same way."""
     pair = []
     for module in (theirs, ours):
         est = getattr(module, kind)(**{"random_state": 0, "max_iter": EPOCHS, **options})
@@ -105,7 +105,7 @@ def assert_same(expected, est, X, tolerance=1e-8):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_the_same_numbers(task, solver, activation, early_stopping):
+def test_results_equal_those_of_sklearn(task, solver, activation, early_stopping):
     kind, X, y, more = DATA[task]
     options = {"activation": activation, "early_stopping": early_stopping, "hidden_layer_sizes": (20, 10)}
     assert_same(*both(kind, X, y, **options, **SOLVERS[solver], **more), X)
@@ -172,7 +172,7 @@ def test_warm_start(task):
 
 
 class Keep(bp.Callback):
-    """The weights after every epoch of a fit."""
+    """Return the weights after every epoch of a fit."""
 
     def on_fit_begin(self, network, history):
         self.kept = []
@@ -183,7 +183,7 @@ class Keep(bp.Callback):
 
 @over_tasks
 def test_warm_start_with_early_stopping(task):
-    """Theirs trains on in the arrays that it keeps the best weights in; ours ends with the best."""
+    """scikit-learn trains in the arrays that hold the best weights; bpfast ends with the best."""
     kind, X, y, more = DATA[task]
     options = {"max_iter": 4, "warm_start": True, "early_stopping": True, **more}
     expected, _ = both(kind, X, y, then=lambda est: est.fit(X, y), **options)
@@ -212,7 +212,7 @@ def test_partial_fit(task, solver):
     assert_same(*pair, X)
 
 
-def test_partial_fit_from_nothing():
+def test_partial_fit_of_a_new_estimator():
     _, X, y, _ = DATA["10-class"]
     pair = [module.MLPClassifier(random_state=0) for module in (theirs, ours)]
     for est in pair:
@@ -248,7 +248,7 @@ def test_one_class_and_a_column():
 
 @over_tasks
 def test_float32(task):
-    """The same course in float32: data of that dtype train in it."""
+    """float32 data are trained in float32, with the same results up to rounding."""
     kind, X, y, more = DATA[task]
     expected, est = both(kind, X.astype(np.float32), y, max_iter=5, **more)
     assert est.coefs_[0].dtype == est.intercepts_[0].dtype == np.float32
@@ -260,8 +260,8 @@ def test_float32(task):
 
 
 @pytest.mark.parametrize("solver", ["adam", "nesterov", "plain"])
-def test_old_numbers_of_several_outputs(solver):
-    """Squared error of k outputs: what the docs say gives scikit-learn's numbers back."""
+def test_how_to_reproduce_results_with_several_outputs(solver):
+    """Squared error of k outputs: the documented settings reproduce scikit-learn's results."""
     _, X, _, _ = DATA["regression"]
     y, k = np.random.default_rng(0).normal(size=(len(X), 3)), 3
     options = {"alpha": 0.3, "max_iter": EPOCHS, "random_state": 0, "epsilon": 1e-3, **SOLVERS[solver]}
@@ -278,7 +278,7 @@ def test_old_numbers_of_several_outputs(solver):
 
 
 def test_several_outputs_have_the_gradient_of_their_loss():
-    """The loss that is printed falls as far as its gradient says."""
+    """The reported loss decreases as its gradient predicts."""
     _, X, _, _ = DATA["regression"]
     y = np.random.default_rng(0).normal(size=(len(X), 3))
     options = {"solver": "sgd", "momentum": 0.0, "alpha": 0.0, "batch_size": len(X), "tol": 0.0}
@@ -289,13 +289,13 @@ def test_several_outputs_have_the_gradient_of_their_loss():
     )
     with pytest.warns(ConvergenceWarning):
         net = net.fit(X, y).to_network()
-    # The estimator's loss is half the network's.
+    # The loss of the estimator is half that of the network.
     squares = sum(float((g**2).sum()) for g in net.gradients(X, y).values()) / 4
     assert est.loss_curve_[0] - est.loss_curve_[1] == pytest.approx(rate * squares, rel=1e-3)
 
 
-def test_what_predictions_make_of_unscaled_digits():
-    """Confident mistakes: their loss counts as it does where probabilities are clipped."""
+def test_predictions_of_unscaled_digits():
+    """Confident mistakes: the loss equals that of clipped probabilities."""
     X, y = load_digits(return_X_y=True)
     assert_same(*both("MLPClassifier", X, y), X)
     assert_same(*both("MLPClassifier", X, y < 5), X)

@@ -1,4 +1,4 @@
-"""The estimators off the straight path: after errors, after changed parameters, on odd weights and labels."""
+"""The estimators after errors and changed parameters, and with unusual weights and labels."""
 
 import os
 import pickle
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 class Raise(bp.Callback):
-    """Raises an error after so many epochs."""
+    """Raises an error after a number of epochs."""
 
     def __init__(self, error, epoch=2):
         self.error, self.epoch = error, epoch
@@ -33,15 +33,15 @@ class Raise(bp.Callback):
 
 
 def state(est):
-    """All that a fit may change."""
+    """Everything that a fit may change."""
     return pickle.dumps(
         {name: value for name, value in vars(est).items() if name not in ("_held", "callbacks")}
     )
 
 
 @pytest.mark.parametrize("module", [theirs, ours])
-def test_partial_fit_goes_on_after_bad_data(module):
-    """The moments survive a call that was refused."""
+def test_partial_fit_continues_after_bad_data(module):
+    """The optimizer's moments survive a call that raises an error."""
     straight = module.MLPClassifier(random_state=0)
     stumbling = module.MLPClassifier(random_state=0)
     for call in range(4):
@@ -54,7 +54,7 @@ def test_partial_fit_goes_on_after_bad_data(module):
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"batch_norm": True}], ids=str)
-def test_partial_fit_goes_on_after_a_callback_failed(options):
+def test_partial_fit_continues_after_an_error_in_a_callback(options):
     straight = MLPClassifier(random_state=0, shuffle=False, **options)
     stumbling = MLPClassifier(random_state=0, shuffle=False, **options)
     for call in range(4):
@@ -79,7 +79,7 @@ def test_partial_fit_goes_on_after_a_callback_failed(options):
         ("lbfgs", KeyboardInterrupt, False),
     ],
 )
-def test_everything_is_as_before_an_error(solver, error, batch_norm, warm_start):
+def test_an_error_restores_the_previous_state(solver, error, batch_norm, warm_start):
     est = MLPClassifier(random_state=0, max_iter=5, warm_start=warm_start, batch_norm=batch_norm).fit(X, y)
     est.set_params(solver=solver, callbacks=[Raise(error("no"))])
     before, predicted = state(est), est.predict_proba(X)
@@ -89,7 +89,7 @@ def test_everything_is_as_before_an_error(solver, error, batch_norm, warm_start)
     assert (est.predict_proba(X) == predicted).all()
 
 
-def test_an_interrupt_of_epochs_keeps_what_was_learned():
+def test_an_interrupt_keeps_completed_epochs():
     est = MLPClassifier(random_state=0, max_iter=10**7, tol=0, n_iter_no_change=10**7)
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
@@ -102,14 +102,14 @@ def test_an_interrupt_of_epochs_keeps_what_was_learned():
 
 @pytest.mark.parametrize("kind", ["MLPClassifier", "MLPRegressor"])
 @pytest.mark.parametrize("activation", ["logistic", "tanh"])
-def test_no_hidden_layer_starts_by_the_activation(kind, activation):
+def test_initial_weights_without_hidden_layers_depend_on_the_activation(kind, activation):
     options = {"hidden_layer_sizes": (), "activation": activation, "random_state": 0, "max_iter": 3}
     pair = [getattr(module, kind)(**options) for module in (theirs, ours)]
     curves = [est.fit(X, y).loss_curve_ for est in pair]
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-10)
 
 
-def test_a_taken_over_estimator_goes_back_to_its_best():
+def test_a_converted_estimator_restores_its_best_weights():
     fitted = theirs.MLPClassifier(random_state=0, max_iter=30, early_stopping=True, warm_start=True).fit(X, y)
     est = from_sklearn(fitted).set_params(max_iter=1, learning_rate_init=10.0, tol=0)
     est.best_validation_score_ = 1.0
@@ -129,14 +129,14 @@ def test_class_weights_are_checked(weight):
 @pytest.mark.parametrize(
     "changed", [{"hidden_layer_sizes": (7, 4)}, {"alpha": -1}, {"solver": "none"}, {"learning_rate_init": 0}]
 )
-def test_predictions_do_not_ask_what_only_fit_needs(changed):
-    """A pickle has weights alone; the parameters may have been changed since."""
+def test_predictions_do_not_check_parameters_of_fit(changed):
+    """Only parameters that predictions depend on matter after unpickling."""
     est = MLPClassifier((5,), random_state=0, max_iter=2).fit(X, y)
     again = pickle.loads(pickle.dumps(est.set_params(**changed)))
     assert (again.predict_proba(X) == est.predict_proba(X)).all()
 
 
-def test_activations_of_another_number_of_layers():
+def test_activations_for_a_different_number_of_layers():
     est = MLPClassifier((5,), ("relu",), random_state=0, max_iter=2).fit(X, y)
     est = pickle.loads(pickle.dumps(est.set_params(activation=("relu", "tanh"))))
     with pytest.raises(ValueError, match="activation has 2 entries for 1 hidden layers"):
@@ -159,7 +159,7 @@ def test_sparse_labels(module, container):
     ("options", "message"),
     [({}, "Maximum iterations"), ({"solver": "lbfgs"}, "lbfgs"), ({"batch_size": 1000}, "batch_size")],
 )
-def test_warnings_name_the_line_that_fits(options, message):
+def test_warnings_point_to_the_call_of_fit(options, message):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         MLPClassifier(max_iter=1, **options).fit(X, y)
@@ -168,7 +168,7 @@ def test_warnings_name_the_line_that_fits(options, message):
 
 
 def test_an_exponent_at_its_cap():
-    """Held out, the loss is infinite; at the start of lbfgs there is nothing to go on from."""
+    """The held-out loss is infinite; lbfgs cannot start from an infinite loss."""
     signs = (X[:, 0] > 0).astype(int)
     est = MLPClassifier(loss="exponential", max_iter=3, random_state=0)
     est.fit(X, signs, validation_data=(1e9 * X, 1 - signs))
@@ -178,7 +178,7 @@ def test_an_exponent_at_its_cap():
             est.fit(1e9 * X, signs)
 
 
-def test_after_a_divergence_the_moments_are_new():
+def test_the_moments_are_reset_after_a_divergence():
     est = MLPRegressor(
         solver="sgd", learning_rate_init=0.5, early_stopping=True, random_state=0, warm_start=True
     )
@@ -188,7 +188,7 @@ def test_after_a_divergence_the_moments_are_new():
     assert np.isfinite(est.loss_curve_[-2:]).all()
 
 
-def test_every_callback_that_began_also_ends():
+def test_on_fit_end_is_called_for_every_begun_callback():
     class Count(bp.Callback):
         ended = 0
 
@@ -206,8 +206,8 @@ def test_every_callback_that_began_also_ends():
         assert (first.ended, last.ended) == (1, 0)
 
 
-def test_given_numbers_count_between_calls():
-    """An optimizer or a schedule that was given anew leads on; a number by name does not, as there."""
+def test_changed_learning_rates_between_calls():
+    """A new optimizer or schedule applies; a changed learning_rate_init does not, as in scikit-learn."""
     est = MLPClassifier(solver=bp.SGD(0.1, momentum=0.9), random_state=0).partial_fit(X, y, classes=[0, 1, 2])
     est.set_params(solver=bp.SGD(0.01, momentum=0.9)).partial_fit(X, y)
     assert est.history_.learning_rate == [0.01]
@@ -220,8 +220,8 @@ def test_given_numbers_count_between_calls():
     np.testing.assert_allclose(*(one.coefs_[0] for one in named), rtol=1e-9)
 
 
-def test_a_change_of_parameters_is_seen():
-    """What was read of the parameters is kept only as long as none has changed."""
+def test_changed_parameters_are_read_again():
+    """Checked parameters are kept only until one of them changes."""
     est = MLPClassifier(random_state=0, max_iter=2).fit(X, y)
     with pytest.raises(ValueError, match="'alpha' parameter"):
         est.set_params(alpha=-1.0).fit(X, y)
@@ -233,7 +233,7 @@ def test_a_change_of_parameters_is_seen():
     assert [W.shape[1] for W in est.fit(X, y).coefs_] == [5, 4, 3]
 
 
-def test_classes_count_by_their_rows_where_held_out():
+def test_class_weights_do_not_apply_to_held_out_rows():
     options = {"early_stopping": True, "random_state": 0, "max_iter": 3}
     plain = MLPClassifier(**options).fit(X, y)
     uneven = MLPClassifier(class_weight={0: 1e-6, 1: 1.0, 2: 1.0}, **options).fit(X, y)
@@ -242,7 +242,7 @@ def test_classes_count_by_their_rows_where_held_out():
     assert not (plain.coefs_[0] == uneven.coefs_[0]).all()
 
 
-def test_the_score_may_be_monitored():
+def test_the_score_can_be_monitored():
     stopping = bp.EarlyStopping("val_score", patience=3)
     est = MLPClassifier(early_stopping=True, random_state=0, callbacks=[stopping], n_iter_no_change=50).fit(
         X, y
@@ -272,8 +272,8 @@ def test_predictions_of_other_dtypes(kind):
         assert (est.predict(whole.astype(kind)) == est.predict(whole)).all()
 
 
-def test_ready_rows_take_the_same_checks():
-    """Rows that need no preparation take a shorter way, to the same answers and the same errors."""
+def test_float_arrays_get_the_same_checks():
+    """Float arrays take a shorter path with the same results and the same errors."""
     est, expected = (module.MLPClassifier(random_state=0, max_iter=2).fit(X, y) for module in (ours, theirs))
     bad = X.copy()
     bad[3, 2] = np.nan
@@ -288,8 +288,8 @@ def test_ready_rows_take_the_same_checks():
         MLPClassifier().predict(X)
 
 
-def test_quantiles_stop_by_their_loss():
-    """R² says little of a quantile's prediction: early stopping goes by the loss."""
+def test_early_stopping_of_quantiles_uses_the_loss():
+    """R² says little about the prediction of a quantile."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-3, 3, (2000, 1))
     goal = np.sin(x[:, 0]) + rng.normal(0, 0.2 + 0.1 * np.abs(x[:, 0]))
@@ -302,7 +302,7 @@ def test_quantiles_stop_by_their_loss():
 
 
 @pytest.mark.parametrize("kind", ["solver", "loss", "activation"])
-def test_classes_of_specifications(kind):
+def test_specification_classes_are_accepted(kind):
     given = {"solver": bp.Adagrad, "loss": bp.Huber, "activation": bp.GELU}[kind]
     one, other = (MLPRegressor(random_state=0, max_iter=2, **{kind: value}) for value in (given, given()))
     assert (one.fit(X, y).coefs_[0] == other.fit(X, y).coefs_[0]).all()
@@ -327,7 +327,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("options", "said"), MISTAKES, ids=str)
-def test_mistakes_are_named(options, said):
+def test_errors_name_the_mistake(options, said):
     with pytest.raises((ValueError, TypeError), match=said):
         MLPClassifier(**options).fit(X, y)
 
@@ -345,12 +345,12 @@ def test_mistakes_are_named(options, said):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_mistakes_in_validation_data(given, said):
+def test_errors_of_validation_data(given, said):
     with pytest.raises((ValueError, TypeError), match=said):
         MLPClassifier().fit(X, y, validation_data=given)
 
 
-def test_optimizers_read_as_they_are_written():
+def test_repr_of_optimizers():
     assert repr(bp.SGD(0.1, momentum=0.9)) == "SGD(learning_rate=0.1, momentum=0.9, nesterov=False)"
     assert eval(repr(bp.WarmUp(0.1)), vars(bp)) == bp.WarmUp(0.1)
     assert "solver=SGD(learning_rate=0.1, momentum=0.0, nesterov=False)" in repr(
@@ -369,8 +369,8 @@ def test_the_other_dtype(dtype):
             est.predict(huge)
 
 
-def test_a_loss_of_ones_own():
-    """Half the squared error, written by hand, is what squared_error means here."""
+def test_a_custom_loss():
+    """squared_error of the estimator is half the squared error."""
     loss = bp.CustomLoss(lambda goal, Z: (0.5 * ((Z - goal) ** 2)[:, 0], Z - goal))
     one, other = (MLPRegressor(each, random_state=0, max_iter=3) for each in (loss, "squared_error"))
     np.testing.assert_allclose(one.fit(X, y).loss_curve_, other.fit(X, y).loss_curve_, rtol=1e-12)

@@ -24,7 +24,7 @@ def test_any_estimator(estimator, check):
 @parametrize_with_checks([MLPClassifier(batch_norm=True), MLPRegressor(batch_norm=True)])
 def test_any_estimator_with_batch_norm(estimator, check):
     if check.func.__name__.startswith("check_sample_weight_equivalence"):
-        # A row of weight 0 counts in the statistics of its batch like every other: BatchNorm says so.
+        # A row of weight 0 affects the statistics of its batch like any other row.
         with pytest.raises(AssertionError, match="sample_weight"):
             check(estimator)
         return
@@ -32,7 +32,7 @@ def test_any_estimator_with_batch_norm(estimator, check):
 
 
 def _their_tests():
-    """The installed test file, run with both names replaced in the module it imports from."""
+    """scikit-learn's own tests of its estimators, with both names replaced."""
     spec = importlib.util.find_spec("sklearn.neural_network.tests.test_mlp")
     module = importlib.util.module_from_spec(spec)
     theirs = sklearn.neural_network.MLPClassifier, sklearn.neural_network.MLPRegressor
@@ -49,7 +49,7 @@ THEIRS = _their_tests()
 
 
 def _cases():
-    """Each test function with the arguments of its parametrize marks."""
+    """Every test function with the arguments of its parametrize marks."""
     for name, function in vars(THEIRS).items():
         if not name.startswith("test_") or not callable(function):
             continue
@@ -65,7 +65,7 @@ def _cases():
 
 
 @pytest.mark.parametrize(("function", "case"), list(_cases()))
-def test_their_file(function, case, request):
+def test_tests_of_sklearn(function, case, request):
     if function.__name__ in PRIVATE:
         attribute = PRIVATE[function.__name__]
         assert attribute in inspect.getsource(function)
@@ -79,11 +79,11 @@ def test_their_file(function, case, request):
     }
     filters = [mark.args for mark in getattr(function, "pytestmark", []) if mark.name == "filterwarnings"]
     with warnings.catch_warnings():
-        # As their own configuration has it: warnings are no errors.
+        # As in the configuration of scikit-learn, warnings are not errors.
         warnings.simplefilter("ignore" if filters else "default")
         function(**case, **values)
 
 
-def test_few_are_private():
-    """The named ones exist; all others run."""
+def test_excluded_tests_exist():
+    """The excluded tests exist; all others run."""
     assert set(PRIVATE) <= set(vars(THEIRS))

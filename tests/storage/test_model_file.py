@@ -193,10 +193,10 @@ def test_the_depth_of_layers_is_limited(model, tmp_path, parts, forge):
     for depth in (51, 100, 150):
         forge(path, json.dumps(header | {"layers": [*header["layers"], _nested(depth)]}), tensors)
         with pytest.raises(
-            ValueError, match=r"model' cannot be read: layers must not be nested more than 50 levels"
+            ValueError, match=r"model' cannot be read: layers must not be nested more than 50 levels deep"
         ):
             bp.load(path, backend=backend)
-    with pytest.raises(ValueError, match="layers must not be nested more than 50 levels"):
+    with pytest.raises(ValueError, match="layers must not be nested more than 50 levels deep"):
         bp.Network([bp.Dense(2), bp.Residual(net.layers[2])], n_inputs=3, loss="squared_error")
 
 

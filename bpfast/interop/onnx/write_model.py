@@ -100,7 +100,7 @@ def to_onnx(
         raise TypeError(
             f"to_onnx takes a bpfast.Network (for an estimator, est.to_network()); got {type(network)!r}"
         )
-    program = network.program if isinstance(network, Network) else network._program
+    program = network.program
     prepared = (
         _preparation(network.metadata, program) if flag("to_onnx", "preparation", preparation) else None
     )

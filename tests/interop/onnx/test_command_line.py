@@ -156,11 +156,11 @@ def test_errors_of_the_export_command(tmp_path, capsys):
     assert "there is no model file" in capsys.readouterr().err
     bp.Network([bp.Dense(3)], n_inputs=4, loss="squared_error").save(model)
     for out, message in (
-        (model, "is named twice"),
+        (model, "is both input and output"),
         (str(tmp_path), "is a folder"),
         (f"{model}/x/y", "no folder"),
     ):
         assert main(["export", model, out]) == 2
         assert message in capsys.readouterr().err
     assert main(["export", model, str(tmp_path / "m.onnx"), "--network-alone"]) == 0
-    assert "takes X, gives variable" in capsys.readouterr().out
+    assert "inputs: X; outputs: variable" in capsys.readouterr().out

@@ -1,6 +1,6 @@
-/* Runs every tile of one instruction set on the same inputs everywhere and prints a hash of what
-   comes out, a line a tile and dtype: `harness` lists the instruction sets, `harness avx2` runs.
-   Where v_fma rounds once, the lines must be the same on any machine. */
+/* Run every tile of one instruction set on fixed inputs and print a hash of the results, one line for each
+   tile and dtype: `harness` lists the instruction sets, `harness avx2` runs one. If v_fma rounds once,
+   the lines must be the same on every machine. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,14 +37,14 @@ static uint64_t random_bits(void) {
     return z ^ (z >> 31);
 }
 
-/* A number of [-1, 1), the same everywhere: no libm. */
+/* A number in [-1, 1), the same everywhere: no libm. */
 static double uniform(void) { return (double)(random_bits() >> 11) * 0x1p-52 - 1; }
 
 static void fill(void *p, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++) put(p, i, uniform());
 }
 
-/* All magnitudes that matter to a function, and now and then a special value. */
+/* All relevant magnitudes, and occasionally a special value. */
 static void fill_widely(void *p, ptrdiff_t n) {
     static const double special[] = {0.0,      -0.0,      INFINITY,  -INFINITY, NAN,
                                      0x1p-149, -0x1p-149, 0x1p-1074, 0x1p127,   -0x1p127,
@@ -62,7 +62,7 @@ static void take_bytes(const void *p, size_t n) {
     for (size_t i = 0; i < n; i++) hash = (hash ^ ((const unsigned char *)p)[i]) * 0x100000001b3u;
 }
 
-/* A NaN counts as a NaN: its sign is each architecture's own. */
+/* All NaNs are hashed alike: their signs depend on the architecture. */
 static void take_double(double x) {
     if (x != x) x = 0x1.8p1023;
     take_bytes(&x, sizeof x);
@@ -72,7 +72,7 @@ static void take(const void *p, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++) take_double(get(p, i));
 }
 
-/* Every section starts from the same state, so that a difference stays in its line. */
+/* Every section starts from the same state, so that a difference affects one line only. */
 static void begin(void) {
     state = 1;
     hash = 0xcbf29ce484222325u;
@@ -83,8 +83,8 @@ static void end(const char *family, const char *name) {
            (unsigned long long)hash);
 }
 
-/* C (m, n) of row stride n + 3 <- [bias +] A B, the strides of A and B by columns where asked; what
-   lies beside C is hashed too, for a write there must show. */
+/* C (m, n) of row stride n + 3 <- [bias +] A B, with A and B stored by columns if requested. The padding of
+   C is hashed too, to detect writes there. */
 static void one_product(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, ptrdiff_t pad, int along_rows,
                         int transposed, int bias) {
     const ptrdiff_t a_rs = along_rows ? 1 : depth + pad, a_cs = along_rows ? m + pad : 1;
@@ -103,12 +103,12 @@ static void run_product(int along_rows, int transposed, int bias) {
     static const ptrdiff_t depths[] = {1, 2, 5, 33};
     char name[64];
     begin();
-    /* Shapes around the tiles' own sizes. */
+    /* Shapes around the sizes of the tiles. */
     for (ptrdiff_t m = 1; m <= 26; m += m < 14 ? 1 : 6)
         for (size_t i = 0; i < sizeof ns / sizeof ns[0]; i++)
             for (size_t k = 0; k < sizeof depths / sizeof depths[0]; k++)
                 one_product(m, ns[i], depths[k], (m + ns[i]) % 4, along_rows, transposed, bias);
-    /* More than one panel's depth, enough rows to pack, rows that fall on the same lines. */
+    /* More than the depth of a panel, enough rows to pack, rows that map to the same cache lines. */
     one_product(7, 40, 700, 1, along_rows, transposed, bias);
     one_product(70, 100, 90, 1, along_rows, transposed, bias);
     one_product(30, 140, 40, 984, along_rows, transposed, bias);
@@ -117,7 +117,7 @@ static void run_product(int along_rows, int transposed, int bias) {
     end("product", name);
 }
 
-/* A sparse matrix of three entries in ten, its rows read backwards. */
+/* A sparse matrix with three entries in ten, whose rows are read backwards. */
 static void run_sparse(void) {
     static int64_t indptr[64], indices[SIZE], starts[SIZE], transposed[SIZE], order[64];
     begin();
@@ -148,7 +148,7 @@ static void run_sparse(void) {
     end("sparse", "all");
 }
 
-/* Rows of a matrix from anywhere on. */
+/* Elements numbered from various starts. */
 static void run_dropout(void) {
     begin();
     for (ptrdiff_t n = 1; n <= 600; n += n < 70 ? 1 : 53)
@@ -165,7 +165,7 @@ static void take_doubles(const double *x, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++) take_double(x[i]);
 }
 
-/* Matrices of up to three stripes of columns, of which some are left out. */
+/* Matrices of up to three stripes of columns, some of which are skipped. */
 static void run_normalisation(void) {
     static double memory[6][200];
     const tile_norm s = {memory[0], memory[1], memory[2], memory[3], memory[4], memory[5]};
@@ -253,7 +253,7 @@ static void run_sums(void) {
         put(D, n - 1, n % 2 ? NAN : -INFINITY);
         take_double(tiles->all_finite(n, D));
     }
-    tiles->fetch(5, 70, D, 71);
+    tiles->prefetch(5, 70, D, 71);
     take_double(tiles->multiply_add_rounds(3) > 0);
     end("sum", "all");
 }
@@ -300,7 +300,8 @@ static void run_losses(void) {
         begin();
         for (ptrdiff_t n = 1; n <= 600; n += n < 40 ? 1 : 280)
             for (int wide = 0; wide < 2; wide++)
-                for (int by_class = 0; by_class <= (strcmp(f->name, "cross_entropy") == 0); by_class++) {
+                for (int by_class = 0; by_class <= (strcmp(f->name, "cross_entropy") == 0);
+                     by_class++) {
                     const ptrdiff_t m = 1 + n % 5;
                     if (wide) fill_widely(B, m * n);
                     else fill(B, m * n);
@@ -310,8 +311,8 @@ static void run_losses(void) {
                         row_scale[r] = r % 3 == 2 ? 0 : (1 + uniform()) / 2;
                         classes[r] = (int64_t)(random_bits() % (uint64_t)n);
                     }
-                    f->loss(m, n, 0.4, by_class ? NULL : A, by_class ? classes : NULL, B, row_scale, D,
-                            row_loss);
+                    f->loss(m, n, 0.4, by_class ? NULL : A, by_class ? classes : NULL, B, row_scale,
+                            D, row_loss);
                     take(D, m * n + 8);
                     for (ptrdiff_t r = 0; r < m; r++) take_double(row_loss[r]);
                 }

@@ -1,1 +1,0 @@
-"""The rows of a batch: C functions for `_step` and `_engine`, nothing for Python."""

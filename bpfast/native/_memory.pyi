@@ -1,1 +1,0 @@
-"""A program in memory, for `_engine`; nothing for Python."""

@@ -1,1 +1,0 @@
-"""The ops: C functions for `_step` and `_engine`, nothing for Python."""

@@ -1,1 +1,0 @@
-"""The native step: C functions for `_engine` alone, nothing for Python."""
