@@ -144,7 +144,7 @@ def test_profile_accounts_for_the_step_and_leaves_the_network_alone(rng, threads
 def test_profile_is_of_the_native_engine(rng):
     X, y = rng.standard_normal((40, 64)), rng.integers(0, 10, 40)
     reference = bp.Network([bp.Dense(10)], n_inputs=64, loss="cross_entropy", backend="reference")
-    with pytest.raises(RuntimeError, match="this network's backend is 'reference'"):
+    with pytest.raises(RuntimeError, match="got backend 'reference'"):
         reference.profile(X, y)
 
 

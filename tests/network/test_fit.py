@@ -150,9 +150,9 @@ def test_history(build, problem):
     assert "val_loss" not in plain
     assert history.val_loss[-1] == net.loss(X, y)
     assert history.penalty[-1] == net.penalty(bp.L2(0.1))
-    with pytest.raises(KeyError, match=r"no 'val_loss'; it has loss, learning_rate, seconds"):
+    with pytest.raises(KeyError, match=r"no column 'val_loss'; it has loss, learning_rate, seconds"):
         plain["val_loss"]
-    with pytest.raises(AttributeError, match=r"no 'val_loss'"):
+    with pytest.raises(AttributeError, match=r"no column 'val_loss'"):
         plain.val_loss  # noqa: B018
     assert repr(bp.History()) == "<bpfast.History of 0 epochs>"
     assert repr(history).startswith(f"<bpfast.History of 3 epochs; last: loss {history.loss[-1]:.4g}, ")

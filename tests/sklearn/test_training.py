@@ -72,7 +72,7 @@ def test_partial_fit_stops_early(cancer):
     assert 4 < calls < 100
     assert est.score(Xv, yv) == est.best_validation_score_ == max(est.validation_scores_)
     assert len(est.validation_scores_) == calls
-    with pytest.raises(ValueError, match="without validation_data: pass the rows"):
+    with pytest.raises(ValueError, match="without validation_data: pass held-out rows"):
         est.partial_fit(X, y)
 
 

@@ -36,7 +36,7 @@ if GUIDED:
     INSTRUMENTED = [
         f"bpfast.{name}"
         for name in (
-            "storage.model_file",
+            "storage",
             "training.checkpoint",
             "training.resume",
             "specs",
