@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
 
 from .._state import state_of
 from ..arrays import Array, checks
-from ..arrays.sparse import Features
+from ..engine.interface import Data
 from ..network import Network
 from ..specs import optimizers, penalties
 from ..specs.activations import Activation, Sigmoid, activations
@@ -88,24 +88,17 @@ class Recipe:
     callbacks: list[Callback]
 
 
-@dataclass(frozen=True)
-class FitData:
+@dataclass(frozen=True, eq=False)
+class FitData(Data):
     """Checked data of a fit, and the data that a scorer receives.
 
     Attributes
     ----------
-    X : array or sparse rows (B, I)
-    Y : array
-        Targets in the form that the loss takes.
-    weights : float64 array (B,) or None
     raw : tuple
         X and y as they were passed, for scorers.
     """
 
-    X: Features
-    Y: Array
-    weights: Array | None
-    raw: tuple[Any, Any]
+    raw: tuple[Any, Any] = (None, None)
 
 
 def supports_partial_fit(est: Any) -> bool:

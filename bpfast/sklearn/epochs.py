@@ -17,7 +17,7 @@ from .._state import NetworkState, state_of
 from ..arrays import Array
 from ..arrays.aligned import aligned_copy
 from ..arrays.sparse import take
-from ..engine.interface import Data, OptimizerState, Plan
+from ..engine.interface import OptimizerState, Plan
 from ..native import _core
 from ..network import Network
 from ..specs.losses import Quantile
@@ -176,8 +176,7 @@ class _EstimatorTrainer(Trainer):
         self.batch_size = _batch_size(est.batch_size, self.n, recipe)
         self.starts = np.arange(0, self.n, self.batch_size)
         self.counts = np.minimum(self.batch_size, self.n - self.starts).astype(np.float64)
-        rows = Data(data.X, data.Y, data.weights)
-        self.data = sparsified(self.state, rows, self.batch_size, options.epochs)
+        self.data = sparsified(self.state, data, self.batch_size, options.epochs)
         self.order = _Order(options.rows, self.n, bool(est.shuffle), random)
         self.course = _course(est, recipe, network, options)
 
@@ -306,7 +305,7 @@ def _validate(est: Any, state: NetworkState, options: Options) -> dict[str, floa
     if held_out is None:
         return {}
     try:
-        loss, Z = state.evaluate(Data(held_out.X, held_out.Y, held_out.weights))
+        loss, Z = state.evaluate(held_out)
     except FloatingPointError:
         # An exponent reached its cap.
         loss, Z = np.inf, state.outputs(held_out.X)

@@ -14,7 +14,6 @@ from sklearn.utils import check_random_state
 
 from .._state import state_of
 from ..arrays import Array, checks
-from ..engine.interface import Data
 from ..network import Network
 from ..training.callbacks import CallbackList
 from ..training.history import History
@@ -127,7 +126,7 @@ class Perceptron(BaseMLP):
         with callbacks.running():
             found = minimize(
                 state_of(network),
-                Data(data.X, data.Y, data.weights),
+                data,
                 penalty=penalty,
                 loss_scale=self._scale(),
                 max_iter=self.max_iter,
