@@ -403,6 +403,7 @@ cdef class Core(Memory):
         `bpfast.training.profile`. An exception of a signal handler is raised after the steps are counted.
         """
         self.begin()
+        self.taped_rows = 0
         cdef View p = View(parameters, self.size, self.item_size, True)
         cdef EpochView e = self.set_epoch(data, plan)
         cdef View _state = self.set_update(state, plan.penalty)
@@ -416,7 +417,6 @@ cdef class Core(Memory):
         self.set_plan(plan, e)
         self.set_result(<double*>l.data, <double*>c.data, e.n_batches)
         self.set_timers(<double*>t.data)
-        self.taped_rows = 0
         self.start(3 * self.work_of(e.X, e.batch_size))
         if self.run.team.adaptive and 3 * self.work_of(e.X, e.n) < TEAM_WORK:
             self.run.team.n_threads = 1

@@ -18,7 +18,7 @@ from ..specs.penalties import Penalty
 from . import _core
 
 #: Rows of a sparse X that are converted to dense rows together, if an op reads them so.
-BLOCK = 1024
+DENSE_BLOCK = 1024
 
 
 def _op_row(op: Op) -> tuple[Any, ...]:
@@ -77,7 +77,8 @@ class NativeEngine:
 
     def outputs(self, parameters: Array, X: Features) -> Array:
         if isinstance(X, CSR) and not self.reads_sparse:
-            return np.concatenate([self.outputs(parameters, block.toarray()) for block in X.blocks(BLOCK)])
+            blocks = X.blocks(DENSE_BLOCK)
+            return np.concatenate([self.outputs(parameters, block.toarray()) for block in blocks])
         Z = np.empty((len(X), self.program.n_outputs), self.dtype)
         self.core.outputs(parameters, X, Z, len(X))
         return Z

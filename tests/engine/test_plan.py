@@ -23,7 +23,7 @@ def every_thread_works():
 
 @pytest.fixture
 def epoch(build, rng, make_targets):
-    """epoch(...): one epoch by this backend; its losses, counts and weights afterwards."""
+    """epoch(...): run one epoch on this backend; return losses, counts and the weights."""
     X = rng.normal(size=(ROWS, 5))
     y = {loss: make_targets(loss, ROWS, 3, rng) for loss in ("cross_entropy", "squared_error")}
     weights = rng.random(ROWS)
@@ -87,7 +87,7 @@ def test_the_same_bits_at_any_number_of_threads(epoch, rng, name):
 
 
 def test_an_order_is_the_shuffled_order(epoch):
-    """The order that (seed, epoch) stands for, given as numbers, makes the same bits."""
+    """The order of (seed, epoch), given as row numbers, gives bitwise identical results."""
     by_seed = epoch(shuffle=(3, 1))
     by_number = epoch(order=bp.reference.permutation(ROWS, 3, 1))
     for one, other in zip(by_seed, by_number, strict=True):
@@ -109,7 +109,7 @@ def test_an_order_may_leave_rows_out(build, rng):
 
 
 def test_the_scale_multiplies_loss_and_gradient(epoch, build, rng, error):
-    """One batch with a scale of 2 is a step of plain descent with twice the rate."""
+    """One batch with a scale of 2 is a step of gradient descent with twice the rate."""
     X, y = rng.normal(size=(ROWS, 5)), rng.normal(size=(ROWS, 3))
     ends, losses = [], []
     for scale, rate in ((2.0, 0.1), (1.0, 0.2)):
@@ -136,6 +136,6 @@ def test_the_objective_is_the_loss_and_the_penalty(build, rng, name):
 
 @pytest.mark.parametrize("bad", [[0, ROWS], [-1, 0], []])
 def test_the_native_engine_checks_an_order(epoch, bad):
-    """Row numbers become addresses."""
+    """Wrong row numbers would become wrong addresses."""
     with pytest.raises(ValueError, match="order must"):
         epoch(backend="native", order=np.array(bad, np.int64), rates=np.array([0.1]))

@@ -1,4 +1,4 @@
-"""The compiled module itself: instruction sets, the order of rows, and the checks of what it gets."""
+"""The compiled module: instruction sets, the order of rows, and checks of its arguments."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from bpfast.native import _core
 
 @pytest.mark.parametrize("isa", _core.isas())
 def test_every_instruction_set_agrees(isa, rng):
-    """In a process of its own; those with FMA give the same bits as each other."""
+    """In separate processes; instruction sets with FMA give bitwise identical results."""
     code = (
         "import sys, numpy as np, bpfast as bp\n"
         "rng = np.random.default_rng(0)\n"
@@ -46,7 +46,7 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch):
 
 
 def dense_row(kind="dense", offsets=(0, -1, -1, -1), sources=(0,), target=1, numbers=(0.0,)):
-    """An op as `_engine` takes it."""
+    """An op as `Core` takes it."""
     return (kind, "identity", numbers, sources, target, offsets, ("W", "b"), False, (False,) * len(sources))
 
 
@@ -73,7 +73,7 @@ PROGRAMS = [
 
 
 def test_the_runtime_refuses_wrong_memory():
-    """`_engine` itself checks sizes: a mistake above it must not become a crash."""
+    """`Core` itself checks sizes: a mistake of its caller must not crash."""
     net = bp.Network([bp.Dense(2)], n_inputs=3, loss="squared_error", backend="native")
     core, flat = net._state.engine.core, net._state.flat
     with pytest.raises(ValueError, match="the array must have 12 elements; got 9"):
@@ -104,7 +104,7 @@ def test_the_runtime_refuses_wrong_heads():
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 1000])
-def test_the_order_of_the_rows_is_the_reference_s(n):
+def test_the_order_of_rows_is_that_of_the_reference(n):
     for seed, epoch in ((0, 0), (0, 1), (7, 3), (2**63 - 1, 2**40)):
         order = np.empty(n, np.int64)
         _core.shuffled(order, seed, epoch)
@@ -113,7 +113,7 @@ def test_the_order_of_the_rows_is_the_reference_s(n):
 
 
 def test_the_order_is_fair():
-    """Every place gets every row about as often."""
+    """Every row is about equally frequent at every position."""
     orders = np.array([reference.permutation(5, 1, epoch) for epoch in range(4000)])
     counts = np.array([(orders == row).sum(axis=0) for row in range(5)])
     assert np.abs(counts - 800).max() < 5 * np.sqrt(800)

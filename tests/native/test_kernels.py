@@ -1,4 +1,4 @@
-"""The native kernels against their twins in `bpfast.reference`."""
+"""The native kernels compared with their counterparts in `bpfast.reference`."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def draw(rng, dtype, *shape):
 
 
 def check(cases, native, twin, error, tolerance):
-    """Every case with 1, 2, 3 and 5 threads: the same bits, and the reference's numbers.
+    """Every case with 1, 2, 3 and 5 threads: bitwise identical, and equal to the reference.
 
     The threads are the outer loop, since a team is made anew when its size changes.
     """
@@ -136,7 +136,7 @@ def test_link(name, dtype, rng, error):
 
 
 def test_a_row_does_not_depend_on_its_neighbours(rng):
-    """The place of a row among tiles and blocks changes no bit of it."""
+    """The position of a row among tiles and blocks does not change its result."""
     X, W, b = draw(rng, "float32", 41, 300), draw(rng, "float32", 300, 53), draw(rng, "float32", 53)
     whole = kernels.dense_forward(X, W, b, "gelu")
     for rows in (slice(0, 1), slice(3, 10), slice(13, 41)):
@@ -172,7 +172,7 @@ def test_out_takes_the_result(rng):
     strided = np.empty((6, 8), np.float32)[:, ::2]
     assert kernels.dense_forward(X, W, out=strided) is strided
     assert (strided == expected).all()
-    # Into one of its own inputs.
+    # Into one of the inputs.
     assert kernels.dense_forward(X, W, out=X) is X
     assert (expected == X).all()
 
@@ -220,7 +220,7 @@ COUNTS = st.one_of(st.none(), st.integers(-2, 7), FLOATS)
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_argument_crashes_a_kernel(data):
-    """Whatever comes in: a result, or a TypeError, ValueError or FloatingPointError."""
+    """Any input gives a result, or a TypeError, ValueError or FloatingPointError."""
     name = data.draw(
         st.sampled_from(
             ["dense_forward", "activation_derivative", "propagate_delta", "weight_gradient", "loss_and_delta"]
@@ -261,7 +261,7 @@ def test_any_shape_agrees_with_the_reference(B, I, O, dtype, seed):
         (kernels.propagate_delta(D, W, X, "tanh"), reference.propagate_delta(D, W, X, "tanh")),
         *zip(kernels.weight_gradient(X, D), reference.weight_gradient(X, D), strict=True),
     ]
-    # A short sum may cancel to nearly nothing: the bound is on the sizes that went into it.
+    # A short sum may nearly cancel: the bound is relative to the size of its terms.
     for result, expected in pairs:
         scale = max(np.abs(expected).max(), 1.0)
         assert np.abs(result - expected).max() <= TOLERANCE[dtype] * scale

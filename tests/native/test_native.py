@@ -1,4 +1,4 @@
-"""The native engine against the reference engine, and against itself with other threads."""
+"""The native engine compared with the reference engine, and with itself on other numbers of threads."""
 
 import itertools
 
@@ -23,8 +23,8 @@ RULES = {
     "nesterov": bp.SGD(0.02, momentum=0.9, nesterov=True),
     "adam": bp.Adam(),
     "adamw": bp.AdamW(weight_decay=0.1),
-    # At a stationary point the small ε makes it chaotic: there one ulp, also between two references,
-    # is 1e-6 after 20 steps. So small a rate does not get there in 50.
+    # At a stationary point the small ε makes it chaotic: one ulp, also between two references, becomes 1e-6
+    # after 20 steps. This small rate does not reach one in 50 steps.
     "rmsprop": bp.RMSprop(1e-5),
     "adagrad": bp.Adagrad(),
     "rprop": bp.Rprop(1e-4, eta_plus=1.1),
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("every_thread_works")
 
 
 def twins(widths, activation, loss, dtype, **options):
-    """The same network on both engines."""
+    """Return the same network on both engines."""
     return [
         bp.Network(
             [*(bp.Dense(n, activation) for n in widths[1:-1]), bp.Dense(widths[-1])],
@@ -63,7 +63,7 @@ def worst(native, expected, error):
 
 
 def test_every_row_of_the_tables_is_in_both_engines():
-    """Adding a member is a change in spec, reference and native table: none may lack."""
+    """A member of a family must be in the specification, the reference and the native table."""
     native = _core.tables()
     rules = {spec.rule for spec in RULES.values()}
     assert set(native["activation"]) == set(reference.ACTIVATIONS) == set(activations)
@@ -113,7 +113,7 @@ def test_one_step(activation, loss, dtype, rng, error, make_targets):
 @pytest.mark.parametrize("rule", list(RULES))
 def test_fifty_steps(rule, penalty, rng, error, make_targets):
     """float64, every activation and loss under every rule and penalty: 1e-12 after 1, 1e-9 after 50."""
-    # With weights no sum of a hinge's ±1 cancels: at 0 or 1e-18, a sign is anybody's guess.
+    # With weights no sum of a hinge's ±1 cancels; at 0 or 1e-18 the sign would be arbitrary.
     X, w = rng.normal(size=(9, 4)), 0.5 + rng.random(9)
     for activation, loss in itertools.product(activations, losses):
         y = make_targets(loss, 9, 3, rng)
@@ -145,7 +145,7 @@ def test_one_step_in_float32(rule, penalty, rng, error):
 
 @pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("penalty", [None, "frobenius", "l1"])
-def test_the_same_bits_with_any_number_of_threads(rule, penalty, rng):
+def test_results_are_bitwise_identical_for_any_number_of_threads(rule, penalty, rng):
     """Ragged batches, a shuffled order, weights: 1, 2, 3 and 5 threads."""
     X, y, w = rng.normal(size=(101, 37)), rng.integers(0, 7, 101), rng.random(101)
     batch = None if rule == "rprop" else 33
@@ -234,7 +234,7 @@ def test_predicting_between_forward_and_backward_is_harmless(rng):
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 97])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_threads_without_rows_have_their_gradients(rng, dtype, batch_size, shuffle):
-    """Batches of fewer rows than threads, and last ones: nobody goes by where an earlier batch was."""
+    """Batches with fewer rows than threads, and last ones: no thread uses pointers of an earlier batch."""
     X, y = rng.standard_normal((101, 77)).astype(dtype), rng.integers(0, 10, 101)
     found = set()
     for threads in (1, 2, 3, 5, 8):

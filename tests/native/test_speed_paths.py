@@ -1,4 +1,4 @@
-"""What is there for speed alone changes nothing: the prepared prediction, the pace, the profile."""
+"""Optimizations must not change results: fast prediction, autotuning of the team, the profile."""
 
 import re
 import tracemalloc
@@ -20,7 +20,7 @@ def network(loss="cross_entropy", outputs=10, **options):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "log_loss", "poisson", "squared_error"])
 @pytest.mark.parametrize("rows", [1, 2, 3, 64, 300])
-def test_a_prepared_prediction_has_the_bits_of_a_checked_one(rng, rows, loss, dtype, bytes_of):
+def test_fast_prediction_is_bitwise_identical_to_the_checked_one(rng, rows, loss, dtype, bytes_of):
     net = network(loss, dtype=dtype)
     X = rng.standard_normal((rows, 64)).astype(dtype)
     ready = net._state.engine.predict(net._state.flat, X, net._state.link_name)
@@ -74,7 +74,7 @@ def test_a_prediction_of_a_row_allocates_nothing_but_its_result(rng):
     finally:
         tracemalloc.stop()
     assert net._state.engine.core.nbytes == held
-    # An array object and its place in the list, beside its elements.
+    # An array object and its place in the list, in addition to its elements.
     assert grown < 100 * (kept[0].nbytes + 300)
 
 
@@ -102,7 +102,7 @@ def test_rows_in_their_own_order_are_read_where_they_are(rng, tmp_path):
 
 
 def test_the_pace_changes_no_bit(rng):
-    """Steps go over from the team to one thread and back while the clock decides."""
+    """Steps switch between the team and one thread as their timings decide."""
     X, y = rng.standard_normal((6400, 20)).astype(np.float32), rng.integers(0, 3, 6400)
     found = set()
     old = _core.work_per_thread(1e-9)

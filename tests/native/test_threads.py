@@ -23,7 +23,7 @@ def long_training(**options):
 
 
 def test_threads_are_really_used(rng):
-    """The test above would pass with one thread: see that others run."""
+    """The tests of thread counts would pass with one thread: check that others run."""
     if not _core.openmp():
         return
     code = (
@@ -51,7 +51,7 @@ def test_an_interrupt_stops_soon_and_leaves_usable_weights(batch_size):
     sent = []
 
     def interrupt():
-        # Past the first epoch, however long that takes here.
+        # After the first epoch, however long that takes.
         while net.epochs == 0:
             time.sleep(0.01)
         time.sleep(0.1)
@@ -118,7 +118,7 @@ def test_the_gil_is_released_while_training():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_signal_handler_can_not_use_the_network_that_it_interrupts(threads):
+def test_a_signal_handler_cannot_use_the_network_that_it_interrupts(threads):
     net, X, y = long_training(threads=threads)
     caught = []
 
@@ -139,7 +139,7 @@ def test_a_signal_handler_can_not_use_the_network_that_it_interrupts(threads):
     assert untouched._state.flat.tobytes() == net._state.flat.tobytes()
 
 
-def test_a_loop_of_ones_own_is_refused_inside_a_fit(rng):
+def test_manual_training_inside_fit_raises(rng):
     X, y = rng.normal(size=(20, 3)), rng.normal(size=(20, 1))
     net = bp.Network([bp.Dense(1)], n_inputs=3, loss="squared_error")
 

@@ -40,7 +40,7 @@ def build(folder, *options):
     return folder / "harness"
 
 
-def test_neon_gives_the_bits_of_avx2(tmp_path):
+def test_neon_is_bitwise_identical_to_avx2(tmp_path):
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if "avx2" not in _core.isas():
         missing.append("a CPU with AVX2")

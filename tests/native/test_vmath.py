@@ -1,4 +1,4 @@
-"""The vectorised elementary functions: no further from the truth than their table states."""
+"""The vectorised elementary functions, within the maximum errors that their table states."""
 
 import functools
 
@@ -12,7 +12,7 @@ from bpfast.native import _core
 ISAS = _core.isas()
 FUSED = [isa for isa in ISAS if isa != "baseline"]
 DTYPES = ("float32", "float64")
-#: Where a function changes its formula, overflows or falls to subnormals.
+#: Arguments at which a function changes its formula, overflows or becomes subnormal.
 RANGES = {
     "exp": [(-104, -87), (-88, 89), (-1, 1)],
     "expm1": [(-18, 89), (-1, 1), (-1e-3, 1e-3)],
@@ -24,7 +24,7 @@ RANGES = {
     "softplus": [(-104, 20), (-2, 2)],
     "normal_cdf": [(-14.3, 6), (-2, 2)],
 }
-#: And for float64, whose ranges are wider.
+#: The same for float64, whose ranges are wider.
 WIDER = {
     "exp": [(-746, -708), (-745, 710)],
     "expm1": [(-38, 710)],
@@ -36,7 +36,7 @@ WIDER = {
     "softplus": [(-746, -30)],
     "normal_cdf": [(-38.6, -14)],
 }
-#: Where a search over all floats and many doubles found the largest errors, with FMA and without.
+#: Arguments at which a search over all floats and many doubles found the largest errors, with FMA and not.
 WORST = {
     "exp": [5.198683738708496, 5.199066162109375, -29.446832213344351, 105.01853665087219],
     "expm1": [0.3469526171684265, 0.34734848141670227, 0.34673159762627015, 0.34673316785475877],
@@ -68,12 +68,12 @@ EXACT = {
     "erf": mpmath.erf,
     "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
     "softplus": lambda x: x if x > 800 else mpmath.log1p(mpmath.exp(x)),
-    # Beyond 40 it is 0 or 1, and mpmath would work that out.
+    # Beyond 40 it is 0 or 1, which mpmath would compute at length.
     "normal_cdf": lambda x: mpmath.erfc(-max(-40, min(x, 40)) / mpmath.sqrt(2)) / 2,
 }
 INF, NAN = np.inf, np.nan
 SPECIALS = (0.0, -0.0, INF, -INF, NAN)
-#: What comes of those five.
+#: The results for those five.
 SPECIAL_RESULTS = {
     "exp": (1.0, 1.0, INF, 0.0, NAN),
     "expm1": (0.0, -0.0, INF, -1.0, NAN),
@@ -90,7 +90,7 @@ FUNCTIONS = list(SPECIAL_RESULTS)
 
 @pytest.fixture(params=ISAS)
 def isa(request, monkeypatch):
-    """Every instruction set of this CPU in turn, in this process."""
+    """Run with each instruction set of this CPU, in this process."""
     monkeypatch.setenv("BPFAST_ISA", request.param)
     return request.param
 
@@ -103,7 +103,7 @@ def elementary(name, x):
 
 @functools.cache
 def sample(name, dtype):
-    """All magnitudes, subnormal ones too, then the ranges densely; where the function is finite."""
+    """All magnitudes, subnormal ones included, then dense ranges, where the function is finite."""
     bits, everywhere, swept = (np.uint32, 2**20, 2**17) if dtype == "float32" else (np.uint64, 8000, 4000)
     step = np.iinfo(bits).max // everywhere
     x = (np.arange(everywhere, dtype=bits) * bits(step)).view(dtype)
@@ -122,7 +122,7 @@ def ulp(value, dtype):
 
 @functools.cache
 def truth(name, dtype):
-    """The values at the sample in float64, and what they lack, in ulp; the largest number for infinity."""
+    """The true values at the sample in float64, and their errors in ulp; the largest number for infinity."""
     x, top = sample(name, dtype), float(np.finfo(dtype).max)
     if dtype == "float32":
         with np.errstate(over="ignore", under="ignore"):
@@ -162,7 +162,7 @@ def test_special_values(name, dtype, isa):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_tail_has_the_bits_of_the_middle(name, dtype, isa):
+def test_the_tail_is_bitwise_identical_to_the_middle(name, dtype, isa):
     x = sample(name, dtype)
     x = x[:: len(x) // 100].copy()
     whole = elementary(name, x)
@@ -175,7 +175,7 @@ def test_a_tail_has_the_bits_of_the_middle(name, dtype, isa):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_same_bits_with_fma(name, dtype, monkeypatch):
+def test_results_with_fma_are_bitwise_identical(name, dtype, monkeypatch):
     bits = set()
     for isa in FUSED:
         monkeypatch.setenv("BPFAST_ISA", isa)
