@@ -188,7 +188,7 @@ def confusion_matrix(y_true: ArrayLike, y_predicted: ArrayLike, n_classes: int) 
     return np.bincount(flat, minlength=n_classes * n_classes).reshape(n_classes, n_classes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassScores:
     """Scores of each class; a score whose denominator is 0 is 0.
 
@@ -232,7 +232,7 @@ def _share(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """Predicted probabilities compared with observed frequencies, in bins.
 
@@ -353,7 +353,7 @@ def stated_probabilities(
     return y == best, P[np.arange(len(P)), best]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RegressionScores:
     """Scores of a regression.
 

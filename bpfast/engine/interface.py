@@ -23,7 +23,7 @@ from .program import Op, Program
 Noise = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingPass:
     """How a forward pass in training differs from one in prediction.
 
@@ -54,7 +54,7 @@ class TrainingPass:
         return all(p is not None and self.lr_scales.get(p.name) == 0 for p in (op.W, op.b))
 
 
-@dataclass
+@dataclass(eq=False)
 class OptimizerState:
     """The state of an optimizer between steps, for one network.
 
@@ -106,7 +106,7 @@ class Data:
         return len(self.X)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The plan of an epoch, which an engine reads as a whole.
 

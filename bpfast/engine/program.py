@@ -27,7 +27,7 @@ MAX_PARAMETERS = 2**40
 MAX_OPS, MAX_DEPTH = 10_000, 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parameter:
     """A block of the flat vector: a trained parameter, or a running statistic if not `trained`."""
 
@@ -50,7 +50,7 @@ class Parameter:
         return slice(self.offset, self.offset + self.size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Op:
     """One op of the program: it computes the value `target` from the values `sources`.
 
@@ -102,7 +102,7 @@ class Op:
         return self.sources[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Head:
     """An auxiliary loss on a value; it enters the objective with a weight."""
 
@@ -112,7 +112,7 @@ class Head:
     weight: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """A compiled network, as engines run it.
 
@@ -199,7 +199,7 @@ def _with_loss(head: Head, program: Program, loss: Loss) -> Head:
     return replace(head, loss=own)
 
 
-@dataclass
+@dataclass(eq=False)
 class ProgramBuilder:
     """Collects the ops and parameters that layers append: see `bpfast.specs.builder.Builder`."""
 

@@ -26,7 +26,7 @@ from .epoch import Progress
 from .history import History
 
 
-@dataclass
+@dataclass(eq=False)
 class FitRun:
     """A training run, as a checkpoint stores it.
 

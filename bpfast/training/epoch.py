@@ -20,7 +20,7 @@ from .loop import Epoch
 BLOCK_BYTES, WINDOW_BLOCKS = 2**22, 16
 
 
-@dataclass
+@dataclass(eq=False)
 class Progress:
     """Progress of an epoch.
 

@@ -26,7 +26,7 @@ from .options import FitOptions
 TOO_FAR = 1e150
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Minimum:
     """Result of `minimize`.
 

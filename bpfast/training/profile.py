@@ -26,7 +26,7 @@ PHASES = ("forward", "delta", "gradient and update")
 WHOLE = ("gather", "loss", "waiting")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """Seconds of an epoch by op and phase, averaged over the threads.
 

@@ -26,7 +26,7 @@ from .epoch import Progress
 _SAMPLE, _SAMPLE_ROWS = 2**22, 1024
 
 
-@dataclass
+@dataclass(eq=False)
 class SavedRun:
     """A run read from a checkpoint and compared with the run that continues it.
 

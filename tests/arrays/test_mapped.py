@@ -114,7 +114,7 @@ def test_block_order(n, columns):
     order = epochs.block_order(n, columns, 7, 2)
     assert (np.sort(order) == np.arange(n)).all()
     assert (order == epochs.block_order(n, columns, 7, 2)).all()
-    piece = max(1, epochs.PIECE_BYTES // (4 * columns))
+    piece = max(1, epochs.BLOCK_BYTES // (4 * columns))
     key = reference.mix64(reference.mix64(7) + 2)
     pieces = reference.permutation(-(-n // piece), key, -(-n // piece))
     expected = []

@@ -316,22 +316,22 @@ def test_the_engine_checks_array_sizes():
     net = network((4, 2))
     core, Z = net._state.engine.core, np.empty((2, 2), np.float32)
     starts, places, values = np.array([0, 1, 2]), np.array([0, 3]), np.ones(2, np.float32)
-    core.outputs(net._state.flat, (starts, places, values), Z, 2)
+    core.outputs(net._state.flat, CSR(starts, places, values, (2, 4)), Z, 2)
     for wrong in (
         (starts[:2], places, values),
         (starts, places[:1], values),
         (starts, places, values[:1]),
         (starts + 1, places, values),
     ):
-        with pytest.raises(ValueError, match=r"wanted|indptr"):
-            core.outputs(net._state.flat, wrong, Z, 2)
+        with pytest.raises(ValueError, match=r"must have|indptr"):
+            core.outputs(net._state.flat, CSR(*wrong, (2, 4)), Z, 2)
     with pytest.raises(TypeError, match="8-byte items"):
-        core.outputs(net._state.flat, (starts, places.astype(np.int32), values), Z, 2)
+        core.outputs(net._state.flat, CSR(starts, places.astype(np.int32), values, (2, 4)), Z, 2)
     with pytest.raises(TypeError, match="4-byte items"):
-        core.outputs(net._state.flat, (starts, places, values.astype(float)), Z, 2)
+        core.outputs(net._state.flat, CSR(starts, places, values.astype(float), (2, 4)), Z, 2)
     other = network((4, 2), first=[bp.Activation("relu")])
-    with pytest.raises(ValueError, match="a dense X is wanted"):
-        other._state.engine.core.outputs(other._state.flat, (starts, places, values), Z, 2)
+    with pytest.raises(ValueError, match="X must be dense"):
+        other._state.engine.core.outputs(other._state.flat, CSR(starts, places, values, (2, 4)), Z, 2)
 
 
 def tampered(part, value, place=0):

@@ -47,6 +47,6 @@ def test_import_from_an_unbuilt_checkout(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 1
         said.append(done.stderr)
-    assert said[0].startswith(f"bpfast is being imported from its source checkout ({tmp_path})")
+    assert said[0].startswith(f"bpfast is imported from its source checkout ({tmp_path})")
     assert "Traceback" not in said[0]
-    assert "ImportError: bpfast is being imported from its source checkout" in said[1]
+    assert "ImportError: bpfast is imported from its source checkout" in said[1]

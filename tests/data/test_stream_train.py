@@ -306,7 +306,7 @@ def test_the_benchmark_runs(words: list[str]) -> None:
         small += ["--epochs", "1", "--rounds", "1", "--memory", "0.1", "--hidden", "8", "--least", "0"]
     done = subprocess.run([sys.executable, "-P", str(script), *words, *small], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"peak \d+ MB \(most 600\)", done.stdout)
+    assert re.search(r"peak \d+ MB \(at most 600\)", done.stdout)
     assert not os.listdir(), "its files are removed"
 
 

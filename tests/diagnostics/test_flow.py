@@ -231,7 +231,7 @@ def test_the_pictures(tmp_path, rng):
     net.fit(X, y, epochs=3, callbacks=[record])
     figure = record.plot(tmp_path / "record.png")
     assert [axis.get_ylabel() for axis in figure.axes] == [
-        "‖∂L/∂W‖", "‖ΔW‖ / ‖W‖ an epoch", "share where f is flat",
+        "‖∂L/∂W‖", "‖ΔW‖ / ‖W‖ per epoch", "share where f is flat",
     ]  # fmt: skip
     assert figure.axes[0].get_yscale() == "log"
     assert len(figure.axes[0].get_lines()) == 3

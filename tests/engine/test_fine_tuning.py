@@ -186,13 +186,13 @@ def test_a_frozen_batch_norm_is_the_same_in_both_engines_and_at_any_thread_count
 def test_wrong_layers_and_scales_are_named(data):
     net = network()
     for scales, kind, message in (
-        ({7: 0.1}, ValueError, "there is no layer 7; this network has layers 0 to 3"),
-        ({"1.1.W": 0.1}, ValueError, "there are no parameters in '1.1.W'"),
+        ({7: 0.1}, ValueError, "layer index must be from 0 to 3; got 7"),
+        ({"1.1.W": 0.1}, ValueError, "unknown layer or parameter '1.1.W'"),
         ({0: -1}, ValueError, r"scales\[0\] must be at least 0"),
         ({0: "a"}, TypeError, r"scales\[0\] must be a number"),
-        ({True: 1}, TypeError, "a layer's number or a name such as '0.W' is wanted; got True"),
+        ({True: 1}, TypeError, "a layer must be an index or a name such as '0.W'; got True"),
         ([0], TypeError, "scales must be a dict"),
-        ({0: 0.1, 9: 1}, ValueError, "no layer 9"),
+        ({0: 0.1, 9: 1}, ValueError, "layer index must be from 0 to 3; got 9"),
     ):
         with pytest.raises(kind, match=message):
             net.scale_learning_rates(scales)
@@ -374,11 +374,11 @@ def test_lbfgs_refuses_what_it_cannot_do(data):
     noisy = bp.Network([bp.Dropout(), bp.Dense(4)], **SIZES)
     renormal = bp.Network([bp.BatchRenorm(), bp.Dense(4)], **SIZES)
     for fails, options, message in (
-        (net, {"batch_size": 8}, "LBFGS takes all rows at once; pass batch_size=None"),
+        (net, {"batch_size": 8}, "LBFGS needs the full batch; pass batch_size=None"),
         (net, {"penalty": bp.L1(0.1)}, "LBFGS needs a penalty with a derivative"),
         (net, {"weight_noise": 0.1}, "LBFGS needs an objective that stays the same"),
         (noisy, {}, "LBFGS needs an objective that stays the same"),
-        (renormal, {}, "BatchRenorm holds r and d constant; take BatchNorm"),
+        (renormal, {}, "BatchRenorm holds r and d constant; use BatchNorm"),
     ):
         with pytest.raises(ValueError, match=message):
             fails.fit(*data, optimizer=bp.LBFGS(), **options)

@@ -146,7 +146,7 @@ def test_manual_training_inside_fit_raises(rng):
     class Meddler(bp.Callback):
         def on_epoch_end(self, network, history):
             for call in (lambda: network.forward(X, training=True), lambda: network.update("adam")):
-                with pytest.raises(RuntimeError, match="while fit is at work"):
+                with pytest.raises(RuntimeError, match="while fit is running"):
                     call()
             network.predict(X)
 

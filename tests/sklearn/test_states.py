@@ -120,7 +120,7 @@ def test_a_converted_estimator_restores_its_best_weights():
 
 @pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
 def test_class_weights_are_checked(weight):
-    with pytest.raises(ValueError, match="class_weight holds"):
+    with pytest.raises(ValueError, match="class_weight contains"):
         MLPClassifier(class_weight={0: weight}).fit(X, y)
     with pytest.raises(ValueError, match="class_weight is all 0"):
         MLPClassifier(class_weight={0: 0, 1: 0, 2: 0}).fit(X, y)
@@ -317,7 +317,7 @@ MISTAKES = [
     ({"batch_norm": "yes"}, "MLPClassifier: batch_norm must be True or False; got 'yes'"),
     ({"activation": ("relu", "tanh")}, "activation has 2 entries for 1 hidden layers"),
     ({"class_weight": {0: 2, 77: 1}}, r"class_weight names 77, which is not one of the classes \[0 1 2\]"),
-    ({"callbacks": [bp.ProgressBar]}, r"make one: ProgressBar\(\)"),
+    ({"callbacks": [bp.ProgressBar]}, r"create one: ProgressBar\(\)"),
     ({"callbacks": [print]}, "derive it from bp.Callback"),
     ({"early_stopping": True, "scoring": "r2_score"}, "r2_score"),
     ({"early_stopping": True, "scoring": lambda est, A, b: None}, "failed on the held-out rows"),
@@ -341,7 +341,7 @@ def test_errors_name_the_mistake(options, said):
         ((np.full_like(X, np.nan), y), "validation_data: Input X contains NaN"),
         ((X, y[:5]), "validation_data: Found input variables with inconsistent"),
         ((X, y + 1), "validation_data: y contains"),
-        ((X, y, -np.ones(len(y))), "validation_data: sample_weight holds"),
+        ((X, y, -np.ones(len(y))), "validation_data: sample_weight contains"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

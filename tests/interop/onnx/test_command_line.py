@@ -65,7 +65,7 @@ def test_a_regression_model_takes_raw_rows(houses, tmp_path, dtype, error, capsy
 
     options = ("--target", "price", "--ignore", "dear", "--dtype", dtype)
     model, exported, out = trained(houses, tmp_path, *options)
-    assert "takes 3 columns, gives variable" in capsys.readouterr().out
+    assert "inputs: 3 columns; outputs: variable" in capsys.readouterr().out
     expected = pandas.read_csv(out)["prediction"].to_numpy()
     frame = pandas.read_csv(houses)
     for rows in (str(houses), frame, frame.to_dict("list")):
