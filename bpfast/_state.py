@@ -23,6 +23,7 @@ from . import backends, reference
 from .arrays import Array, checks
 from .arrays.aligned import aligned, aligned_copy
 from .arrays.sparse import Features
+from .arrays.threads import check_threads
 from .engine import interface
 from .engine.interface import Data, Engine, OptimizerState, TrainingPass
 from .engine.program import Program, compile_program
@@ -116,7 +117,7 @@ class NetworkState:
         self.loss = loss
         self.dtype = checks.dtype_of(dtype)
         self.seed = integer("Network", "seed", seed, at_least=0)
-        self.threads = checks.threads(threads)
+        self.threads = check_threads(threads)
         self.backend = backends.resolve_backend(backend)
         program = compile_program(self.layers, integer("Network", "n_inputs", n_inputs, at_least=1))
         self.program = program.with_losses(loss)

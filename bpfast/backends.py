@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from . import kernels
-from .arrays import Array, checks
+from .arrays import Array
+from .arrays.threads import default_threads
 from .engine.interface import Engine
 from .engine.program import Program
 from .native.engine import NativeEngine
@@ -33,7 +34,7 @@ def make_engine(program: Program, dtype: np.dtype[Any], backend: str, threads: i
     """Return an engine for a program."""
     if backend == "reference":
         return ReferenceEngine(program, dtype)
-    return NativeEngine(program, dtype, threads or checks.default_threads())
+    return NativeEngine(program, dtype, threads or default_threads())
 
 
 def evaluate(

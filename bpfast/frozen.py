@@ -15,6 +15,7 @@ from . import backends
 from ._state import BaseNetwork, state_of
 from ._summary import layer_widths
 from .arrays import Array, checks
+from .arrays.threads import check_threads
 from .arrays.aligned import aligned_copy
 from .engine.interface import Engine, outputs
 from .specs.losses import Loss, link_of
@@ -83,7 +84,7 @@ class FrozenNetwork:
 
     def __init__(self, network: BaseNetwork, threads: int | None = 1) -> None:
         state = state_of(network)
-        self.threads = checks.threads(threads)
+        self.threads = check_threads(threads)
         self.loss_spec: Loss = state.loss
         self.dtype = state.dtype
         self.backend = state.backend

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import backends
-from .arrays import checks
+from .arrays.threads import default_threads
 from .native import _core
 
 # The build reads the version from here. importlib.metadata would double the import time.
@@ -33,7 +33,7 @@ def info() -> dict[str, Any]:
         "isa": _core.isa(),
         "isas": _core.isas(),
         "openmp": _core.openmp(),
-        "threads": checks.default_threads() if _core.openmp() else 1,
+        "threads": default_threads() if _core.openmp() else 1,
         "compiler": _core.compiler(),
         "python": ".".join(map(str, sys.version_info[:3])),
         "numpy": np.__version__,

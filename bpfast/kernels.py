@@ -13,6 +13,7 @@ import numpy as np
 
 from .arrays import Array, checks
 from .arrays.aligned import LINE, aligned_copy
+from .arrays.threads import check_threads, default_threads
 from .native import _core
 from .reference import formulas as reference
 from .specs.activations import Activation, activations
@@ -23,7 +24,7 @@ COPY_ROWS = 64
 
 
 def _threads(value: int | None) -> int:
-    return checks.threads(value) or checks.default_threads()
+    return check_threads(value) or default_threads()
 
 
 def _result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any) -> tuple[Array, Array]:

@@ -5,13 +5,11 @@ Every message names the argument, what was passed and what is expected.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..native import _core
 from ..specs.losses import CustomLoss, Loss
 from . import Array, sparse
 from .rows import rows_of
@@ -313,29 +311,3 @@ def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     if not out.flags.writeable:
         raise ValueError("out must be writable; got a read-only array")
     return out
-
-
-def threads(value: Any) -> int | None:
-    """Check a number of threads; None stands for the default."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"threads must be an integer or None; got {value!r}")
-    if not 1 <= value <= 1024:
-        raise ValueError(f"threads must be from 1 to 1024; got {value}")
-    return int(value)
-
-
-def default_threads() -> int:
-    """Return `BPFAST_NUM_THREADS` if set, else the number of cores this process may use.
-
-    The cores are limited further by OpenMP's own limit: `OMP_NUM_THREADS`, or what joblib or threadpoolctl
-    set for worker processes that share the cores.
-    """
-    text = os.environ.get("BPFAST_NUM_THREADS")
-    if text:
-        if not text.isdecimal() or not 1 <= int(text) <= 1024:
-            raise ValueError(f"BPFAST_NUM_THREADS must be an integer from 1 to 1024; got {text!r}")
-        return int(text)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _core.thread_limit()))

@@ -19,7 +19,7 @@ ENTRIES: dict[str, str] = {
     "penalties": "the weights that each penalty leaves, how many are 0, and the accuracy",
     "saddle": "x² - y²: which optimizers stay at the saddle point, and which leave it",
     "vanishing": "twelve hidden layers of sigmoids learn nothing; six remedies and their effects",
-    "batch-renorm": "batches of few classes: BatchNorm fails, BatchRenorm does not; and where it fails too",
+    "batch-renorm": "batches of few classes: where BatchNorm fails and BatchRenorm does not, and where both fail",
     "pretraining": "six hidden layers of sigmoids from random weights, autoencoders and Boltzmann machines",
     "gan": "a generator and a discriminator on a ring of eight Gaussians: modes covered",
     "capsule": "dynamic routing between capsules on the digits, with margin loss and checked gradients",
@@ -31,7 +31,7 @@ ENTRIES: dict[str, str] = {
 def require(name: str) -> None:
     """Raise an error if no example has this name; it suggests the closest one."""
     if name not in ENTRIES:
-        near = difflib.get_close_matches(name.lower(), ENTRIES, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name.lower(), ENTRIES, n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"the gallery has no {name!r}{hint} (examples: {', '.join(ENTRIES)})")
 

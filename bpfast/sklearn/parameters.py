@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import checks
+from ..arrays.threads import check_threads, default_threads
 from ..specs.activations import activations
 from ..specs.losses import losses
 from ..specs.optimizers import optimizers
@@ -77,5 +77,5 @@ def threads_of(n_jobs: Any) -> int | None:
             f"got {n_jobs!r}"
         )
     if n_jobs < -1:
-        return max(1, checks.default_threads() + 1 + int(n_jobs))
-    return checks.threads(n_jobs)
+        return max(1, default_threads() + 1 + int(n_jobs))
+    return check_threads(n_jobs)

@@ -31,9 +31,9 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     Raises
     ------
     IsADirectoryError
-        If the path is a folder.
+        If the path is a directory.
     FileNotFoundError
-        If its folder does not exist.
+        If its directory does not exist.
     """
     require_place(path)
     if _is_special(path):
@@ -56,16 +56,16 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _flush_folder(os.path.dirname(target))
+    _flush_directory(os.path.dirname(target))
 
 
 def require_place(path: str | os.PathLike[str]) -> None:
-    """Raise OSError for a path that is a folder, or whose folder does not exist."""
+    """Raise OSError for a path that is a directory, or whose directory does not exist."""
     target = os.path.realpath(os.fspath(path))
     if os.path.isdir(target):
-        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; expected the name of a file")
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a directory; expected the name of a file")
     if not os.path.isdir(os.path.dirname(target)):
-        raise FileNotFoundError(f"there is no folder {os.path.dirname(target)!r}")
+        raise FileNotFoundError(f"there is no directory {os.path.dirname(target)!r}")
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:
@@ -73,10 +73,10 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
     return os.path.exists(path) and not os.path.isfile(path)
 
 
-def _flush_folder(folder: str) -> None:
-    """Flush the new name to disk, if the system supports flushing folders."""
+def _flush_directory(directory: str) -> None:
+    """Flush the new name to disk, if the system supports flushing directories."""
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

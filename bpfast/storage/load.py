@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._state import NetworkState
-from ..arrays import checks
+from ..arrays.threads import check_threads
 from ..backends import resolve_backend
 from ..engine.program import MAX_OPS, compile_program
 from ..specs.layers import layers
@@ -24,7 +24,7 @@ def load_state(
 ) -> NetworkState:
     """Read a network, and the optimizer's state if the file is a checkpoint; see `bpfast.load`."""
     given = None if loss is None else resolve_loss(loss)
-    threads, backend = checks.threads(threads), resolve_backend(backend)
+    threads, backend = check_threads(threads), resolve_backend(backend)
     with stored(path) as file:
         state = _rebuild(file, given, threads, backend)
         complaint = read_parameters(state, file)

@@ -237,7 +237,7 @@ def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored
     """
     name = os.fspath(path)
     if not os.path.isfile(name):
-        folder = " (it is a folder)" if os.path.isdir(name) else ""
+        folder = " (it is a directory)" if os.path.isdir(name) else ""
         raise FileNotFoundError(f"there is no {what} file {name!r}{folder}")
     try:
         with open(name, "rb") as start:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .._state import NetworkState
 from ..arrays import checks
+from ..arrays.threads import check_threads
 from ..engine.interface import Data, Plan
 from ..engine.program import Op
 from ..native import _core
@@ -153,7 +154,7 @@ def fma_peak(dtype: Any = "float32", threads: int = 1) -> float:
         Sum over the threads, in GFLOP/s.
     """
     size = checks.dtype_of(dtype).itemsize
-    team = checks.threads(threads) or 1
+    team = check_threads(threads) or 1
     rounds = 1000
     while _timed(size, rounds, 1)[1] < 1e-3:
         rounds *= 2

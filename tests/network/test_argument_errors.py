@@ -5,7 +5,7 @@ import pytest
 
 import bpfast as bp
 from bpfast import backends
-from bpfast.arrays import checks
+from bpfast.arrays.threads import default_threads
 
 
 def option(name, value, kind, match):
@@ -196,12 +196,12 @@ def test_environment_backend_is_used(monkeypatch, backend, unset):
 def test_environment_threads(monkeypatch, value):
     monkeypatch.setenv("BPFAST_NUM_THREADS", value)
     with pytest.raises(ValueError, match=r"BPFAST_NUM_THREADS must be an integer from 1 to 1024; got"):
-        checks.default_threads()
+        default_threads()
 
 
 @pytest.mark.parametrize("value", ["1", "2", "1024"])
 def test_environment_threads_are_used(monkeypatch, value):
     monkeypatch.setenv("BPFAST_NUM_THREADS", value)
-    assert checks.default_threads() == int(value)
+    assert default_threads() == int(value)
     monkeypatch.setenv("BPFAST_NUM_THREADS", "")
-    assert checks.default_threads() >= 1
+    assert default_threads() >= 1

@@ -45,7 +45,7 @@ def test_save_follows_links_and_refuses_folders(build, tmp_path):
     net.save(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert (bp.load(target)._state.flat == net._state.flat).all()
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    with pytest.raises(IsADirectoryError, match="is a directory"):
         net.save(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match="there is no directory"):
         net.save(tmp_path / "nowhere" / "model")

@@ -163,7 +163,7 @@ def test_checkpoint_arguments_are_checked(make, data, tmp_path):
     ):
         with pytest.raises((TypeError, ValueError), match=text):
             bp.Checkpoint(*arguments, **options)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match="there is no directory"):
         make().fit(X, y, callbacks=[bp.Checkpoint(tmp_path / "no" / "run")])
     with pytest.raises(ValueError, match=r"monitors 'val_loss', which this fit does not record"):
         make().fit(X, y, callbacks=[bp.Checkpoint(tmp_path / "run", best=True, monitor="val_loss")])

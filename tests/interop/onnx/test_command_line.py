@@ -157,8 +157,8 @@ def test_errors_of_the_export_command(tmp_path, capsys):
     bp.Network([bp.Dense(3)], n_inputs=4, loss="squared_error").save(model)
     for out, message in (
         (model, "is both input and output"),
-        (str(tmp_path), "is a folder"),
-        (f"{model}/x/y", "no folder"),
+        (str(tmp_path), "is a directory"),
+        (f"{model}/x/y", "no directory"),
     ):
         assert main(["export", model, out]) == 2
         assert message in capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_errors_of_to_onnx(tmp_path):
     ):
         to_onnx("model.safetensors")
     net = bp.Network([bp.Dense(3)], n_inputs=4, loss="squared_error")
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match="there is no directory"):
         to_onnx(net, tmp_path / "nowhere" / "m.onnx")
     with pytest.raises(TypeError, match="to_onnx: preparation must be True or False; got 1"):
         to_onnx(net, preparation=1)
