@@ -305,8 +305,10 @@ class NetworkState:
             key = str(int(key) % n)
         found = [p for p in self.parameters if p == key or p.startswith(f"{key}.")]
         if not found and not any(f"{op.layer}.".startswith(f"{key}.") for op in self.program.ops):
+            layers = ", ".join(f"{i} ({type(layer).__name__})" for i, layer in enumerate(self.layers))
             raise ValueError(
-                f"unknown layer or parameter {key!r}; expected one of {', '.join(self.parameters)}"
+                f"unknown layer or parameter {key!r}; expected the index of a layer: {layers}; or the name "
+                f"of a parameter: {', '.join(self.parameters)}"
             )
         return found
 

@@ -15,8 +15,8 @@ from . import backends
 from ._state import BaseNetwork, state_of
 from ._summary import layer_widths
 from .arrays import Array, checks
-from .arrays.threads import check_threads
 from .arrays.aligned import aligned_copy
+from .arrays.threads import check_threads
 from .engine.interface import Engine, outputs
 from .specs.losses import Loss, link_of
 

@@ -18,7 +18,7 @@ from .specs.layers import Layer
 from .specs.losses import resolve_loss
 from .specs.optimizers import LBFGS, Optimizer, optimizers, resolve_optimizer
 from .specs.penalties import Penalty, penalties
-from .specs.spec import flag
+from .specs.spec import file_path, flag
 from .storage.load import load_state
 from .storage.model_file import save
 from .training.callbacks import Callback
@@ -436,7 +436,13 @@ class Network(FineTuning):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a safetensors file atomically; see `bpfast.load`."""
-        save(self._state, path)
+        save(self._state, file_path("save", "path", path))
+
+
+def require_network(owner: str, network: Any) -> None:
+    """Raise TypeError unless `network` is a `Network`."""
+    if not isinstance(network, Network):
+        raise TypeError(f"{owner}: network must be a bp.Network; got {type(network).__name__}")
 
 
 def load(
@@ -474,4 +480,5 @@ def load(
     ValueError
         If the file is not a model, is damaged (its SHA-256 differs), or was written by a newer version.
     """
+    file_path("load", "path", path)
     return Network._of(load_state(path, loss=loss, threads=threads, backend=backend))

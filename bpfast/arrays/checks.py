@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..native import _core
 from ..specs.losses import CustomLoss, Loss
 from . import Array, sparse
 from .rows import rows_of
@@ -224,8 +225,9 @@ def targets(
     if loss.targets == "classes" and original.ndim == 1:
         return _classes(name, original, n_outputs)
     if original.ndim == 1 and n_outputs != 1:
+        kind = "a custom loss" if isinstance(loss, CustomLoss) else loss.name
         raise ValueError(
-            f"{name} must have shape ({rows}, {n_outputs}) for {loss.name} with {n_outputs} outputs; "
+            f"{name} must have shape ({rows}, {n_outputs}) for {kind} with {n_outputs} outputs; "
             f"got shape {original.shape}"
         )
     shaped = original.reshape(rows, -1)
@@ -255,7 +257,8 @@ def _classes(name: str, value: Array, n_outputs: int) -> Array:
     low, high = value.min(), value.max()
     if low < 0 or high >= n_outputs:
         bad = low if low < 0 else high
-        raise ValueError(f"{name} contains class {bad:g}; classes must be 0 to {n_outputs - 1}")
+        allowed = f"0 to {n_outputs - 1}" if n_outputs > 1 else "0 (there is one output)"
+        raise ValueError(f"{name} contains class {bad:g}; classes must be {allowed}")
     return np.require(value, dtype=np.int64, requirements=["C", "A"])
 
 

@@ -13,6 +13,9 @@ import numpy as np
 
 from ..native import _core
 
+#: Maximum number of threads that a caller may ask for.
+MAX_THREADS = 1024
+
 
 def check_threads(value: Any) -> int | None:
     """Check a number of threads; None stands for the default."""
@@ -20,8 +23,8 @@ def check_threads(value: Any) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"threads must be an integer or None; got {value!r}")
-    if not 1 <= value <= 1024:
-        raise ValueError(f"threads must be from 1 to 1024; got {value}")
+    if not 1 <= value <= MAX_THREADS:
+        raise ValueError(f"threads must be from 1 to {MAX_THREADS}; got {value}")
     return int(value)
 
 
@@ -33,8 +36,8 @@ def default_threads() -> int:
     """
     text = os.environ.get("BPFAST_NUM_THREADS")
     if text:
-        if not text.isdecimal() or not 1 <= int(text) <= 1024:
-            raise ValueError(f"BPFAST_NUM_THREADS must be an integer from 1 to 1024; got {text!r}")
+        if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+            raise ValueError(f"BPFAST_NUM_THREADS must be an integer from 1 to {MAX_THREADS}; got {text!r}")
         return int(text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _core.thread_limit()))

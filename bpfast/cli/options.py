@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, TypeAlias
 
+from ..arrays.threads import MAX_THREADS
 from ..backends import BACKENDS
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[Any]"
@@ -13,7 +14,10 @@ Subcommands: TypeAlias = "argparse._SubParsersAction[Any]"
 def add_engine_options(group: argparse._ActionsContainer) -> None:
     """Add --threads and --backend."""
     group.add_argument(
-        "--threads", type=int, metavar="N", help="maximum number of threads (default: all available cores)"
+        "--threads",
+        type=threads,
+        metavar="N",
+        help="maximum number of threads (default: all available cores)",
     )
     group.add_argument("--backend", choices=BACKENDS, help="native engine or NumPy reference")
 
@@ -61,6 +65,13 @@ def positive(text: str) -> int:
     """An integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1; got {text!r}")
+    return int(text)
+
+
+def threads(text: str) -> int:
+    """A number of threads."""
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"expected an integer from 1 to {MAX_THREADS}; got {text!r}")
     return int(text)
 
 

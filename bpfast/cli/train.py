@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from .. import evaluation
 from ..arrays import Array
 from ..arrays.mapped import mapped_rows
 from ..data.preparation import TASKS
-from ..data.tables import UserError
+from ..data.tables import UserError, plural
 from ..network import Network
 from ..plotting import plot_history, require_drawable
 from ..report.page import require_pictures
@@ -35,6 +36,9 @@ from .predict import predictions_text
 from .train_data import TrainingData, load_training_data
 from .train_report import TrainingResult, write_training_report
 from .train_settings import TrainingSettings, resolve_settings
+
+#: What `fit` advises about a checkpoint that does not fit; it applies only in Python.
+_PYTHON_ADVICE = re.compile(r"; load it and call fit$|\. (?:Use another file|To train the network)\b.*$")
 
 
 def add_parser(subcommands: Subcommands) -> None:
@@ -160,7 +164,7 @@ def run(options: argparse.Namespace) -> int:
     epochs = settings.epochs_for(len(data.X))
     shape = "-".join(str(width) for width in network.program.widths)
     limit = "at most " if settings.patience else ""
-    say("network", f"{shape}, {settings.summary}, {limit}{epochs} epochs")
+    say("network", f"{shape}, {settings.summary}, {limit}{plural(epochs, 'epoch')}")
     history, interrupted = _fit(network, data, epochs, settings, options.checkpoint, say)
     if interrupted:
         say("stopped", f"interrupted; the model has the weights {_progress(history)}", always=True)
@@ -281,8 +285,16 @@ def _fit(
     except OSError as error:
         raise UserError(f"cannot write {checkpoint!r}: {error.strerror or error}") from None
     except ValueError as error:  # such as a number too large for float32, or a checkpoint of another run
-        raise UserError(str(error)) from None
+        raise UserError(_in_options(str(error))) from None
     return recorder.history, False
+
+
+def _in_options(message: str) -> str:
+    """An error message of `fit` about a checkpoint, with its advice in terms of the command line."""
+    text = _PYTHON_ADVICE.sub("", message)
+    if text == message and not message.startswith("resume: "):
+        return message
+    return f"{text.removeprefix('resume: ')}; pass another --checkpoint file"
 
 
 def _predict_held_out(
@@ -330,7 +342,7 @@ def _headline(data: TrainingData, predicted: Array, settings: TrainingSettings, 
     if settings.patience is None:
         used = "not used for training"
     else:
-        used = f"used only to choose the best of {len(history)} epochs: slightly optimistic"
+        used = f"used only to choose the best of {plural(len(history), 'epoch')}: slightly optimistic"
     return f"{score} ({len(target):,} rows, {used})"
 
 
@@ -347,7 +359,7 @@ def _print_advice(history: History, settings: TrainingSettings, n_rows: int, say
     if len(history):
         seconds = max(sum(history.seconds), 1e-9)
         speed = n_rows * len(history) / seconds
-        say("speed", f"{speed:,.0f} samples per second ({len(history)} epochs in {seconds:.2f} s)")
+        say("speed", f"{speed:,.0f} samples per second ({plural(len(history), 'epoch')} in {seconds:.2f} s)")
 
 
 def _overfitted(history: History) -> bool:

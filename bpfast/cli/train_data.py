@@ -15,7 +15,7 @@ from ..arrays import Array
 from ..data import fit_stream, fit_table, tables
 from ..data.preparation import Counts, Preparation, missing
 from ..data.streams import CsvStream, MatrixStream, Stream, TableStream
-from ..data.tables import Table, UserError
+from ..data.tables import Table, UserError, plural
 from .console import Printer, refuse_unsupported
 
 
@@ -219,11 +219,11 @@ def _describe(data: TrainingData, say: Printer) -> None:
     n_texts = len(prepared.texts)
     n_numbers = len(prepared.columns) - n_texts
     if about.full_scale is None:
-        inputs = f"{n_numbers} {_plural('numeric column', n_numbers)} standardised"
+        inputs = f"{plural(n_numbers, 'numeric column')} standardised"
     else:
-        inputs = f"{n_numbers} values divided by {about.full_scale:g}"
+        inputs = f"{plural(n_numbers, 'value')} divided by {about.full_scale:g}"
     if n_texts:
-        inputs += f", {n_texts} {_plural('text column', n_texts)} one-hot encoded"
+        inputs += f", {plural(n_texts, 'text column')} one-hot encoded"
     say("data", f"{about.source}: {n_rows + n_held_out:,} rows; {prepared.n_inputs} inputs ({inputs})")
     say("split", f"{n_rows:,} training rows, {n_held_out:,} held-out rows")
     say.counts(data.counts)
@@ -233,7 +233,3 @@ def _describe(data: TrainingData, say: Printer) -> None:
                 "note",
                 f"text column {column.name!r} has {column.width} categories; consider --ignore {column.name}",
             )
-
-
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..data.preparation import TextColumn
-from ..data.tables import Table, listed
+from ..data.tables import Table, listed, plural
 from ..network import Network
 from ..plotting.style import figure_text
 from ..report import html
@@ -158,7 +158,9 @@ def _option_facts(
         ("Epochs", epochs),
     ]
     if settings.patience:
-        facts.append(("Early stopping", f"after {settings.patience} epochs without a lower held-out loss"))
+        facts.append(
+            ("Early stopping", f"after {plural(settings.patience, 'epoch')} without a lower held-out loss")
+        )
     return [*facts, ("Seed", network.seed), ("Data type", str(network.dtype))]
 
 

@@ -21,7 +21,7 @@ from .preparation import (
     numbers_in,
     require_finite,
 )
-from .tables import Table, UserError
+from .tables import Table, UserError, plural
 
 #: An integer target with at most this many distinct values is taken for classes.
 MAX_CLASSES = 20
@@ -46,12 +46,12 @@ def infer_task(target: Array) -> tuple[str, str]:
     """
     distinct = len(set(target)) if target.dtype == object else len(np.unique(target))
     if target.dtype == object:
-        return "classification", f"the target is text with {distinct} distinct values"
+        return "classification", f"the target is text with {plural(distinct, 'distinct value')}"
     whole = np.isfinite(target).all() and (target == np.floor(target)).all()
     if whole and distinct <= MAX_CLASSES:
-        return "classification", f"the target has {distinct} distinct integer values"
+        return "classification", f"the target has {plural(distinct, 'distinct integer value')}"
     integer = "integer " if whole else ""
-    return "regression", f"the target has {distinct:,} distinct {integer}values"
+    return "regression", f"the target has {plural(distinct, f'distinct {integer}value')}"
 
 
 def split(labels: Array | None, n: int, share: float, seed: int) -> tuple[Array, Array]:
@@ -86,8 +86,15 @@ def split(labels: Array | None, n: int, share: float, seed: int) -> tuple[Array,
     candidates = order[~first]
     count = round(n * share)
     if share > 0 and (count < 2 or n - count < 2 or count > len(candidates)):
+        n_classes = n - len(candidates)
+        if labels is not None and 2 <= count <= n - 2 and n_classes > 2:
+            raise UserError(
+                f"{n:,} rows are too few for {n_classes:,} classes: with one training row of each, "
+                f"only {len(candidates):,} can be held out, not a fraction of {share:g}; "
+                "use --task regression if the target is a quantity, or pass --validation 0"
+            )
         raise UserError(
-            f"{n} rows are too few to hold out a fraction of {share:g}; add rows or pass --validation 0"
+            f"{n:,} rows are too few to hold out a fraction of {share:g}; add rows or pass --validation 0"
         )
     chosen = np.zeros(n, dtype=bool)
     if count:

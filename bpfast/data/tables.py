@@ -130,6 +130,11 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def plural(count: int, noun: str) -> str:
+    """A count with its noun, which takes an s unless the count is 1."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def listed(names: Iterable[str], most: int = 12) -> str:
     """Names joined for a message; if there are more than `most`, the first of them and the total."""
     names = list(names)

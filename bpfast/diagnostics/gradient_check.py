@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._state import NetworkState, state_of
-from ..network import Network
+from ..network import Network, require_network
 from ..specs.penalties import penalties
 
 
@@ -58,6 +58,7 @@ def check_gradients(
     ValueError
         If the penalty is not smooth.
     """
+    require_network("check_gradients", network)
     spec = None if penalty is None else penalties.resolve(penalty, "penalty")
     if spec is not None and not spec.smooth:
         raise ValueError(

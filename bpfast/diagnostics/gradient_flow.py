@@ -18,7 +18,7 @@ from ..arrays.aligned import aligned_copy
 from ..arrays.sparse import dense, take
 from ..engine.interface import Data, OptimizerState
 from ..engine.program import Op
-from ..network import Network
+from ..network import Network, require_network
 from ..plotting import plot_flow, plot_flow_history
 from ..specs.activations import Activation
 from ..specs.optimizers import Optimizer, optimizers
@@ -196,6 +196,7 @@ def gradient_flow(
     >>> bp.gradient_flow(net, X, y).gradient_ratio < 0.01
     True
     """
+    require_network("gradient_flow", network)
     flag("gradient_flow", "training", training)
     state = state_of(network)
     optimizer_state = _optimizer_state(state, optimizer)

@@ -12,7 +12,7 @@ import numpy as np
 from .._state import NetworkState, state_of
 from ..arrays import Array
 from ..engine.interface import Data, Plan
-from ..network import Network
+from ..network import Network, require_network
 from ..plotting import plot_range_test
 from ..specs.optimizers import Optimizer, optimizers
 from ..specs.penalties import Penalty, penalties
@@ -162,6 +162,7 @@ def find_learning_rate(
     True
     """
     owner = "find_learning_rate"
+    require_network(owner, network)
     low = number(owner, "low", low, above=0)
     high = number(owner, "high", high, above=low)
     steps = integer(owner, "steps", steps, at_least=3)

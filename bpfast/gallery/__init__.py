@@ -19,7 +19,7 @@ ENTRIES: dict[str, str] = {
     "penalties": "the weights that each penalty leaves, how many are 0, and the accuracy",
     "saddle": "x² - y²: which optimizers stay at the saddle point, and which leave it",
     "vanishing": "twelve hidden layers of sigmoids learn nothing; six remedies and their effects",
-    "batch-renorm": "batches of few classes: where BatchNorm fails and BatchRenorm does not, and where both fail",
+    "batch-renorm": "batches of few classes: where BatchNorm fails but not BatchRenorm, and where both fail",
     "pretraining": "six hidden layers of sigmoids from random weights, autoencoders and Boltzmann machines",
     "gan": "a generator and a discriminator on a ring of eight Gaussians: modes covered",
     "capsule": "dynamic routing between capsules on the digits, with margin loss and checked gradients",

@@ -22,7 +22,7 @@ from .._state import state_of
 from ..arrays import Array, checks
 from ..arrays.aligned import aligned_copy
 from ..arrays.sparse import dense
-from ..network import Network
+from ..network import Network, require_network
 from ..specs.layers import Dense
 from ..specs.spec import flag, integer
 from ..training.history import History
@@ -83,8 +83,7 @@ def pretrain(
     >>> len(history[0].loss)
     2
     """
-    if not isinstance(network, Network):
-        raise TypeError(f"pretrain: network must be a bp.Network; got {type(network).__name__}")
+    require_network("pretrain", network)
     spec = pretrainers.resolve(method, "pretrain: method")
     flag("pretrain", "progress", progress)
     chosen = _chosen(network, spec, layers)

@@ -1,8 +1,12 @@
-"""The formulas of bpfast in NumPy: activations, losses, update rules and penalties.
+"""The formulas of bpfast in NumPy, each as a function of its own.
 
-The functions are in the order of the data flow, X → Z, A → loss → D → dW, db → update, and have the same
-names as in the native step. They are written for clarity, not speed. They are tested against finite
-differences, and the native kernels are tested against them.
+In this order: activations f and f'; dropout masks; the kernels of a dense layer as in `bpfast.kernels`
+(A = f(XW + b), D_prev, dW and db); losses with D = ∂L/∂Z, and their links; update rules; penalties. The
+forward and backward pass of the ops that an engine runs (dense, batch_norm, layer_norm, …) are in `ops.py`,
+which calls these functions.
+
+They are written for clarity, not speed. They are tested against finite differences, and the native kernels
+are tested against them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The ops in NumPy: the forward pass (X → A) and the backward pass (dA → dX) of each.
+"""The ops in NumPy: the forward pass (X → A) and the backward pass (dA → dX, dW, db, …) of each.
 
-The names are those of the native engine's table. A forward function returns its tape (what the backward
-function needs in addition to X) and A. A backward function fills the gradient g and returns the delta of
-each source.
+`OPS` lists them by the names of the native engine's table. Normalisation, maxout and the other layers are
+computed here only; for activations, dropout masks and the loss see `formulas.py`. A forward function returns
+its tape (what the backward function needs in addition to X) and A. A backward function fills the gradient g
+(dW, db, dγ, dβ, …) and returns the delta of each source.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from .. import evaluation, plotting
 from .._state import state_of
 from .._summary import layer_rows
 from ..arrays import Array
+from ..data.tables import plural
 from ..info import __version__, info
-from ..network import Network
+from ..network import Network, require_network
 from ..plotting.style import figure_text
 from ..storage.atomic import write_atomically
 from ..training.history import History
@@ -131,6 +132,7 @@ def write_report(
     ValueError
         If the predictions do not match the targets, or there are several numbers per row.
     """
+    require_network("write_report", network)
     require_pictures()
     subject = subject or Subject()
     content = [
@@ -171,7 +173,7 @@ def _head(
     items = _scores(held_out, classes) if held_out is not None and measured else []
     items.append(("Parameters", f"{network.n_parameters:,}", f"{network.n_inputs:,} inputs"))
     if history is not None and len(history):
-        note = f"{len(history):,} {'epoch' if len(history) == 1 else 'epochs'}"
+        note = plural(len(history), "epoch")
         items.append(("Training time", _duration(sum(history.seconds)), note))
     lead = subject.headline
     if not measured:
@@ -246,7 +248,7 @@ def _training(history: History | None, subject: Subject) -> Html:
             for name, values in history.columns.items()
             if values and name not in ("seconds", "learning_rate")
         )
-        alt = f"Curves over {len(history)} epochs; last: {last}"
+        alt = f"Curves over {plural(len(history), 'epoch')}; last: {last}"
         content.append(picture(plotting.plot_history(history), alt, f"Last epoch: {last}."))
         if history.restored is not None:
             content.append(
@@ -462,7 +464,9 @@ def _versions(history: History | None, rows: int | None) -> Html:
     pairs: list[tuple[str, object]] = []
     if history is not None and len(history):
         seconds = max(sum(history.seconds), 1e-9)
-        pairs.append(("Time", f"{_duration(seconds)} for {len(history):,} epochs, excluding validation"))
+        pairs.append(
+            ("Time", f"{_duration(seconds)} for {plural(len(history), 'epoch')}, excluding validation")
+        )
         if rows:
             pairs.append(("Speed", f"{rows * len(history) / seconds:,.0f} samples per second"))
     for name, value in info().items():

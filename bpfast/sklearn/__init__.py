@@ -33,7 +33,7 @@ Differences from scikit-learn, their reasons, and how to reproduce its results:
     In scikit-learn the optimizer of the first call is kept. Here a changed solver, momentum, beta or
     epsilon applies from the next call on; the current learning rate is kept unless the solver changes.
 ``partial_fit`` with ``early_stopping``
-    scikit-learn does not support it. Here it uses ``validation_data=(X, y)``, and raises an error without.
+    scikit-learn does not support it. Here it uses ``validation_data=(X, y)``, which is required.
 `warm_start` with other `hidden_layer_sizes`
     The fitted layers are kept, as in scikit-learn, where a different number of layers leads to an error
     later. The same applies to another `batch_norm`.
@@ -44,15 +44,15 @@ A loss or weight that becomes NaN or infinite
     scikit-learn continues to the last epoch. Here the first such epoch ends the fit with the same
     ValueError; with early stopping the best weights are kept, with a ConvergenceWarning.
 An error during `fit`
-    In scikit-learn the estimator is left half changed, here as it was before the call.
+    In scikit-learn the estimator is left half changed. Here it is left as it was before the call.
 ``loss="poisson"`` with negative targets, negative sample weights
-    In scikit-learn a NaN, or a loss without a lower bound. Here a ValueError.
+    In scikit-learn the loss becomes NaN or has no lower bound. Here a ValueError is raised.
 A batch whose weights are all 0
-    In scikit-learn a ZeroDivisionError. Here its loss and its gradient are 0.
+    In scikit-learn a ZeroDivisionError is raised. Here its loss and its gradient are 0.
 The dtype of predictions
-    In scikit-learn the larger one of X and the weights. Here that of the weights.
+    In scikit-learn it is the larger one of the dtypes of X and the weights. Here it is that of the weights.
 ``momentum=1``
-    Is replaced by the largest float64 below 1.
+    It is replaced by the largest float64 below 1.
 """
 
 try:

@@ -185,7 +185,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if not isinstance(self.activation, (tuple, list)):
             given = given * layers
         if len(given) != layers:
-            raise ValueError(f"activation has {len(given)} entries for {layers} hidden layers")
+            raise ValueError(f"activation must have one entry per hidden layer ({layers}); got {len(given)}")
         return given
 
     def _activations_or_none(self) -> tuple[Activation, ...] | None:
@@ -341,7 +341,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         widths = [len(coefs[0]), *(W.shape[1] for W in coefs)]
         norms = self.__dict__.get("batch_norms_", ())
         if len(norms) not in (0, len(coefs) - 1):
-            raise ValueError(f"batch_norms_ has {len(norms)} entries for {len(coefs) - 1} hidden layers")
+            raise ValueError(
+                f"batch_norms_ must have one entry per hidden layer ({len(coefs) - 1}); got {len(norms)}"
+            )
         for k, (norm, width) in enumerate(zip(norms, widths[1:], strict=False)):
             _check_batch_norm(k, norm, width)
         dtype = np.float32 if coefs[0].dtype == np.float32 else np.float64

@@ -208,8 +208,8 @@ class Perceptron(BaseMLP):
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             came = type(validation_data).__name__
             if isinstance(validation_data, (tuple, list)):
-                came += f" of {len(validation_data)}"
-            raise TypeError(f"validation_data must be (X, y) or (X, y, sample_weight); got a {came}")
+                came += f" of length {len(validation_data)}"
+            raise TypeError(f"validation_data must be (X, y) or (X, y, sample_weight); got {came}")
         X, y, weights = (*validation_data, None)[:3]
         try:
             X, y = self._matrices(X, y, False, **self._y_options)

@@ -58,7 +58,7 @@ def dropout_rates(rates: Any, layers: int) -> tuple[float, ...]:
     """Fraction of the outputs of each hidden layer that is dropped in training."""
     rates = tuple(rates) if isinstance(rates, (tuple, list)) else (rates,) * layers
     if len(rates) != layers:
-        raise ValueError(f"dropout has {len(rates)} rates for {layers} hidden layers")
+        raise ValueError(f"dropout must have one rate per hidden layer ({layers}); got {len(rates)}")
     return tuple(number("dropout", "a rate", rate, at_least=0, below=1) for rate in rates)
 
 

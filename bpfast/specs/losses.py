@@ -240,4 +240,6 @@ def resolve_loss(value: Any) -> Loss:
     """Convert a name, a specification or a plain function to a loss."""
     if callable(value) and not isinstance(value, (Loss, type)):
         return CustomLoss(value)
+    if not isinstance(value, (str, Loss)) and not (isinstance(value, type) and issubclass(value, Loss)):
+        raise TypeError(f"loss must be a name, a Loss object or a function; got {value!r}")
     return losses.resolve(value, "loss")

@@ -329,9 +329,9 @@ class LBFGS(Spec):
     Only `Network.fit` supports it, with full-batch training: an epoch is an iteration. Training ends when
     no element of the gradient exceeds the tolerance, or when the objective no longer decreases. No state
     is kept for the next call. It suits small smooth problems. The objective must be deterministic and
-    differentiable: layers that draw random numbers, weight noise and penalties without a derivative are not supported.
-    `BatchNorm` uses the statistics of all rows. Frozen layers do not change; other learning rate scales
-    have no effect.
+    differentiable: layers that draw random numbers, weight noise and penalties without a derivative are
+    not supported. `BatchNorm` uses the statistics of all rows. Frozen layers do not change; other
+    learning rate scales have no effect.
 
     Parameters
     ----------

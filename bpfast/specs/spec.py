@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform
@@ -216,6 +217,13 @@ def integer(owner: str, argument: str, value: Any, *, at_least: int) -> int:
     if int(value) >= 2**63:
         raise ValueError(f"{owner}: {argument} must be below 2**63; got {value!r}")
     return int(value)
+
+
+def file_path(owner: str, argument: str, value: Any) -> str | os.PathLike[str]:
+    """Check the path of a file and return it."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{owner}: {argument} must be a str or path; got {value!r}")
+    return value
 
 
 def flag(owner: str, argument: str, value: Any) -> bool:

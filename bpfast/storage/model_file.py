@@ -241,8 +241,10 @@ def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored
         raise FileNotFoundError(f"there is no {what} file {name!r}{folder}")
     try:
         with open(name, "rb") as start:
-            size = _header_size(start.read(8))
-        _require_header(size)
+            beginning = start.read(9)
+        if beginning[8:] != b"{":
+            raise ValueError("it does not begin with a safetensors header")
+        _require_header(_header_size(beginning))
         with safe_open(name, framework="numpy") as file:
             yield Stored(name, file)
     except UnfitError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -241,11 +242,24 @@ def check_callbacks(callbacks: Any) -> list[Callback]:
     """Return a list of callbacks; raise TypeError if `callbacks` is not one or a sequence of them."""
     if isinstance(callbacks, Callback):
         return [callbacks]
-    if not isinstance(callbacks, Sequence):
-        raise TypeError(f"fit: callbacks must be a list of Callback objects; got {callbacks!r}")
-    for callback in callbacks:
+    several = isinstance(callbacks, Sequence) and not isinstance(callbacks, (str, bytes))
+    for callback in callbacks if several else [callbacks]:
         if not isinstance(callback, Callback):
-            a_class = isinstance(callback, type) and issubclass(callback, Callback)
-            hint = f"; create one: {callback.__name__}()" if a_class else "; derive it from bp.Callback"
-            raise TypeError(f"fit: callbacks must be Callback objects; got {callback!r}{hint}")
+            raise TypeError(
+                f"fit: callbacks must be a Callback object or a list of them; "
+                f"got {callback!r}{_hint(callback)}"
+            )
     return list(callbacks)
+
+
+def _hint(value: Any) -> str:
+    """Return how to make a callback of a class or function, for an error message."""
+    if isinstance(value, type) and issubclass(value, Callback):
+        parameters = signature(value).parameters.values()
+        required = [
+            p.name
+            for p in parameters
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+        return f"; create one: {value.__name__}({', '.join(f'{name}=...' for name in required)})"
+    return "; derive it from bp.Callback" if callable(value) else ""

@@ -65,9 +65,13 @@ class FitOptions:
 def batch_rows(batch_size: int | str | None, n: int, optimizer: Optimizer | LBFGS) -> int:
     """Return the rows per batch; "auto" is 32, or all `n` if the optimizer needs the full batch."""
     full = isinstance(optimizer, LBFGS) or optimizer.full_batch
-    if batch_size == "auto":
+    if isinstance(batch_size, str) and batch_size == "auto":
         batch_size = None if full else 32
-    rows = n if batch_size is None else min(n, integer("fit", "batch_size", batch_size, at_least=1))
+    if batch_size is None:
+        return n
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
+        raise TypeError(f"fit: batch_size must be an integer, None or 'auto'; got {batch_size!r}")
+    rows = min(n, integer("fit", "batch_size", batch_size, at_least=1))
     if full and rows < n:
         raise ValueError(
             f"fit: {type(optimizer).__name__} needs the full batch; pass batch_size=None "

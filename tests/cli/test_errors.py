@@ -48,7 +48,9 @@ def test_unexpected_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch)
         ("train --validation 1", "expected a number from 0 to below 1"),
         ("train --validation 0 --patience 3", "--patience needs held-out rows"),
         ("train --seed -1", "seed must be at least 0"),
-        ("train --threads 0", "threads must be from 1"),
+        ("train --threads 0", "--threads: expected an integer from 1 to 1024; got '0'"),
+        ("train irs.csv --threads 1025", "--threads: expected an integer from 1 to 1024; got '1025'"),
+        ("predict bare.safetensors iris.csv --threads two", "--threads: expected an integer from 1 to 1024"),
         ("train --dtype float16", "invalid choice"),
         ("train --backend cuda", "invalid choice"),
         ("train --target y", "--target needs a FILE"),
@@ -64,13 +66,18 @@ def test_unexpected_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch)
         ("train iris.csv --target kind --task regression", "a regression needs numbers"),
         ("train irs.csv --target kind", "there is no file 'irs.csv'; did you mean 'iris.csv'"),
         ("train one.csv --target y", "only one class"),
-        ("train few.csv --target y", "too few"),
+        ("train few.csv --target y", "too few to hold out"),
+        ("train many.csv --target y --task classification", "40 rows are too few for 39 classes: with one"),
+        (
+            "train iris.csv --target kind --checkpoint bare.safetensors",
+            "is a model, not a checkpoint to resume; pass another --checkpoint file",
+        ),
         ("train junk.csv --target y", "contains 'oops' among numbers"),
         (
             "train one.csv --target x --optimizer sgd --learning-rate 1e30 --quiet",
             "helps; no file was written",
         ),
-        ("predict iris.csv iris.csv", "is not a model file"),
+        ("predict iris.csv iris.csv", "is not a model file, or is damaged: it does not begin with"),
         ("predict nothing.safetensors iris.csv", "there is no model file"),
         ("predict . iris.csv", "is a directory"),
         ("predict bare.safetensors iris.csv", "was not written by `bpfast train`"),
@@ -84,6 +91,7 @@ def test_user_errors(arguments: str, message: str, write_csv: Any, iris: Any, er
     write_csv("iris.csv", iris())
     write_csv("one.csv", [["x", "y"], *([i, "a"] for i in range(30))])
     write_csv("few.csv", [["x", "y"], [1, 0.5], [2, 1.5], [3, 2.5]])
+    write_csv("many.csv", [["x", "y"], [0, 1], *([i, i] for i in range(1, 40))])
     write_csv("junk.csv", [["x", "y"], *([i, i] for i in range(30)), [1, "oops"]])
     network = bp.Network([bp.Dense(2)], n_inputs=4, loss="cross_entropy")
     network.save("bare.safetensors")

@@ -95,7 +95,10 @@ def test_resuming_from_a_checkpoint(
     assert "resumed   after epoch 6 (already complete)\n" in printed
     assert Path("kept").read_bytes() == Path("plain").read_bytes()
     printed = error_of(*command, "--batch-size", "8", "--epochs", "6", "--checkpoint", "run")
-    assert "had batch_size 32; this fit has batch_size 8" in printed
+    assert "had batch_size 32; this fit has batch_size 8; pass another --checkpoint file" in printed
+    printed = error_of(*command, "--hidden", "9", "--epochs", "6", "--checkpoint", "run")
+    assert "error: the network in 'run' has layers" in printed
+    assert "; pass another --checkpoint file\n" in printed
     assert "is given twice" in error_of(*command, "--out", "kept", "--checkpoint", "kept")
 
 

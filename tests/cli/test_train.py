@@ -124,6 +124,8 @@ def test_integer_labels_stay_integers(
     out = capsys.readouterr().out
     assert "2 distinct integer values" in out
     assert "rows without a target skipped: 1" in out
+    assert "batches of 32, 1 epoch\n" in out
+    assert "(1 epoch in " in out
     assert main(["predict", "model.safetensors", "a.csv"]) == 0
     head, *lines = read_csv("predictions.csv")
     assert head == ["prediction", "probability_10", "probability_20"]

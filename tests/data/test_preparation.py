@@ -158,6 +158,13 @@ def test_split_without_held_out_rows_and_with_too_few() -> None:
     for n in (1, 2, 3, 6):
         with pytest.raises(UserError, match="too few"):
             fit_table.split(None, n, 0.2, 0)
+    with pytest.raises(UserError, match=r"40 rows are too few for 39 classes: .* only 1 can be held out"):
+        fit_table.split(np.maximum(np.arange(40), 1), 40, 0.2, 0)
+
+
+def test_the_reason_for_a_task_counts_one_value() -> None:
+    assert fit_table.infer_task(np.ones(3))[1] == "the target has 1 distinct integer value"
+    assert fit_table.infer_task(np.full(3, 0.5))[1] == "the target has 1 distinct value"
 
 
 @pytest.mark.parametrize(

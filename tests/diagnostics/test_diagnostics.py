@@ -172,3 +172,11 @@ def test_errors(arguments, kind, match, rng):
         bp.find_learning_rate(linear(), *regression(rng), **arguments)
     with pytest.raises(ValueError, match="X contains NaN"):
         bp.find_learning_rate(linear(), np.full((5, 3), np.nan), np.ones(5))
+
+
+@pytest.mark.parametrize("network", [3, bp.Network, linear().freeze()], ids=["int", "class", "frozen"])
+@pytest.mark.parametrize("call", [bp.check_gradients, bp.find_learning_rate, bp.gradient_flow])
+def test_other_objects_than_networks(call, network, rng):
+    kind = type(network).__name__
+    with pytest.raises(TypeError, match=rf"{call.__name__}: network must be a bp.Network; got {kind}$"):
+        call(network, *regression(rng))

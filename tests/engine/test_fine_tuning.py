@@ -188,6 +188,11 @@ def test_wrong_layers_and_scales_are_named(data):
     for scales, kind, message in (
         ({7: 0.1}, ValueError, "layer index must be from 0 to 3; got 7"),
         ({"1.1.W": 0.1}, ValueError, "unknown layer or parameter '1.1.W'"),
+        (
+            {"hidden": 0.1},
+            ValueError,
+            r"'hidden'; expected the index of a layer: 0 \(\w+\), 1 \(\w+\), .*: 0\.W, ",
+        ),
         ({0: -1}, ValueError, r"scales\[0\] must be at least 0"),
         ({0: "a"}, TypeError, r"scales\[0\] must be a number"),
         ({True: 1}, TypeError, "a layer must be an index or a name such as '0.W'; got True"),

@@ -110,6 +110,7 @@ def test_default_and_given_names_of_pictures(capsys: pytest.CaptureFixture[str])
 def test_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no 'sadle'; did you mean 'saddle'?" in error_of(capsys, "sadle")
     assert "did you mean 'learning-rate'?" in error_of(capsys, "Learning_Rate")
+    assert "no 'nope' (examples: learning-rate, " in error_of(capsys, "nope")
     assert "no 'qqq' (examples: learning-rate, " in error_of(capsys, "qqq")
     assert "must have the extension of a supported image format" in error_of(
         capsys, "saddle", "--out", "saddle"

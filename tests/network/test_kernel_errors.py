@@ -104,6 +104,12 @@ from scipy import sparse
             r"Y contains 0; hinge expects -1 or \+1",
         ),
         (lambda k: k.loss_and_delta("cross_entropy", [3], [[0.0, 1.0]]), ValueError, r"Y contains class 3"),
+        (lambda k: k.loss_and_delta("cross_entropy", [3], [[0.0]]), ValueError, r"must be 0 \(there is one"),
+        (
+            lambda k: k.loss_and_delta(lambda Y, Z: (Y, Z), [0.0], [[0.0, 1.0]]),
+            ValueError,
+            r"Y must have shape \(1, 2\) for a custom loss with 2 outputs",
+        ),
         (
             lambda k: k.loss_and_delta("huge", [0.0], [[0.0]]),
             ValueError,

@@ -322,3 +322,9 @@ def test_an_error_keeps_the_old_page() -> None:
         write_report("r.html", net, None, HeldOut(np.ones((4, 2)), np.ones((4, 2))))
     assert Path("r.html").read_text() == "old"
     assert os.listdir() == ["r.html"]
+
+
+def test_the_network_is_checked() -> None:
+    with pytest.raises(TypeError, match=r"write_report: network must be a bp.Network; got str$"):
+        write_report("report.html", "model.safetensors")  # type: ignore[arg-type]
+    assert not os.path.exists("report.html")

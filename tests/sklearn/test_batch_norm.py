@@ -257,7 +257,7 @@ def test_predictions_follow_changed_arrays():
     est.batch_norms_ = []
     np.testing.assert_allclose(est.predict(D), plain[:, 0], rtol=1e-10)
     est.batch_norms_ = [(gamma, beta, mean, mean)] * 2
-    with pytest.raises(ValueError, match="batch_norms_ has 2 entries for 1 hidden layers"):
+    with pytest.raises(ValueError, match=r"batch_norms_ must have one entry per hidden layer \(1\); got 2"):
         est.predict(D)
 
 

@@ -139,7 +139,7 @@ def test_predictions_do_not_check_parameters_of_fit(changed):
 def test_activations_for_a_different_number_of_layers():
     est = MLPClassifier((5,), ("relu",), random_state=0, max_iter=2).fit(X, y)
     est = pickle.loads(pickle.dumps(est.set_params(activation=("relu", "tanh"))))
-    with pytest.raises(ValueError, match="activation has 2 entries for 1 hidden layers"):
+    with pytest.raises(ValueError, match=r"activation must have one entry per hidden layer \(1\); got 2"):
         est.predict(X)
 
 
@@ -313,9 +313,9 @@ MISTAKES = [
     ({"activation": "leakyrelu"}, "bpfast also takes identity, sigmoid"),
     ({"learning_rate": 0.01}, "pass a number as learning_rate_init"),
     ({"hidden_layer_sizes": (10.5,)}, "hidden_layer_sizes must contain integers; got 10.5"),
-    ({"dropout": (0.1, 0.2)}, "dropout has 2 rates for 1 hidden layers"),
+    ({"dropout": (0.1, 0.2)}, r"dropout must have one rate per hidden layer \(1\); got 2"),
     ({"batch_norm": "yes"}, "MLPClassifier: batch_norm must be True or False; got 'yes'"),
-    ({"activation": ("relu", "tanh")}, "activation has 2 entries for 1 hidden layers"),
+    ({"activation": ("relu", "tanh")}, r"activation must have one entry per hidden layer \(1\); got 2"),
     ({"class_weight": {0: 2, 77: 1}}, r"class_weight names 77, which is not one of the classes \[0 1 2\]"),
     ({"callbacks": [bp.ProgressBar]}, r"create one: ProgressBar\(\)"),
     ({"callbacks": [print]}, "derive it from bp.Callback"),

@@ -122,6 +122,22 @@ def test_the_current_format_has_a_stored_file():
     assert (KEPT / f"model-format-{model_file.FORMAT}.safetensors").exists()
 
 
+@pytest.mark.parametrize("path", [None, 3, b"model"])
+def test_paths_are_checked(build, path):
+    with pytest.raises(TypeError, match=r"load: path must be a str or path; got "):
+        bp.load(path)
+    with pytest.raises(TypeError, match=r"save: path must be a str or path; got "):
+        build([bp.Dense(2)], 3).save(path)
+
+
+def test_other_files_are_not_models(tmp_path):
+    (tmp_path / "houses.csv").write_text("rooms,price\n1,2\n")
+    with pytest.raises(
+        ValueError, match=r"houses.csv' is not a model file, .*: it does not begin with a safet"
+    ):
+        bp.load(tmp_path / "houses.csv")
+
+
 def test_load_allocates_little_more_than_the_weights(build, tmp_path):
     """One tensor at a time, and no random numbers for weights that are overwritten."""
     import tracemalloc

@@ -105,7 +105,7 @@ def test_callbacks_are_checked(calls):
     assert check_callbacks(one) == [one]
     assert check_callbacks((one,)) == [one]
     for given, match in (
-        (3, "callbacks must be a list of Callback objects; got 3"),
+        (3, "callbacks must be a Callback object or a list of them; got 3"),
         ([print], "derive it from bp.Callback"),
         ([bp.ProgressBar], r"create one: ProgressBar\(\)"),
     ):
