@@ -335,8 +335,8 @@ def test_errors_name_the_mistake(options, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (X, "got a ndarray"),
-        ((X,), "got a tuple of 1"),
+        (X, "got ndarray"),
+        ((X,), "got tuple of length 1"),
         ((X[:, :3], y), "validation_data: X has 3 features"),
         ((np.full_like(X, np.nan), y), "validation_data: Input X contains NaN"),
         ((X, y[:5]), "validation_data: Found input variables with inconsistent"),

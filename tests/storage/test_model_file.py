@@ -123,18 +123,17 @@ def test_the_current_format_has_a_stored_file():
 
 
 @pytest.mark.parametrize("path", [None, 3, b"model"])
-def test_paths_are_checked(build, path):
+def test_paths_are_checked(path):
     with pytest.raises(TypeError, match=r"load: path must be a str or path; got "):
         bp.load(path)
+    network = bp.Network([bp.Dense(2)], n_inputs=3, loss="squared_error")
     with pytest.raises(TypeError, match=r"save: path must be a str or path; got "):
-        build([bp.Dense(2)], 3).save(path)
+        network.save(path)
 
 
 def test_other_files_are_not_models(tmp_path):
     (tmp_path / "houses.csv").write_text("rooms,price\n1,2\n")
-    with pytest.raises(
-        ValueError, match=r"houses.csv' is not a model file, .*: it does not begin with a safet"
-    ):
+    with pytest.raises(ValueError, match=r"houses.csv' is not a model file, .*: it does not begin with"):
         bp.load(tmp_path / "houses.csv")
 
 
