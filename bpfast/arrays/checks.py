@@ -233,8 +233,10 @@ def targets(
     shaped = original.reshape(rows, -1)
     if shaped.shape[1] != n_outputs:
         hint = "; pass integer classes as a 1-dimensional array" if loss.targets == "classes" else ""
+        columns = "column" if shaped.shape[1] == 1 else "columns"
+        outputs = "output" if n_outputs == 1 else "outputs"
         raise ValueError(
-            f"{name} has {shaped.shape[1]} columns, but the network has {n_outputs} outputs{hint}"
+            f"{name} has {shaped.shape[1]} {columns}, but the network has {n_outputs} {outputs}{hint}"
         )
     result = cast(name, shaped, dtype)
     finite(name, result, shaped)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -255,11 +254,5 @@ def check_callbacks(callbacks: Any) -> list[Callback]:
 def _hint(value: Any) -> str:
     """Return how to make a callback of a class or function, for an error message."""
     if isinstance(value, type) and issubclass(value, Callback):
-        parameters = signature(value).parameters.values()
-        required = [
-            p.name
-            for p in parameters
-            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
-        return f"; create one: {value.__name__}({', '.join(f'{name}=...' for name in required)})"
+        return f"; pass an object, {value.__name__}(...), not the class"
     return "; derive it from bp.Callback" if callable(value) else ""

@@ -63,7 +63,8 @@ class History:
         if not len(self):
             return "<bpfast.History of 0 epochs>"
         last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.columns.items())
-        return f"<bpfast.History of {len(self)} epochs; last: {last}>"
+        epochs = "epoch" if len(self) == 1 else "epochs"
+        return f"<bpfast.History of {len(self)} {epochs}; last: {last}>"
 
     def plot(self, path: Any = None) -> Any:
         """Draw the curves with matplotlib, write them to `path` if given, and return the figure."""

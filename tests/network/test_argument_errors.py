@@ -45,9 +45,18 @@ def option(name, value, kind, match):
         option("penalty", 0.1, TypeError, r"penalty must be a name or a Penalty object; got 0.1"),
         option("penalty", [bp.L1(0.1)], TypeError, r"penalty must be a name or a Penalty object; got \[L1"),
         option("callbacks", [bp.EarlyStopping], TypeError, r"object or a list of them; got <class"),
-        option("callbacks", bp.EarlyStopping, TypeError, r"create one: EarlyStopping\(\)$"),
-        option("callbacks", bp.Checkpoint, TypeError, r"create one: Checkpoint\(path=\.\.\.\)$"),
-        option("callbacks", [bp.Checkpoint], TypeError, r"create one: Checkpoint\(path=\.\.\.\)$"),
+        option(
+            "callbacks",
+            bp.EarlyStopping,
+            TypeError,
+            r"; pass an object, EarlyStopping\(\.\.\.\), not the class$",
+        ),
+        option(
+            "callbacks", bp.Checkpoint, TypeError, r"; pass an object, Checkpoint\(\.\.\.\), not the class$"
+        ),
+        option(
+            "callbacks", [bp.Checkpoint], TypeError, r"; pass an object, Checkpoint\(\.\.\.\), not the class$"
+        ),
         option("callbacks", None, TypeError, r"callbacks must be a Callback object or a list of them; got N"),
         option("callbacks", 3, TypeError, r"callbacks must be"),
         option(

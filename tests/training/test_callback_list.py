@@ -107,7 +107,7 @@ def test_callbacks_are_checked(calls):
     for given, match in (
         (3, "callbacks must be a Callback object or a list of them; got 3"),
         ([print], "derive it from bp.Callback"),
-        ([bp.ProgressBar], r"create one: ProgressBar\(\)"),
+        ([bp.ProgressBar], r"; pass an object, ProgressBar\(\.\.\.\), not the class"),
     ):
         with pytest.raises(TypeError, match=match):
             check_callbacks(given)
