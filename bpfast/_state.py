@@ -148,7 +148,9 @@ class NetworkState:
         _living.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
+        with self.lock:
+            state = {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
+            return {**state, "flat": self.flat.copy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -255,10 +257,12 @@ class NetworkState:
     def forward(self, X: Features) -> Array:
         """Run a training pass without heads, to be continued by `backward`; it counts as a step."""
         with self.lock:
-            self.taped_rows, self.has_gradient = len(X), False
+            self.forget_tape()
             training = TrainingPass((self.seed, self.steps), lr_scales=self.lr_scales)
             self.steps += 1
-            return self.engine.forward(self.flat, X, training)
+            Z = self.engine.forward(self.flat, X, training)
+            self.taped_rows = len(X)
+            return Z
 
     def backward(self, D: Array) -> Array:
         """Fill `gradient` from D = ∂L/∂Z (B, O) of the last `forward`; return ∂L/∂X (B, I)."""
@@ -416,6 +420,8 @@ class BaseNetwork:
 
     @metadata.setter
     def metadata(self, value: dict[str, str]) -> None:
+        if not isinstance(value, dict) or not all(isinstance(s, str) for s in (*value, *value.values())):
+            raise TypeError(f"metadata must be a dict of str to str; got {value!r}")
         self._state.metadata = value
 
     @property

@@ -51,8 +51,11 @@ _ENTRIES |= {"learning_rate_scales", "metadata", "training"}
 
 
 def save(state: NetworkState, path: str | os.PathLike[str]) -> None:
-    """Write a network to a file atomically."""
-    write(path, describe(state), {**state.parameters, **state.statistics})
+    """Write a network to a file atomically; a `fit` in another thread first ends its epoch."""
+    with state.lock:
+        header, flat = describe(state), state.flat.copy()
+    views = state.program.views
+    write(path, header, views(flat) | views(flat, trained=False))
 
 
 def describe(state: NetworkState) -> dict[str, Any]:

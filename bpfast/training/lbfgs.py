@@ -161,9 +161,8 @@ def fit_lbfgs(network: BaseNetwork, data: Data, options: FitOptions) -> History:
     _require_suitable(state, options)
     history = History(*extra_columns(state, penalty, options.held_out), planned=options.epochs)
     callbacks = CallbackList(options.callbacks, network, history)
-    iterations = _Iterations(state, data, options, callbacks, history)
     with callbacks.running():
-        iterations.start = time.perf_counter()
+        iterations = _Iterations(state, data, options, callbacks, history)
         try:
             found = minimize(
                 state,
