@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +30,7 @@ from .specs.layers import Layer
 from .specs.losses import Loss, link_of
 from .specs.optimizers import Optimizer
 from .specs.penalties import Penalty
+from .specs.record import Record, record
 from .specs.spec import integer
 
 #: Attributes that `_derive` builds again, left out of a pickle.
@@ -54,8 +54,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@dataclass(frozen=True, eq=False)
-class Snapshot:
+@record
+class Snapshot(Record):
     """Copy of what training changes in a network, to restore after an error."""
 
     flat: Array

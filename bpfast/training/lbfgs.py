@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..engine.interface import Data, TrainingPass
 from ..native import _core
 from ..specs.optimizers import LBFGS
 from ..specs.penalties import Penalty
+from ..specs.record import Record, record
 from .callbacks import CallbackList
 from .checkpoint import Checkpoint
 from .fit import extra_columns, extra_figures, spell
@@ -26,8 +27,8 @@ from .options import FitOptions
 TOO_FAR = 1e150
 
 
-@dataclass(frozen=True, eq=False)
-class Minimum:
+@record
+class Minimum(Record):
     """Result of `minimize`.
 
     Attributes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from ..engine.interface import Data, OptimizerState
 from ..specs.spec import flag, integer
 from ..storage.checkpoint_file import read_optimizer_state, require_like, unpack
 from ..storage.load import read_counters, read_parameters
-from ..storage.model_file import UNREADABLE, Stored, UnfitError, describe, refusal, stored
+from ..storage.model_file import UNREADABLE, Stored, UnfitError, describe, refusal, sha256, stored
 from .callbacks import Callback
 from .checkpoint import Checkpoint, FitRun
 from .epoch import Progress
@@ -255,7 +254,7 @@ def fingerprint(data: Data) -> str:
     """
     X, Y, weights = data.X, data.Y, data.weights
     columns = X.shape[1]
-    total = hashlib.sha256(f"{len(X)} {columns} {Y.shape}".encode())
+    total = sha256(f"{len(X)} {columns} {Y.shape}".encode())
     for array in (Y, weights):
         if array is not None:
             total.update(np.ascontiguousarray(array).data)
@@ -266,4 +265,4 @@ def fingerprint(data: Data) -> str:
     for some in np.array_split(rows, -(-len(rows) // 64)):
         total.update(np.ascontiguousarray(source.take(some) + 0).data)
         source.release(len(some))
-    return total.hexdigest()
+    return str(total.hexdigest())
