@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +31,7 @@ from .specs.layers import Layer
 from .specs.losses import Loss, link_of
 from .specs.optimizers import Optimizer
 from .specs.penalties import Penalty
+from .specs.record import Record, record
 from .specs.spec import integer
 
 #: Attributes that `_derive` builds again, left out of a pickle.
@@ -55,8 +55,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@dataclass(frozen=True, eq=False)
-class Snapshot:
+@record
+class Snapshot(Record):
     """Copy of what training changes in a network, to restore after an error."""
 
     flat: Array
@@ -149,7 +149,9 @@ class NetworkState:
         _living.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
+        with self.lock:
+            state = {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
+            return {**state, "flat": self.flat.copy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -256,10 +258,12 @@ class NetworkState:
     def forward(self, X: Features) -> Array:
         """Run a training pass without heads, to be continued by `backward`; it counts as a step."""
         with self.lock:
-            self.taped_rows, self.has_gradient = len(X), False
+            self.forget_tape()
             training = TrainingPass((self.seed, self.steps), lr_scales=self.lr_scales)
             self.steps += 1
-            return self.engine.forward(self.flat, X, training)
+            Z = self.engine.forward(self.flat, X, training)
+            self.taped_rows = len(X)
+            return Z
 
     def backward(self, D: Array) -> Array:
         """Fill `gradient` from D = ∂L/∂Z (B, O) of the last `forward`; return ∂L/∂X (B, I)."""
@@ -419,6 +423,8 @@ class BaseNetwork:
 
     @metadata.setter
     def metadata(self, value: dict[str, str]) -> None:
+        if not isinstance(value, dict) or not all(isinstance(s, str) for s in (*value, *value.values())):
+            raise TypeError(f"metadata must be a dict of str to str; got {value!r}")
         self._state.metadata = value
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from . import reference
 from .arrays import Array
+from .specs.record import Record, record
 
 
 def accuracy(
@@ -188,8 +188,8 @@ def confusion_matrix(y_true: ArrayLike, y_predicted: ArrayLike, n_classes: int) 
     return np.bincount(flat, minlength=n_classes * n_classes).reshape(n_classes, n_classes)
 
 
-@dataclass(frozen=True, eq=False)
-class ClassScores:
+@record
+class ClassScores(Record):
     """Scores of each class; a score whose denominator is 0 is 0.
 
     Attributes
@@ -232,8 +232,8 @@ def _share(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+@record
+class Calibration(Record):
     """Predicted probabilities compared with observed frequencies, in bins.
 
     Attributes
@@ -353,8 +353,8 @@ def stated_probabilities(
     return y == best, P[np.arange(len(P)), best]
 
 
-@dataclass(frozen=True, eq=False)
-class RegressionScores:
+@record
+class RegressionScores(Record):
     """Scores of a regression.
 
     Attributes

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..specs.record import Record, record
 from . import Array
 
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class CSR:
+@record
+class CSR(Record):
     """A checked matrix in compressed sparse row format, made by `checks.features`.
 
     Attributes

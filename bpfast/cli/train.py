@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import evaluation
 from ..arrays import Array
-from ..arrays.mapped import mapped_rows
+from ..arrays.rows import rows_of
 from ..data.preparation import TASKS
 from ..data.tables import UserError, plural
 from ..network import Network
@@ -317,8 +317,8 @@ def _predict_held_out(
             stack.enter_context(writing(options.predictions))
             file = stack.enter_context(open_atomically(options.predictions))
             file.write(predictions_text(prepared, [], row_ids, head=True))
-        rows, start = mapped_rows(X), 0
-        for block in [X] if rows is None else rows.blocks():
+        start = 0
+        for block in rows_of(X).blocks():
             A = network.predict(block)
             classes = prepared.task == "classification"
             predicted.append(A.argmax(axis=1) if classes else prepared.values(A))

@@ -16,6 +16,7 @@ from ..arrays.sparse import Features
 from ..specs.losses import Loss
 from ..specs.optimizers import Optimizer
 from ..specs.penalties import Penalty
+from ..specs.record import Record, record
 from ..specs.schedules import Clock
 from .program import Op, Program
 
@@ -23,8 +24,8 @@ from .program import Op, Program
 Noise = tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingPass:
+@record
+class TrainingPass(Record):
     """How a forward pass in training differs from one in prediction.
 
     Attributes
@@ -84,8 +85,8 @@ class OptimizerState:
         return cls(optimizer, arrays)
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
+@record
+class Data(Record):
     """Validated training rows.
 
     Attributes
@@ -106,8 +107,8 @@ class Data:
         return len(self.X)
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
+@record
+class Plan(Record):
     """The plan of an epoch, which an engine reads as a whole.
 
     Attributes

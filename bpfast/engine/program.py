@@ -18,6 +18,7 @@ from ..specs.activations import Activation, Identity
 from ..specs.initializers import Initializer, generator
 from ..specs.layers import Layer
 from ..specs.losses import CustomLoss, Loss
+from ..specs.record import Record, record
 
 #: The offset of every parameter is a multiple of this number of elements (64 bytes in float32).
 ALIGNMENT = 16
@@ -27,8 +28,8 @@ MAX_PARAMETERS = 2**40
 MAX_OPS, MAX_DEPTH = 10_000, 50
 
 
-@dataclass(frozen=True, eq=False)
-class Parameter:
+@record
+class Parameter(Record):
     """A block of the flat vector: a trained parameter, or a running statistic if not `trained`."""
 
     name: str
@@ -50,8 +51,8 @@ class Parameter:
         return slice(self.offset, self.offset + self.size)
 
 
-@dataclass(frozen=True, eq=False)
-class Op:
+@record
+class Op(Record):
     """One op of the program: it computes the value `target` from the values `sources`.
 
     Attributes
@@ -102,8 +103,8 @@ class Op:
         return self.sources[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Head:
+@record
+class Head(Record):
     """An auxiliary loss on a value; it enters the objective with a weight."""
 
     value: int
@@ -112,8 +113,8 @@ class Head:
     weight: float
 
 
-@dataclass(frozen=True, eq=False)
-class Program:
+@record
+class Program(Record):
     """A compiled network, as engines run it.
 
     Attributes

@@ -27,6 +27,7 @@ from ..specs.activations import Activation, Sigmoid, activations
 from ..specs.layers import Activation as ActivationLayer
 from ..specs.layers import BatchNorm, Dense, Dropout, Layer
 from ..specs.losses import CrossEntropy, LogLoss, Loss, losses
+from ..specs.record import record
 from ..specs.schedules import Constant, Schedule
 from ..specs.spec import number
 from ..training.callbacks import Callback, check_callbacks
@@ -88,7 +89,7 @@ class Recipe:
     callbacks: list[Callback]
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class FitData(Data):
     """Checked data of a fit, and the data that a scorer receives.
 

@@ -170,7 +170,7 @@ class _EstimatorTrainer(Trainer):
         random: Any,
         callbacks: CallbackList,
     ) -> None:
-        self.est, self.network, self.recipe, self.options = est, network, recipe, options
+        self.est, self.recipe, self.options = est, recipe, options
         self.state, self.callbacks = state_of(network), callbacks
         self.n = len(data.X) if options.rows is None else len(options.rows)
         self.batch_size = _batch_size(est.batch_size, self.n, recipe)
@@ -197,7 +197,13 @@ class _EstimatorTrainer(Trainer):
             alphas=None if penalty is None else _alphas(penalty.alpha, totals),
             objective=True,
         )
-        epoch = run_epoch(state, self.course.state, self.data, plan, self.callbacks)
+        before = self.course.state.steps
+        try:
+            epoch = run_epoch(state, self.course.state, self.data, plan, self.callbacks)
+        except BaseException:
+            # After an interrupt, random layers continue after the steps that were made.
+            state.steps += self.course.state.steps - before
+            raise
         losses = epoch.losses
         state.steps += len(losses)
         if options.offset is not None:

@@ -7,46 +7,31 @@ and objects are all resolved in the same way.
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, field
 from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform
+
+from .record import Record, fields_of, record
 
 S = TypeVar("S", bound="Spec")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def spec(cls: Any = None, /, *, kw_only: bool = False, init: bool = True) -> Any:
-    """Make a subclass of `Spec` a frozen dataclass.
-
-    As ``dataclass(frozen=True)`` does, but with what all specifications have in common in `Spec`: generating
-    it for every class takes most of the time of ``import bpfast``.
-    """
-
-    def decorate(cls: Any) -> Any:
-        return dataclass(cls, repr=False, eq=False, kw_only=kw_only, init=init)
-
-    return decorate if cls is None else decorate(cls)
+    """Make a subclass of `Spec` a frozen dataclass, compared by value."""
+    return record(cls, kw_only=kw_only, init=init)
 
 
-class Spec:
+class Spec(Record):
     """A named set of hyperparameters; subclasses are decorated with `spec`."""
 
     name: ClassVar[str] = ""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__:
-            raise FrozenInstanceError(f"cannot assign to field {name!r} of {type(self).__name__}")
-        object.__setattr__(self, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        raise FrozenInstanceError(f"cannot delete field {name!r} of {type(self).__name__}")
-
     def _values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, f.name) for f in _fields(self))
+        return tuple(getattr(self, f.name) for f in fields_of(self))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -58,14 +43,14 @@ class Spec:
 
     def __repr__(self) -> str:
         """Return the expression that makes it; keyword-only fields at their default are left out."""
-        values = [(f, getattr(self, f.name)) for f in _fields(self) if f.repr]
+        values = [(f, getattr(self, f.name)) for f in fields_of(self) if f.repr]
         shown = [f"{f.name}={value!r}" for f, value in values if not (f.kw_only and value == f.default)]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def config(self) -> dict[str, Any]:
         """Return the specification as plain JSON values: its name and its fields."""
         values: dict[str, Any] = {"name": self.name}
-        for f in _fields(self):
+        for f in fields_of(self):
             values[f.name] = _plain(getattr(self, f.name))
         return values
 
@@ -77,11 +62,6 @@ class Spec:
     def _set(self, field: str, value: Any) -> None:
         """Replace a field; for ``__post_init__`` only."""
         object.__setattr__(self, field, value)
-
-
-def _fields(of: Spec | type[Spec]) -> tuple[Field[Any], ...]:
-    """The fields of a specification; none if its class is not a dataclass."""
-    return fields(of) if is_dataclass(of) else ()
 
 
 def _plain(value: Any) -> Any:
@@ -135,6 +115,9 @@ class Family(Generic[S]):
         if name in self.hints:
             raise ValueError(f"unknown {self.kind} {name!r}; {self.hints[name]}")
         known = [*self._members, *self._aliases]
+        # Imported here, because few processes need it and `import bpfast` should be fast.
+        import difflib
+
         near = difflib.get_close_matches(name[:40].lower(), known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(self._members)})")
@@ -153,7 +136,7 @@ class Family(Generic[S]):
         )
 
     def _default(self, cls: type[S]) -> S:
-        required = [f.name for f in _fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        required = [f.name for f in fields_of(cls) if f.default is MISSING and f.default_factory is MISSING]
         if required:
             raise TypeError(
                 f"{self.kind} {cls.name!r} has required parameters; "
@@ -166,7 +149,7 @@ class Family(Generic[S]):
         if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
             raise ValueError(f"{self.kind} configuration must be an object with a name; got {config!r}")
         cls = self[config["name"]]
-        known = {f.name for f in _fields(cls)}
+        known = {f.name for f in fields_of(cls)}
         values = {key: value for key, value in config.items() if key != "name"}
         unknown = sorted(set(values) - known)
         if unknown:

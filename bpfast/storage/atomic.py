@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from typing import IO
 
@@ -37,6 +35,10 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     require_place(path)
     if _is_special(path):
+        # Imported here, because few processes need it and `import bpfast` should be fast.
+        import shutil
+        import tempfile
+
         with tempfile.TemporaryFile() as file:
             yield file
             file.seek(0)

@@ -16,7 +16,6 @@ those that ``training`` lists.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -51,8 +50,11 @@ _ENTRIES |= {"learning_rate_scales", "metadata", "training"}
 
 
 def save(state: NetworkState, path: str | os.PathLike[str]) -> None:
-    """Write a network to a file atomically."""
-    write(path, describe(state), {**state.parameters, **state.statistics})
+    """Write a network to a file atomically; a `fit` in another thread first ends its epoch."""
+    with state.lock:
+        header, flat = describe(state), state.flat.copy()
+    views = state.program.views
+    write(path, header, views(flat) | views(flat, trained=False))
 
 
 def describe(state: NetworkState) -> dict[str, Any]:
@@ -113,6 +115,14 @@ def dtype_name(array: Array) -> str:
     return _NAMES[array.dtype]
 
 
+def sha256(data: Any) -> Any:
+    """Return the SHA-256 object of bytes."""
+    # Imported here, because OpenSSL takes long to load and `import bpfast` should be fast.
+    import hashlib
+
+    return hashlib.sha256(data)
+
+
 def checksum(text: str, digests: Mapping[str, tuple[str, bytes]]) -> str:
     """Return the SHA-256 of a header and its tensors, in hexadecimal.
 
@@ -123,18 +133,18 @@ def checksum(text: str, digests: Mapping[str, tuple[str, bytes]]) -> str:
     digests : mapping of str to (str, bytes)
         `_digest` of each tensor, by name.
     """
-    total = hashlib.sha256(text.encode("utf-8"))
+    total = sha256(text.encode("utf-8"))
     for name in sorted(digests):
         line, digest = digests[name]
         total.update(f"{name} {line}\n".encode())
         total.update(digest)
-    return total.hexdigest()
+    return str(total.hexdigest())
 
 
 def _digest(dtype: str, array: Array) -> tuple[str, bytes]:
     """Return a tensor's dtype and shape as text, and the SHA-256 of its bytes."""
     values = np.ascontiguousarray(array)
-    return f"{dtype} {list(array.shape)}", hashlib.sha256(values.reshape(-1).view(np.uint8).data).digest()
+    return f"{dtype} {list(array.shape)}", sha256(values.reshape(-1).view(np.uint8).data).digest()
 
 
 class Stored:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -204,8 +204,8 @@ class CallbackList:
     def begin(self) -> None:
         """Call every `on_fit_begin`."""
         for callback in self._callbacks:
-            self._begun.append(callback)
             callback.on_fit_begin(self._network, self._history)
+            self._begun.append(callback)
 
     def batch_end(self, batch: int, loss: float) -> bool:
         """Call every `on_batch_end`; return whether one of them ends the training."""
@@ -216,11 +216,16 @@ class CallbackList:
         return _any_true([c.on_epoch_end(self._network, self._history) for c in self._callbacks])
 
     def end(self) -> None:
-        """Call `on_fit_end` of those that have begun, in order, even if one of them raises."""
-        with ExitStack() as ending:
-            for callback in reversed(self._begun):
-                ending.callback(callback.on_fit_end, self._network, self._history)
-            self._begun = []
+        """Call `on_fit_end` of those that have begun, in order; raise the first error after the last call."""
+        begun, self._begun = self._begun, []
+        first_error: BaseException | None = None
+        for callback in begun:
+            try:
+                callback.on_fit_end(self._network, self._history)
+            except BaseException as error:
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
 
     @contextmanager
     def running(self) -> Iterator[None]:

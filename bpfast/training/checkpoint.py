@@ -6,7 +6,6 @@ import glob
 import math
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -208,6 +207,9 @@ def _rename(path: str, older: str) -> None:
     try:
         os.link(path, temporary)
     except OSError:  # a file system without links
+        # Imported here, because few processes need it and `import bpfast` should be fast.
+        import shutil
+
         shutil.copyfile(path, temporary)
     os.replace(temporary, older)
 

@@ -131,8 +131,9 @@ def run_epoch(
     ended = False
     while progress.done < n_batches and not ended:
         first = progress.done
-        fit_at_once = max(1, fitting // plan.batch_size)
-        stop = min([n_batches, first + fit_at_once, *((first // step + 1) * step for step in steps)])
+        stop = min([n_batches, *((first // step + 1) * step for step in steps)])
+        if fitting < len(rows):
+            stop = min(stop, first + max(1, fitting // plan.batch_size))
         part = _part(plan, order, first, stop)
         rows.will_need(order[first * plan.batch_size : stop * plan.batch_size])
         with state.lock:

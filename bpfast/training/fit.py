@@ -83,8 +83,10 @@ def _begin(
             pack_states(run.callbacks, {})  # Raise now rather than after an epoch.
     except BaseException:
         if before is not None:
-            callbacks.end()
-            run.state.restore(before)
+            try:
+                callbacks.end()
+            finally:
+                run.state.restore(before)
         raise
 
 
@@ -107,6 +109,8 @@ class _FitTrainer(Trainer):
         self.pauses: list[Pause] = [(s.batches, s.write) for s in savers if s.batches is not None]
         #: Progress of the epoch within which the resumed checkpoint was written.
         self.progress: Progress | None = None
+        #: Number of the first step of the current epoch.
+        self.first_step = self.state.steps
         #: Flat vector before the current epoch; the run holds it for its checkpoints.
         self.last_good = np.empty_like(self.state.flat) if run.last_good is None else run.last_good
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..engine.interface import Data, TrainingPass
 from ..native import _core
 from ..specs.optimizers import LBFGS
 from ..specs.penalties import Penalty
+from ..specs.record import Record, record
 from .callbacks import CallbackList
 from .checkpoint import Checkpoint
 from .fit import extra_columns, extra_figures, spell
@@ -26,8 +27,8 @@ from .options import FitOptions
 TOO_FAR = 1e150
 
 
-@dataclass(frozen=True, eq=False)
-class Minimum:
+@record
+class Minimum(Record):
     """Result of `minimize`.
 
     Attributes
@@ -161,9 +162,8 @@ def fit_lbfgs(network: BaseNetwork, data: Data, options: FitOptions) -> History:
     _require_suitable(state, options)
     history = History(*extra_columns(state, penalty, options.held_out), planned=options.epochs)
     callbacks = CallbackList(options.callbacks, network, history)
-    iterations = _Iterations(state, data, options, callbacks, history)
     with callbacks.running():
-        iterations.start = time.perf_counter()
+        iterations = _Iterations(state, data, options, callbacks, history)
         try:
             found = minimize(
                 state,

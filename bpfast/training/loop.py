@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..specs.record import Record, record
 from .callbacks import CallbackList
 from .history import History
 
 
-@dataclass(frozen=True, eq=False)
-class Epoch:
+@record
+class Epoch(Record):
     """Result of one epoch.
 
     Attributes

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .._state import NetworkState
 from ..engine.interface import Data
 from ..specs.optimizers import LBFGS, Optimizer
 from ..specs.penalties import Penalty, penalties
+from ..specs.record import Record, record
 from ..specs.spec import flag, integer, number
 from .callbacks import Callback, ProgressBar, check_callbacks
 
@@ -18,8 +18,8 @@ from .callbacks import Callback, ProgressBar, check_callbacks
 BLOCKS = "blocks"
 
 
-@dataclass(frozen=True, eq=False)
-class FitOptions:
+@record
+class FitOptions(Record):
     """Checked arguments of `Network.fit`."""
 
     epochs: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from ..native.engine import NativeEngine
 from ..specs.losses import CustomLoss
 from ..specs.optimizers import Optimizer
 from ..specs.penalties import Penalty
+from ..specs.record import Record, record
 from ..specs.spec import flag
 from .options import batch_rows
 
@@ -27,8 +27,8 @@ PHASES = ("forward", "delta", "gradient and update")
 WHOLE = ("gather", "loss", "waiting")
 
 
-@dataclass(frozen=True, eq=False)
-class Profile:
+@record
+class Profile(Record):
     """Seconds of an epoch by op and phase, averaged over the threads.
 
     Attributes

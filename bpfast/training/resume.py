@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from ..engine.interface import Data, OptimizerState
 from ..specs.spec import flag, integer
 from ..storage.checkpoint_file import read_optimizer_state, require_like, unpack
 from ..storage.load import read_counters, read_parameters
-from ..storage.model_file import UNREADABLE, Stored, UnfitError, describe, refusal, stored
+from ..storage.model_file import UNREADABLE, Stored, UnfitError, describe, refusal, sha256, stored
 from .callbacks import Callback
 from .checkpoint import Checkpoint, FitRun
 from .epoch import Progress
@@ -99,12 +98,13 @@ def read_checkpoint(path: str | os.PathLike[str], run: FitRun, n_batches: int) -
     name = os.fspath(path)
     if not os.path.exists(name) and any(os.path.realpath(c.path) == os.path.realpath(name) for c in savers):
         return None
+    stateful = [callback for callback in run.callbacks if callback.state()]
     with stored(path, "checkpoint") as file:
         if "training" not in file.header:
             raise UnfitError(f"{name!r} is a model, not a checkpoint to resume; load it and call fit")
         _require_same(name, run, file.header)
         file.compare(run.state.program, run.state.dtype)
-        saved, complaint = _read_run(file, run)
+        saved, complaint = _read_run(file, run, stateful)
         done = integer("its header", "batch", file.header["training"]["batch"], at_least=0)
         if done:
             _read_progress(file, saved, done, n_batches)
@@ -114,7 +114,7 @@ def read_checkpoint(path: str | os.PathLike[str], run: FitRun, n_batches: int) -
     return saved
 
 
-def _read_run(file: Stored, run: FitRun) -> tuple[SavedRun, str | None]:
+def _read_run(file: Stored, run: FitRun, stateful: Sequence[Callback]) -> tuple[SavedRun, str | None]:
     """Read network, optimizer, history and callbacks; also return what is wrong with the network."""
     training = file.header["training"]
     state = NetworkState(
@@ -135,7 +135,7 @@ def _read_run(file: Stored, run: FitRun) -> tuple[SavedRun, str | None]:
         state,
         optimizer_state,
         _read_history(file, run),
-        _match(run.callbacks, training["callbacks"], file),
+        _match(stateful, training["callbacks"], file),
         ended=flag("its header", "ended", training["ended"]),
         name=file.name,
     )
@@ -222,9 +222,9 @@ def _short(value: Any, other: Any) -> str:
     return repr(value)[:80]
 
 
-def _match(callbacks: Sequence[Callback], kept: Any, file: Stored) -> list[tuple[Callback, Any]]:
+def _match(stateful: Sequence[Callback], kept: Any, file: Stored) -> list[tuple[Callback, Any]]:
     """Pair each callback that has a state with the file's state of the same class, in order."""
-    waiting = [callback for callback in callbacks if callback.state()]
+    waiting = list(stateful)
     pairs = []
     arrays = {key for key in file.tensors if key.startswith("callbacks.")}
     for entry in kept:
@@ -254,7 +254,7 @@ def fingerprint(data: Data) -> str:
     """
     X, Y, weights = data.X, data.Y, data.weights
     columns = X.shape[1]
-    total = hashlib.sha256(f"{len(X)} {columns} {Y.shape}".encode())
+    total = sha256(f"{len(X)} {columns} {Y.shape}".encode())
     for array in (Y, weights):
         if array is not None:
             total.update(np.ascontiguousarray(array).data)
@@ -265,4 +265,4 @@ def fingerprint(data: Data) -> str:
     for some in np.array_split(rows, -(-len(rows) // 64)):
         total.update(np.ascontiguousarray(source.take(some) + 0).data)
         source.release(len(some))
-    return total.hexdigest()
+    return str(total.hexdigest())

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -133,3 +135,19 @@ def test_trainable_elements(trained):
     still = {name for name, mask in views.items() if not mask.any()}
     assert still == {"3.b", "1.mean", "1.variance"}
     assert all(mask.all() for name, mask in views.items() if name not in still)
+
+
+def test_diagnostics_and_pretraining_are_loaded_on_use():
+    code = (
+        "import sys, bpfast as bp\n"
+        "late = ('bpfast.diagnostics', 'bpfast.pretraining', 'matplotlib', 'pandas')\n"
+        "loaded = lambda: [m for m in late if m in sys.modules]\n"
+        "print(loaded(), 'RBM' in dir(bp), 'diagnostics' in dir(bp))\n"
+        "bp.RBM, bp.diagnostics.fma_peak\n"
+        "print(loaded(), hasattr(bp, 'nothing'))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "[] True True",
+        "['bpfast.diagnostics', 'bpfast.pretraining'] False",
+    ]

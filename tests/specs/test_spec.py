@@ -30,7 +30,7 @@ def test_copies_are_equal_and_frozen(spec):
         copy.copy(spec),
         copy.deepcopy(spec),
         pickle.loads(pickle.dumps(spec)),
-        eval(repr(spec), vars(bp)),
+        eval(repr(spec), {name: getattr(bp, name) for name in bp.__all__}),
     ):
         assert type(other) is type(spec)
         assert other == spec
