@@ -49,14 +49,10 @@ def option(name, value, kind, match):
             "callbacks",
             bp.EarlyStopping,
             TypeError,
-            r"; pass an object, EarlyStopping\(\.\.\.\), not the class$",
+            r"pass an object, EarlyStopping\(\.\.\.\), not",
         ),
-        option(
-            "callbacks", bp.Checkpoint, TypeError, r"; pass an object, Checkpoint\(\.\.\.\), not the class$"
-        ),
-        option(
-            "callbacks", [bp.Checkpoint], TypeError, r"; pass an object, Checkpoint\(\.\.\.\), not the class$"
-        ),
+        option("callbacks", bp.Checkpoint, TypeError, r"pass an object, Checkpoint\(\.\.\.\), not"),
+        option("callbacks", [bp.Checkpoint], TypeError, r"pass an object, Checkpoint\(\.\.\.\), not"),
         option("callbacks", None, TypeError, r"callbacks must be a Callback object or a list of them; got N"),
         option("callbacks", 3, TypeError, r"callbacks must be"),
         option(

@@ -315,6 +315,7 @@ def test_invalid_y_with_one_output(trained, data, unchanged, loss):
     net, (X, y) = trained(loss, 1), data(loss, 1)
     for bad, match in (
         (np.hstack([y, y]), r"y has 2 columns, but the network has 1 output$"),
+        (np.hstack([y, y])[:, :0], r"y has 0 columns, but the network has 1 output$"),
         (y[:5, 0], r"y has 5 rows"),
     ):
         with unchanged(net), pytest.raises(ValueError, match=match):

@@ -156,6 +156,10 @@ def test_history(build, problem):
         plain.val_loss  # noqa: B018
     assert repr(bp.History()) == "<bpfast.History of 0 epochs>"
     assert repr(history).startswith(f"<bpfast.History of 3 epochs; last: loss {history.loss[-1]:.4g}, ")
+    once = {name: values[:1] for name, values in history.columns.items()}
+    short = copy.deepcopy(history)
+    short.columns.update(once)
+    assert repr(short).startswith("<bpfast.History of 1 epoch; last: loss ")
     assert copy.deepcopy(history).columns == pickle.loads(pickle.dumps(history)).columns == history.columns
 
 

@@ -317,7 +317,7 @@ MISTAKES = [
     ({"batch_norm": "yes"}, "MLPClassifier: batch_norm must be True or False; got 'yes'"),
     ({"activation": ("relu", "tanh")}, r"activation must have one entry per hidden layer \(1\); got 2"),
     ({"class_weight": {0: 2, 77: 1}}, r"class_weight names 77, which is not one of the classes \[0 1 2\]"),
-    ({"callbacks": [bp.ProgressBar]}, r"create one: ProgressBar\(\)"),
+    ({"callbacks": [bp.ProgressBar]}, r"pass an object, ProgressBar\(...\), not the class"),
     ({"callbacks": [print]}, "derive it from bp.Callback"),
     ({"early_stopping": True, "scoring": "r2_score"}, "r2_score"),
     ({"early_stopping": True, "scoring": lambda est, A, b: None}, "failed on the held-out rows"),
