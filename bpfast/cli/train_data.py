@@ -224,7 +224,8 @@ def _describe(data: TrainingData, say: Printer) -> None:
         inputs = f"{plural(n_numbers, 'value')} divided by {about.full_scale:g}"
     if n_texts:
         inputs += f", {plural(n_texts, 'text column')} one-hot encoded"
-    say("data", f"{about.source}: {n_rows + n_held_out:,} rows; {prepared.n_inputs} inputs ({inputs})")
+    width = plural(prepared.n_inputs, "input")
+    say("data", f"{about.source}: {n_rows + n_held_out:,} rows; {width} ({inputs})")
     say("split", f"{n_rows:,} training rows, {n_held_out:,} held-out rows")
     say.counts(data.counts)
     for column in prepared.columns:
