@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ..plotting import plot_history, require_drawable
 from ..report.page import require_pictures
 from ..storage import model_file
 from ..storage.atomic import open_atomically
+from ..storage.model_file import FileError
 from ..training.callbacks import Callback, EarlyStopping, ProgressBar
 from ..training.checkpoint import Checkpoint
 from ..training.history import History
@@ -36,9 +36,6 @@ from .predict import predictions_text
 from .train_data import TrainingData, load_training_data
 from .train_report import TrainingResult, write_training_report
 from .train_settings import TrainingSettings, resolve_settings
-
-#: What `fit` advises about a checkpoint that does not fit; it applies only in Python.
-_PYTHON_ADVICE = re.compile(r"; load it and call fit$|\. (?:Use another file|To train the network)\b.*$")
 
 
 def add_parser(subcommands: Subcommands) -> None:
@@ -284,17 +281,14 @@ def _fit(
         raise UserError(f"{error}; no file was written") from None
     except OSError as error:
         raise UserError(f"cannot write {checkpoint!r}: {error.strerror or error}") from None
-    except ValueError as error:  # such as a number too large for float32, or a checkpoint of another run
-        raise UserError(_in_options(str(error))) from None
+    except FileError as error:  # such as a checkpoint of another run
+        if not error.reason:
+            raise UserError(str(error)) from None
+        reason = error.reason.removeprefix("resume: ")
+        raise UserError(f"{reason}; pass another --checkpoint file") from None
+    except ValueError as error:  # such as a number too large for float32
+        raise UserError(str(error)) from None
     return recorder.history, False
-
-
-def _in_options(message: str) -> str:
-    """An error message of `fit` about a checkpoint, with its advice in terms of the command line."""
-    text = _PYTHON_ADVICE.sub("", message)
-    if text == message and not message.startswith("resume: "):
-        return message
-    return f"{text.removeprefix('resume: ')}; pass another --checkpoint file"
 
 
 def _predict_held_out(

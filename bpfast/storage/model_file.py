@@ -258,22 +258,34 @@ def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored
         with safe_open(name, framework="numpy") as file:
             yield Stored(name, file)
     except UnfitError as error:
-        raise refusal(str(error), name) from None
+        raised = refusal(f"{error}{error.advice}", name)
+        raised.reason = str(refusal(str(error), name)) if error.advice else ""
+        raise raised from None
     except (SafetensorError, OSError, *UNREADABLE) as error:
         text = f"{name!r} is not a {what} file, or is damaged: {describe_error(error)}"
         raise refusal(text, name) from None
 
 
-def refusal(text: str, name: str) -> ValueError:
+class FileError(ValueError):
+    """A file cannot be used; `reason` is the message without advice to Python users, if it has any."""
+
+    reason = ""
+
+
+def refusal(text: str, name: str) -> FileError:
     """Return an error with a short printable one-line message, whatever the file contains."""
     longest = _LONGEST + len(repr(name))
     shown = " ".join(text[: 2 * longest].split())
     shown = "".join(character if character.isprintable() else "?" for character in shown)
-    return ValueError(shown if len(shown) <= longest else f"{shown[:longest]} …")
+    return FileError(shown if len(shown) <= longest else f"{shown[:longest]} …")
 
 
 class UnfitError(Exception):
-    """A file cannot be loaded; the message says why."""
+    """A file cannot be loaded; the message says why, and `advice` what to do about it in Python."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 def _header(name: str, text: str) -> dict[str, Any]:

@@ -54,15 +54,16 @@ def fit(network: BaseNetwork, data: Data, options: FitOptions) -> History:
 def _arguments(state: NetworkState, data: Data, options: FitOptions) -> dict[str, object]:
     """Return what the result of a fit depends on; a resumed run must have the same."""
     held_out = options.held_out
+    # The first that differs is reported: other data may change the batch size too.
     return {
+        "data": fingerprint(data),
+        "validation": None if held_out is None else fingerprint(held_out),
         "batch_size": options.batch_size,
         "optimizer": options.optimizer.config(),
         "penalty": None if options.penalty is None else options.penalty.config(),
         "shuffle": options.shuffle,
         "weight_noise": options.weight_noise,
         "backend": state.backend,
-        "data": fingerprint(data),
-        "validation": None if held_out is None else fingerprint(held_out),
     }
 
 

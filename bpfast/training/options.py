@@ -11,7 +11,7 @@ from ..engine.interface import Data
 from ..specs.optimizers import LBFGS, Optimizer
 from ..specs.penalties import Penalty, penalties
 from ..specs.record import Record, record
-from ..specs.spec import flag, integer, number
+from ..specs.spec import file_path, flag, integer, number
 from .callbacks import Callback, ProgressBar, check_callbacks
 
 #: Value of `shuffle` that keeps neighbouring rows close together.
@@ -59,6 +59,8 @@ class FitOptions(Record):
         held_out = _validation(state, validation)
         shuffle, progress = _shuffle(shuffle), flag("fit", "progress", progress)
         called = [*([ProgressBar()] if progress else []), *check_callbacks(callbacks)]
+        if resume is not None:
+            file_path("fit", "resume", resume)
         return cls(epochs, rows, optimizer, spec, held_out, called, shuffle, noise, resume)
 
 

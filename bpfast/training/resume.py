@@ -24,6 +24,9 @@ from .epoch import Progress
 #: Maximum number of elements and of rows of X that a fingerprint includes.
 _SAMPLE, _SAMPLE_ROWS = 2**22, 1024
 
+#: Advice for a checkpoint of another run.
+_ANOTHER_FILE = ". Use another file for another run"
+
 
 @dataclass(eq=False)
 class SavedRun:
@@ -101,7 +104,7 @@ def read_checkpoint(path: str | os.PathLike[str], run: FitRun, n_batches: int) -
     stateful = [callback for callback in run.callbacks if callback.state()]
     with stored(path, "checkpoint") as file:
         if "training" not in file.header:
-            raise UnfitError(f"{name!r} is a model, not a checkpoint to resume; load it and call fit")
+            raise UnfitError(f"{name!r} is a model, not a checkpoint to resume", "; load it and call fit")
         _require_same(name, run, file.header)
         file.compare(run.state.program, run.state.dtype)
         saved, complaint = _read_run(file, run, stateful)
@@ -192,7 +195,8 @@ def _require_same(name: str, run: FitRun, header: Mapping[str, Any]) -> None:
         if header[key] != ours[key]:
             raise UnfitError(
                 f"resume: the network in {name!r} has {key} {_short(header[key], ours[key])}, this one has "
-                f"{_short(ours[key], header[key])}"
+                f"{_short(ours[key], header[key])}",
+                _ANOTHER_FILE,
             )
     theirs = header["training"]["arguments"]
     for key, value in run.arguments.items():
@@ -202,8 +206,8 @@ def _require_same(name: str, run: FitRun, header: Mapping[str, Any]) -> None:
             else:
                 what = f"{key} {_short(theirs[key], value)}; this fit has {key} {_short(value, theirs[key])}"
             raise UnfitError(
-                f"resume: the run in {name!r} had {what}. Use another file for another run, or train the "
-                f"network in this one further with bpfast.load"
+                f"resume: the run in {name!r} had {what}",
+                f"{_ANOTHER_FILE}, or train the network in this one further with bpfast.load",
             )
 
 
@@ -234,7 +238,9 @@ def _match(stateful: Sequence[Callback], kept: Any, file: Stored) -> list[tuple[
             alike = [c for c in alike if c.state()["file"] == entry["state"]["file"]]
         found = alike[0] if alike else None
         if found is None and name != Checkpoint.__name__:
-            raise UnfitError(f"resume: the run in {file.name!r} had a callback {name}; this fit has none")
+            raise UnfitError(
+                f"resume: the run in {file.name!r} had a callback {name}; this fit has none", _ANOTHER_FILE
+            )
         if found is not None:
             waiting.remove(found)
             pairs.append((found, unpack(entry["state"], file, arrays)))
@@ -242,7 +248,8 @@ def _match(stateful: Sequence[Callback], kept: Any, file: Stored) -> list[tuple[
         if not isinstance(callback, Checkpoint):
             raise UnfitError(
                 f"resume: the run in {file.name!r} had no callback {type(callback).__name__}; this fit has "
-                f"one. To train the network in the file further, use bpfast.load"
+                f"one",
+                ". To train the network in the file further, use bpfast.load",
             )
     return pairs
 

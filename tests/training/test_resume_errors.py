@@ -199,3 +199,20 @@ def test_loading_reads_each_tensor_once(make, data, tmp_path):
     model_file.write(path, header, tensors)
     with pytest.raises(ValueError, match=r"run' cannot be read"):
         bp.load(path)
+
+
+def test_other_data_are_reported_before_the_batch_size_that_follows_from_them(make, data, tmp_path):
+    X, y = data
+    path = tmp_path / "run"
+    make().fit(X[:20], y[:20], epochs=1, callbacks=[bp.Checkpoint(path)])
+    with pytest.raises(ValueError, match="had different data") as caught:
+        make().fit(X[:12], y[:12], epochs=2, resume=path)
+    assert "batch_size" not in str(caught.value)
+    assert caught.value.reason in str(caught.value)
+    assert "bpfast.load" not in caught.value.reason
+
+
+@pytest.mark.parametrize("wrong", [3, True, b"run"])
+def test_resume_must_be_a_path(make, data, wrong):
+    with pytest.raises(TypeError, match="resume must be a str or path; got"):
+        make().fit(*data, resume=wrong)
