@@ -38,7 +38,8 @@ def _has(name, words):
 
 def _markers(folders, file, test):
     """The markers of a test by its place: which runs of `.ci/run` repeat it."""
-    once = folders & NOT_THREADS or _has(file, NOT_THREADS_FILES)
+    # Fifty steps take minutes in NumPy, and other tests compare numbers of threads.
+    once = folders & NOT_THREADS or _has(file, NOT_THREADS_FILES) or "fifty" in test
     if not once or _has(f"{file} {test}", OPTIONAL):
         yield "threads"
     if (folders & ISA or _has(file, ISA_FILES)) and not _has(file, NOT_ISA_FILES):
