@@ -17,7 +17,7 @@ from ..plotting import plot_history, require_drawable
 from ..report.page import require_pictures
 from ..storage import model_file
 from ..storage.atomic import open_atomically
-from ..storage.model_file import FileError
+from ..storage.model_file import AdvisedError
 from ..training.callbacks import Callback, EarlyStopping, ProgressBar
 from ..training.checkpoint import Checkpoint
 from ..training.history import History
@@ -281,9 +281,7 @@ def _fit(
         raise UserError(f"{error}; no file was written") from None
     except OSError as error:
         raise UserError(f"cannot write {checkpoint!r}: {error.strerror or error}") from None
-    except FileError as error:  # such as a checkpoint of another run
-        if not error.reason:
-            raise UserError(str(error)) from None
+    except AdvisedError as error:  # such as a checkpoint of another run
         reason = error.reason.removeprefix("resume: ")
         raise UserError(f"{reason}; pass another --checkpoint file") from None
     except ValueError as error:  # such as a number too large for float32

@@ -258,26 +258,29 @@ def stored(path: str | os.PathLike[str], what: str = "model") -> Iterator[Stored
         with safe_open(name, framework="numpy") as file:
             yield Stored(name, file)
     except UnfitError as error:
-        raised = refusal(f"{error}{error.advice}", name)
-        raised.reason = str(refusal(str(error), name)) if error.advice else ""
-        raise raised from None
+        reason = refusal(str(error), name)
+        if error.advice:
+            raise AdvisedError(str(refusal(f"{error}{error.advice}", name)), str(reason)) from None
+        raise reason from None
     except (SafetensorError, OSError, *UNREADABLE) as error:
         text = f"{name!r} is not a {what} file, or is damaged: {describe_error(error)}"
         raise refusal(text, name) from None
 
 
-class FileError(ValueError):
-    """A file cannot be used; `reason` is the message without advice to Python users, if it has any."""
+class AdvisedError(ValueError):
+    """A file does not fit; `reason` is the message without its advice, which is for Python."""
 
-    reason = ""
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
-def refusal(text: str, name: str) -> FileError:
+def refusal(text: str, name: str) -> ValueError:
     """Return an error with a short printable one-line message, whatever the file contains."""
     longest = _LONGEST + len(repr(name))
     shown = " ".join(text[: 2 * longest].split())
     shown = "".join(character if character.isprintable() else "?" for character in shown)
-    return FileError(shown if len(shown) <= longest else f"{shown[:longest]} …")
+    return ValueError(shown if len(shown) <= longest else f"{shown[:longest]} …")
 
 
 class UnfitError(Exception):

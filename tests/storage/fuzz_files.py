@@ -143,7 +143,7 @@ def content(path):
 
 
 def require_refusal(error, path):
-    if type(error) is not ValueError:
+    if type(error) not in (ValueError, model_file.AdvisedError):
         raise FindingError(f"{type(error).__name__}: {str(error)[:300]}") from error
     text = str(error)
     if not text.isprintable():
